@@ -1,0 +1,10 @@
+from .anatomy import Anatomy as Anatomy
+from .anatomy import anatomy_of as anatomy_of
+from .checkpoints import Checkpoint as Checkpoint
+from .checkpoints import load_checkpoint as load_checkpoint
+from .errors import HeadscopeError as HeadscopeError
+from .errors import InputError as InputError
+from .errors import TapError as TapError
+from .errors import UnsupportedModelError as UnsupportedModelError
+from .subnetwork import Subnetwork as Subnetwork
+from .tap import observe as observe

@@ -1,0 +1,81 @@
+"""What all commands share: how errors and interrupts end, and what the common options mean."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from .errors import HeadscopeError
+
+ModelOption = Annotated[str, typer.Option("--model", help="Hub id or folder of the model under study.")]
+RevisionOption = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub model.")
+]
+TaskOption = Annotated[str, typer.Option("--task", help="A GLUE task, in any spelling: SST-2, sst2, QQP.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="Folder with <task>/<split>.* or <split>.* (jsonl, parquet, csv, tsv), or a Hub data set. "
+        "Default: nyu-mll/glue from the Hub.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the output folder if it holds something.")
+]
+
+
+def command(function: Callable[..., None]) -> Callable[[], None]:
+    """Turn a Typer function into a console script.
+
+    It ends with 0 when done, with 2 and one sentence on stderr on bad input, and with 130 when interrupted.
+    """
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except HeadscopeError as error:
+            _stop(str(error), 2)
+        except KeyboardInterrupt:
+            _stop("interrupted; nothing was written.", 130)
+
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.command()(guarded)
+
+    def main() -> None:
+        quiet_libraries()
+        app()
+
+    main.__name__ = function.__name__
+    main.__doc__ = function.__doc__
+    return main
+
+
+def quiet_libraries() -> None:
+    """Silence the libraries' own progress bars and advice, so that what a command prints is its own."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_MININTERVAL", "0.5")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def say(message: str) -> None:
+    """Print to stderr, so that stdout stays what was asked for."""
+    print(message, file=sys.stderr)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    say(message)
+    raise typer.Exit(code)

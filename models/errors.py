@@ -1,0 +1,17 @@
+"""The exceptions that headscope raises on purpose; a command turns each into one sentence and exit code 2."""
+
+
+class HeadscopeError(Exception):
+    """Base class: something the user can put right. The message says what, where, and how."""
+
+
+class InputError(HeadscopeError, ValueError):
+    """A file, a row, an option or an argument is not what it should be."""
+
+
+class UnsupportedModelError(HeadscopeError, TypeError):
+    """headscope does not know where this model keeps its heads; the message lists the families it knows."""
+
+
+class TapError(HeadscopeError, RuntimeError):
+    """A forward pass did not go through every attention layer exactly once, so nothing seen can be trusted."""

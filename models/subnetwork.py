@@ -1,0 +1,144 @@
+"""What is kept of a model: some heads and some MLPs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InputError
+from .files import atomic_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Subnetwork:
+    """The heads and MLPs of a model that are kept (True) and removed (False).
+
+    Raises:
+        InputError: a mask is not boolean, empty, of the wrong rank, or their layers differ in number.
+    """
+
+    heads: Mask
+    """``[L, H]``: True where the head is kept."""
+    mlps: Mask
+    """``[L]``: True where the layer's MLP is kept."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """How it was found: score, threshold, seed, model, task. Free text, saved with it."""
+
+    def __post_init__(self) -> None:
+        for name, mask, rank in (("heads", self.heads, 2), ("mlps", self.mlps, 1)):
+            mask = np.asarray(mask)
+            if mask.dtype != np.bool_:
+                raise InputError(f"{name} must be a boolean mask, got {mask.dtype}.")
+            if mask.ndim != rank or not mask.size:
+                wanted = "[layers, heads]" if rank == 2 else "[layers]"
+                raise InputError(f"{name} must be a non-empty mask {wanted}, got shape {mask.shape}.")
+            mask = mask.copy()
+            mask.flags.writeable = False
+            object.__setattr__(self, name, mask)
+        if len(self.heads) != len(self.mlps):
+            raise InputError(f"heads has {len(self.heads)} layers but mlps has {len(self.mlps)}.")
+
+    @classmethod
+    def full(cls, model: PreTrainedModel) -> Subnetwork:
+        """Return the subnetwork that keeps all of `model`."""
+        from .anatomy import anatomy_of
+
+        anatomy = anatomy_of(model)
+        shape = (anatomy.n_layers, anatomy.n_heads)
+        return cls(np.ones(shape, dtype=bool), np.ones(shape[0], dtype=bool))
+
+    @property
+    def n_heads(self) -> int:
+        """Number of heads kept."""
+        return int(self.heads.sum())
+
+    @property
+    def n_mlps(self) -> int:
+        """Number of MLPs kept."""
+        return int(self.mlps.sum())
+
+    def __and__(self, other: Subnetwork) -> Subnetwork:
+        self._check_same_shape(other)
+        return Subnetwork(self.heads & other.heads, self.mlps & other.mlps)
+
+    def __or__(self, other: Subnetwork) -> Subnetwork:
+        self._check_same_shape(other)
+        return Subnetwork(self.heads | other.heads, self.mlps | other.mlps)
+
+    def __invert__(self) -> Subnetwork:
+        return Subnetwork(~self.heads, ~self.mlps)
+
+    def __eq__(self, other: object) -> bool:
+        """Same heads and MLPs; how they were found does not matter."""
+        if not isinstance(other, Subnetwork):
+            return NotImplemented
+        return np.array_equal(self.heads, other.heads) and np.array_equal(self.mlps, other.mlps)
+
+    def __hash__(self) -> int:
+        return hash((self.heads.shape, self.heads.tobytes(), self.mlps.tobytes()))
+
+    def save(self, path: Path | str) -> None:
+        """Write one ``.safetensors`` file, metadata included, atomically."""
+        from safetensors.numpy import save_file
+
+        with atomic_file(Path(path)) as temporary:
+            save_file({"heads": self.heads, "mlps": self.mlps}, temporary, metadata=self.metadata or None)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Subnetwork:
+        """Read what :meth:`save` wrote, or a folder in the layout published by Prasanna et al. (2020).
+
+        That layout is ``head_mask.npy`` ``[L, H]`` and ``mlp_mask.npy`` ``[L]``, 1 for kept.
+
+        Raises:
+            InputError: the path is missing, corrupt, or holds something else.
+        """
+        path = Path(path)
+        if path.is_dir():
+            return cls(_published(path / "head_mask.npy"), _published(path / "mlp_mask.npy"))
+        if not path.exists():
+            raise InputError(
+                f"{path} does not exist; give a subnetwork's .safetensors file or folder of masks."
+            )
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                masks = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                metadata = file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is not a readable safetensors file: {error}.") from error
+        if not {"heads", "mlps"} <= masks.keys():
+            raise InputError(
+                f"{path} holds {sorted(masks)}, not the masks 'heads' and 'mlps' of a subnetwork."
+            )
+        return cls(masks["heads"], masks["mlps"], metadata)
+
+    def _check_same_shape(self, other: Subnetwork) -> None:
+        if self.heads.shape != other.heads.shape:
+            raise InputError(
+                f"Subnetworks of different models: heads {self.heads.shape} and {other.heads.shape}."
+            )
+
+
+def _published(path: Path) -> Mask:
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist; a folder of published masks holds head_mask.npy and mlp_mask.npy."
+        )
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path} is not a plain NumPy array: {error}.") from error
+    if not np.isin(values, (0, 1)).all():
+        raise InputError(f"{path} is not a mask: it holds values other than 0 and 1.")
+    return values.astype(bool)

