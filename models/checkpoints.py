@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pickle import UnpicklingError
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from .anatomy import family_of
 from .errors import HeadscopeError, InputError
+from .files import reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,39 +43,58 @@ def load_checkpoint(name: str, revision: str | None = None, device: str | torch.
         UnsupportedModelError: the model's family is not supported (found out before any weights are read).
         InputError: there is no such model, it is incomplete or corrupt, or it has no tokenizer.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
 
     folder = Path(name) if Path(name).is_dir() else None
     if folder is None and Path(name).exists():
         raise InputError(f"--model {name} is a file; give the model's folder or its Hub id.")
+    # A folder asks nobody; nobody is asked on the terminal whether to run a repository's own code.
+    source: dict[str, Any] = {
+        "revision": revision,
+        "trust_remote_code": False,
+        "local_files_only": folder is not None or not hub_answers(name, "model", revision),
+    }
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        raw, _ = PreTrainedConfig.get_config_dict(name, **source)
+        if isinstance(raw, dict) and raw.get(
+            "model_type"
+        ):  # it may be one that the library has never heard of
+            family_of(SimpleNamespace(model_type=raw["model_type"]))  # type: ignore[arg-type]
+        config = AutoConfig.from_pretrained(name, **source)
         family_of(config)
+        if getattr(config, "quantization_config", None):
+            raise InputError(f"--model {name} is quantized; give the model in full precision.")
         model, report = AutoModel.from_pretrained(
-            name, config=config, revision=revision, dtype=torch.float32, output_loading_info=True
+            name,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below
+            output_loading_info=True,
+            **source,
         )
     except HeadscopeError:
         raise
-    except SafetensorError as error:
-        raise InputError(
-            f"--model {name}: its safetensors file is truncated or corrupt ({error})."
-        ) from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # a corrupt file shows as almost any type: the library passes all of them on
         raise InputError(_no_model(name, folder, error)) from error
     # A wrong prefix would leave weights at random without a word; a missing pooler does not matter here.
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
-    if missing or report["mismatched_keys"]:
-        wrong = missing or sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
         raise InputError(
-            f"--model {name} lacks {len(wrong)} of the weights that its config asks for, e.g. {wrong[0]}."
+            f"--model {name} lacks {len(missing)} of the weights that its config asks for, e.g. {missing[0]}."
+        )
+    for key, stored, wanted in sorted(report["mismatched_keys"]):
+        raise InputError(
+            f"--model {name}: {key} has the shape {list(stored)}, but its config asks for {list(wanted)}."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(name, **source)
+    except Exception as error:
+        raise InputError(f"--model {name} has no tokenizer that can be loaded: {reason(error)}.") from error
+    # Without any vocabulary file the library makes a tokenizer that reads every text as unknown.
+    if len(tokenizer.get_vocab()) <= len(set(tokenizer.all_special_tokens)):
         raise InputError(
-            f"--model {name} has no tokenizer that can be loaded: {_first_line(error)}"
-        ) from error
+            f"--model {name} has no tokenizer: there is no vocabulary; add the tokenizer's files (tokenizer.json)."
+        )
     model.eval()
     return Checkpoint(
         model=model.to(device),
@@ -96,26 +118,72 @@ def pick_device(name: str = "auto") -> torch.device:
     }
     if name == "auto":
         name = next(device for device in ("cuda", "mps", "cpu") if available[device])
-    if not available.get(name.split(":")[0], False):
-        here = ", ".join(device for device, there in available.items() if there)
+    try:
+        device = torch.device(name)
+        there = available.get(device.type, False) and (device.index or 0) < max(1, torch.cuda.device_count())
+    except RuntimeError:  # not the name of any device
+        there = False
+    if not there:
+        here = ", ".join(device for device, is_there in available.items() if is_there)
         raise InputError(f"--device {name} is not available on this machine; available: auto, {here}.")
-    return torch.device(name)
+    return device
+
+
+def hub_answers(repo: str, kind: Literal["model", "dataset"], revision: str | None = None) -> bool:
+    """Ask the Hub, once and for seconds at most, for a repository; False if no answer comes or none is allowed.
+
+    The libraries would try again for half a minute, or for minutes where a firewall drops packets.
+
+    Raises:
+        InputError: the Hub answers that it has no such repository or revision, or that access is not granted.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    option = {"model": "--model", "dataset": "--data"}[kind]
+    try:
+        HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=5)
+    except GatedRepoError as error:
+        raise InputError(
+            f"{option} {repo}: the Hub grants access to this {kind} on request only; ask for it on its page "
+            "and log in with `hf auth login`."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{option} {repo} has no revision {revision!r} on the Hub.") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise InputError(
+            f"{option} {repo} is neither a folder on this machine nor a public {kind} on the Hub; "
+            "check the name, or log in with `hf auth login` if it is private."
+        ) from error
+    except HfHubHTTPError:
+        return True  # an answer, if a strange one: the library that asked for the files knows more
+    except (
+        Exception
+    ):  # no connection; its type depends on the HTTP client and so on huggingface_hub's version
+        return False
+    return True
 
 
 def _no_model(name: str, folder: Path | None, error: Exception) -> str:
+    from safetensors import SafetensorError
+
     if folder is not None:
         if not (folder / "config.json").exists():
             return f"--model {name} is not a model folder: it has no config.json."
-        return f"--model {name} cannot be loaded: {_first_line(error)}"
+        if isinstance(error, UnpicklingError | EOFError):
+            return f"--model {name}: its weights file is truncated or corrupt, or holds more than weights."
+        if isinstance(error, SafetensorError):
+            return f"--model {name}: its safetensors file is truncated or corrupt ({reason(error)})."
+        return f"--model {name} cannot be loaded: {reason(error)}."
     return (
         f"--model {name} is neither a folder on this machine nor a model that can be had from the Hub now; "
-        f"check the name, the revision and the network ({type(error).__name__})."
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (
-        str(error).strip().splitlines()[0].rstrip(".") + "." if str(error).strip() else type(error).__name__
+        f"check the name, the revision and the network ({type(error).__name__}: {reason(error)})."
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import sys
 import warnings
@@ -65,9 +64,9 @@ def command(function: Callable[..., None]) -> Callable[[], None]:
 def quiet_libraries() -> None:
     """Silence the libraries' own progress bars and advice, so that what a command prints is its own."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for library in ("TRANSFORMERS", "HF_HUB", "DATASETS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,17 @@ from .errors import InputError
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to `path` on success, delete it otherwise."""
+    """Yield a temporary path in the same folder; rename it to `path` on success, delete it otherwise.
+
+    Raises:
+        InputError: `path` is a folder, or its folder cannot be written to.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file.")
+    with _writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -38,9 +45,13 @@ def check_output(path: Path, overwrite: bool = False) -> None:
     """Refuse an output folder that holds something, unless it may be replaced.
 
     Raises:
-        InputError: `path` is a file, or a folder that is not empty and `overwrite` is false.
+        InputError: `path` is a file, or a folder that is not empty and `overwrite` is false, or one that
+            cannot be renamed as a whole: the current folder, one above it, or a mount point.
     """
     path = Path(path)
+    whole = path.resolve()
+    if Path.cwd().is_relative_to(whole) or path.is_mount():
+        raise InputError(f"--output {path} cannot be replaced as a whole; give a new folder inside it.")
     if path.exists() and not path.is_dir():
         raise InputError(f"--output {path} is a file; give the name of a new or empty folder.")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
@@ -54,10 +65,12 @@ def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         InputError: as :func:`check_output`.
     """
-    path = Path(path)
     check_output(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    path = Path(path).resolve()  # behind a link, the folder is replaced and the link stays
+    made = [parent for parent in path.parents if not parent.exists()]
+    with _writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
@@ -67,12 +80,20 @@ def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             path.replace(old)
-            temporary.replace(path)
-            shutil.rmtree(old)
+            try:
+                temporary.replace(path)
+            except BaseException:
+                old.replace(path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.replace(path)
-    finally:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # a parent that somebody else uses by now is not empty
+            for parent in made:
+                parent.rmdir()
+        raise
 
 
 def read_json(path: Path, what: str = "a JSON file") -> Any:
@@ -85,8 +106,22 @@ def read_json(path: Path, what: str = "a JSON file") -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; it should be {what}.") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as {what}: {error}.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as {what}: {reason(error)}.") from error
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of a library's message, to end a sentence of ours with."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0]).rstrip(".!")
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _umask() -> int:

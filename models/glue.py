@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .files import reason
 
 Row = Mapping[str, Any]
 """One example in the Hub's column names, or as read from a file after renaming."""
@@ -58,6 +60,7 @@ _SPLITS = {
     "validation_mismatched": ("validation_mismatched", "dev_mismatched"),
 }
 _ENDINGS = (".jsonl", ".parquet", ".csv", ".tsv")
+_BROKEN_OFF = 100  # GLUE's QQP files have lines that break off: at most one row in so many may be left out
 
 
 def task_named(name: str) -> Task:
@@ -66,11 +69,15 @@ def task_named(name: str) -> Task:
     Raises:
         InputError: it is none of the nine.
     """
-    key = re.sub(r"[^a-z0-9]", "", name.lower())
-    key = {"mnlim": "mnli", "mnlimatched": "mnli", "sst": "sst2", "sts": "stsb"}.get(key, key)
+    key = _plain(name)
     if key not in TASKS:
         raise InputError(f"Unknown task {name!r}; the nine GLUE tasks are {', '.join(TASKS)}.")
     return TASKS[key]
+
+
+def _plain(name: str) -> str:
+    key = re.sub(r"[^a-z0-9]", "", name.lower())
+    return {"mnlim": "mnli", "mnlimatched": "mnli", "sst": "sst2", "sts": "stsb"}.get(key, key)
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Rows:
     source: str
     """The file, or ``dataset/config/split`` of the Hub."""
     unread: tuple[str, ...] = ()
-    """Data files that lay beside it and were not read."""
+    """What lay beside it and was not read: other data files, and rows of a tsv file that break off."""
     revision: str | None = None
     """Of a Hub data set: its fingerprint."""
     sha256: str | None = None
@@ -93,8 +100,8 @@ def load_rows(task: Task, data: str | Path | None = None, split: str = "validati
 
     Args:
         task: which task; decides the columns that a row must have.
-        data: a folder that holds ``<task>/<split>.*`` or ``<split>.*`` (jsonl, parquet, csv, GLUE's tsv), or
-            the id of a Hub data set; the Hub's ``nyu-mll/glue`` if None.
+        data: a folder that holds ``<task>/<split>.*`` or ``<split>.*`` (jsonl, parquet, csv, GLUE's tsv; the
+            task in any spelling), or the id of a Hub data set; the Hub's ``nyu-mll/glue`` if None.
         split: ``validation`` also finds ``validation_matched`` and ``dev``.
 
     Raises:
@@ -107,7 +114,7 @@ def load_rows(task: Task, data: str | Path | None = None, split: str = "validati
             f"--data {data} is not a folder; give one that holds {task.name}/{split}.jsonl "
             "(or .parquet, .csv, .tsv), or the id of a Hub data set."
         )
-    return _from_hub(task, str(data or HUB_DATASET), split)
+    return _from_hub(task, HUB_DATASET if data is None else str(data), split)
 
 
 def texts_of(row: Row, task: Task) -> tuple[str, str | None]:
@@ -129,15 +136,16 @@ def select_rows(rows: Sequence[Row], task: Task, examples: int, seed: int) -> li
     return sorted(rows, key=place)[:examples]
 
 
-def check_rows(rows: Sequence[Row], task: Task, source: str) -> None:
-    """Refuse rows that lack one of the task's text columns, or hold something else than text there.
+def check_rows(rows: Sequence[Row], task: Task, source: str, first: int = 1) -> None:
+    """Refuse rows that lack one of the task's text columns, or hold something else than Unicode text there.
 
     Raises:
-        InputError: naming the source, the row (counted from 1) and the columns wanted.
+        InputError: naming the source, the row (counted from `first`) and the columns wanted.
     """
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(rows, start=first):
         for column in task.columns:
-            if not isinstance(row.get(column), str):
+            text = row.get(column)
+            if not isinstance(text, str):
                 wanted = " and ".join(repr(c) for c in task.columns)
                 found = ", ".join(repr(c) for c in row) or "nothing"
                 problem = "no text in" if column in row else "no"
@@ -145,34 +153,61 @@ def check_rows(rows: Sequence[Row], task: Task, source: str) -> None:
                     f"{source}, row {number} has {problem} column {column!r}: {task.name} needs the text "
                     f"column{'s' if len(task.columns) > 1 else ''} {wanted}, found {found}."
                 )
+            if not is_unicode(text):
+                raise InputError(
+                    f"{source}, row {number}: column {column!r} is not Unicode text, it holds half a surrogate pair."
+                )
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether `text` can be written as UTF-8: JSON's escapes may hold half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _from_folder(task: Task, folder: Path, split: str) -> Rows:
-    homes = [home for home in (folder / task.name, folder) if home.is_dir()]
+    homes = [home for home in folder.iterdir() if home.is_dir() and _plain(home.name) == task.name]
+    homes.sort(key=lambda home: (home.name != task.name, home.name))
     seen: list[Path] = []
-    for home in homes:
+    for home in [*homes, folder]:
         files = sorted(path for path in home.iterdir() if path.suffix in _ENDINGS and path.is_file())
         seen += files
         for stem in _SPLITS.get(split, (split,)):
-            matches = [path for path in files if path.stem == stem]
+            matches = [path for path in files if _split_of(path) == stem]
             if len(matches) > 1:
                 raise InputError(
                     f"{home} holds {' and '.join(path.name for path in matches)}; keep one file per split."
                 )
             if matches:
-                path = matches[0]
-                rows = _read(path, task)
-                if not rows:
-                    raise InputError(f"{path} holds no rows.")
-                check_rows(rows, task, str(path))
-                unread = tuple(str(other) for other in files if other != path)
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                return Rows(rows, str(path), unread, sha256=digest)
-    there = f"found only {', '.join(str(path) for path in seen)}" if seen else "it holds no data files"
+                unread = [str(other) for other in files if other != matches[0]]
+                return _from_file(task, matches[0], unread)
+    named = ", ".join(str(path) for path in seen[:9]) + (", ..." if len(seen) > 9 else "")
+    there = f"found only {named}" if seen else "it holds no data files"
     raise InputError(
         f"--data {folder} has no {task.name}/{split}.* and no {split}.* ({', '.join(_ENDINGS)}): {there}."
     )
+
+
+def _split_of(path: Path) -> str:
+    return re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)  # as the Hub names its files
+
+
+def _from_file(task: Task, path: Path, unread: list[str]) -> Rows:
+    rows = _read(path, task)
+    if path.suffix == ".tsv":
+        broken = [n for n, row in enumerate(rows, start=1) if not row.keys() >= set(task.columns)]
+        if broken and len(broken) * _BROKEN_OFF <= len(rows):
+            rows = [row for row in rows if row.keys() >= set(task.columns)]
+            unread.append(f"{len(broken)} rows of {path} that break off, the first of them row {broken[0]}")
+    if not rows:
+        raise InputError(f"{path} holds no rows.")
+    check_rows(rows, task, str(path))
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Rows(rows, str(path), tuple(unread), sha256=digest)
 
 
 def _read(path: Path, task: Task) -> list[Row]:
@@ -185,24 +220,24 @@ def _read(path: Path, task: Task) -> list[Row]:
             rows = pyarrow.parquet.read_table(path).to_pylist()
         else:
             rows = _read_table(path, task)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} cannot be read: {error}.") from error
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read: {reason(error)}.") from error
     names = _TSV_COLUMNS.get(task.name, {}) if path.suffix == ".tsv" else {}
     return [{names.get(column, column): value for column, value in row.items()} for row in rows]
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}, line {number} is not JSON: {error}.") from error
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{path}, line {number} is not JSON: {reason(error)}.") from error
             if not isinstance(row, dict):
                 raise InputError(f"{path}, line {number} is not a JSON object of columns.")
             rows.append(row)
@@ -210,37 +245,67 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_table(path: Path, task: Task) -> list[dict[str, Any]]:
-    import csv
-
-    import pandas as pd
-
-    options: dict[str, Any] = {"dtype": str, "keep_default_na": False}
-    if path.suffix == ".tsv":
-        # GLUE's files do not quote: a field may hold one quotation mark.
-        options |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
-        if task.name == "cola":
-            with path.open(encoding="utf-8") as file:
-                if "sentence" not in file.readline().rstrip("\n").split("\t"):
-                    options |= {"header": None, "names": _COLA_TSV}
-    return pd.read_csv(path, **options).to_dict("records")
+    """Every value is text; a row with fewer fields than the header lacks the last columns."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix == ".tsv":  # GLUE's files do not quote: a field may hold one quotation mark
+            lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        else:
+            lines = csv.reader(file, strict=True)
+        table = [fields for fields in lines if fields]
+    if path.suffix == ".tsv" and task.name == "cola" and table and "sentence" not in table[0]:
+        table.insert(0, _COLA_TSV)
+    for number, fields in enumerate(table[1:], start=1):
+        if len(fields) > len(table[0]):
+            raise InputError(
+                f"{path}, row {number} has {len(fields)} fields, but the first line names {len(table[0])} columns."
+            )
+    return [dict(zip(table[0], fields, strict=False)) for fields in table[1:]]
 
 
 def _from_hub(task: Task, dataset: str, split: str) -> Rows:
     import datasets
 
+    from .checkpoints import hub_answers
+
     if split == "validation" and task.name == "mnli" and dataset == HUB_DATASET:
         split = "validation_matched"
+    advice = (
+        f"give --data DIR with DIR/{task.name}/{split}.jsonl (or .parquet, .csv, .tsv) "
+        "to use rows on this machine"
+    )
+    online = hub_answers(dataset, "dataset")
     try:
-        configs = datasets.get_dataset_config_names(dataset)
-        table = datasets.load_dataset(dataset, task.name if task.name in configs else None, split=split)
-    except (OSError, ValueError, RuntimeError) as error:
+        if online:
+            configs = datasets.get_dataset_config_names(dataset)
+            table = datasets.load_dataset(dataset, task.name if task.name in configs else None, split=split)
+        else:
+            table = _from_cache(dataset, task.name, split)
+    # Besides its own, the library lets errors of the HTTP client through, which are of no common type.
+    except Exception as error:
         if isinstance(error, datasets.exceptions.DataFilesNotFoundError) or "nknown split" in str(error):
-            raise InputError(f"The Hub data set {dataset} has no split {split!r}: {error}") from error
-        raise InputError(
-            f"The Hub data set {dataset} cannot be reached ({type(error).__name__}); give --data DIR with "
-            f"DIR/{task.name}/{split}.jsonl (or .parquet, .csv, .tsv) to use rows on this machine."
-        ) from error
+            raise InputError(
+                f"The Hub data set {dataset} has no split {split!r}: {reason(error)}."
+            ) from error
+        what = f"The Hub data set {dataset}"
+        if dataset != HUB_DATASET:
+            what = f"--data {dataset} is not a folder, and the Hub data set of that name"
+        problem = f"cannot be loaded ({type(error).__name__}: {reason(error)})"
+        if not online:
+            problem = "is not in the cache while the Hub cannot be reached"
+        raise InputError(f"{what} {problem}; {advice}.") from error
     rows: list[Row] = [dict(row) for row in table]
     source = f"{dataset}/{task.name}/{split}"
     check_rows(rows, task, source)
     return Rows(rows, source, revision=getattr(table, "_fingerprint", None))
+
+
+def _from_cache(dataset: str, config: str, split: str) -> Any:
+    """Read what an earlier download left; ``load_dataset`` would ask the Hub for half a minute first."""
+    from datasets.packaged_modules.cache.cache import Cache
+
+    options = {"repo_id": dataset, "dataset_name": dataset.split("/")[-1], "version": "auto", "hash": "auto"}
+    try:
+        cached = Cache(config_name=config, **options)
+    except ValueError:
+        cached = Cache(config_name="default", **options)
+    return cached.as_dataset(split=split)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .errors import InputError
-from .glue import Row, Task, check_rows, texts_of
+from .glue import Row, Task, check_rows, is_unicode, texts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +26,7 @@ class Encoded:
     token_type_ids: list[int] | None
     """Segment ids, if this model's tokenizer makes them."""
     borders: tuple[int, ...]
-    """Positions of the separator tokens, the last one included."""
+    """Positions of the separator tokens, the last one included; without any, of the first text's last token."""
     truncated: bool
     """Whether tokens had to go because the input was too long."""
 
@@ -37,16 +38,18 @@ def as_texts(rows: Sequence[Row | TextPair], task: Task | None) -> list[TextPair
     """Return each row's one or two texts; a row is a GLUE dict (with `task`) or ``(text, text | None)``.
 
     Raises:
-        InputError: a row is neither.
+        InputError: a row is neither, or its text is not Unicode.
     """
-    if task is not None and rows and isinstance(rows[0], dict):
-        check_rows(rows, task, "rows")  # type: ignore[arg-type]
-        return [texts_of(row, task) for row in rows]  # type: ignore[arg-type]
     pairs: list[TextPair] = []
     for number, row in enumerate(rows, start=1):
         match row:
             case (str() as first, (str() | None) as second):
+                if not is_unicode(first + (second or "")):
+                    raise InputError(f"Row {number} is not Unicode text: it holds half a surrogate pair.")
                 pairs.append((first, second))
+            case Mapping() if task is not None:
+                check_rows([row], task, "rows", number)
+                pairs.append(texts_of(row, task))
             case _:
                 raise InputError(
                     f"Row {number} is a {type(row).__name__}; give (text, text or None), or GLUE dicts with task=."
@@ -69,35 +72,56 @@ def encode(
         vocabulary: number of token embeddings of the model.
 
     Raises:
-        InputError: the tokenizer knows more tokens than the model has embeddings for.
+        InputError: the tokenizer knows more tokens than the model has embeddings for, or the special tokens
+            alone are longer than `max_length`.
     """
     encoded = []
-    for first, second in pairs:
-        whole = tokenizer(first, second, truncation=False, verbose=False)
-        truncated = len(whole["input_ids"]) > max_length
-        if truncated:
-            whole = tokenizer(first, second, truncation="longest_first", max_length=max_length)
-        ids = list(whole["input_ids"])
-        if vocabulary is not None and ids and max(ids) >= vocabulary:
-            raise InputError(
-                f"The tokenizer's token {max(ids)} has no embedding: the model has {vocabulary}; "
-                "is this the tokenizer of another model?"
-            )
-        segments = whole.get("token_type_ids")
-        encoded.append(Encoded(ids, list(segments) if segments else None, _borders(whole), truncated))
+    with _unchanged(tokenizer):
+        for first, second in pairs:
+            whole = tokenizer(first, second, truncation=False, verbose=False)
+            truncated = len(whole["input_ids"]) > max_length
+            if truncated and max_length > 0:
+                whole = tokenizer(first, second, truncation="longest_first", max_length=max_length)
+            ids = list(whole["input_ids"])
+            if len(ids) > max_length:
+                raise InputError(
+                    f"max_length={max_length} leaves no room for the tokenizer's special tokens."
+                )
+            if vocabulary is not None and ids and max(ids) >= vocabulary:
+                raise InputError(
+                    f"The tokenizer's token {max(ids)} has no embedding: the model has {vocabulary}; "
+                    "is this the tokenizer of another model?"
+                )
+            segments = whole.get("token_type_ids")
+            encoded.append(Encoded(ids, list(segments) if segments else None, _borders(whole), truncated))
     return encoded
 
 
+@contextmanager
+def _unchanged(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Every call sets truncation and padding of the tokenizer anew and leaves them so; set them back."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # a tokenizer in pure Python keeps no such state
+        yield
+        return
+    truncation, padding = backend.truncation, backend.padding
+    try:
+        yield
+    finally:
+        backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
+        backend.no_padding() if padding is None else backend.enable_padding(**padding)
+
+
 def _borders(encoding: Any) -> tuple[int, ...]:
-    """Positions of separators: special tokens after a text, or a text's last token where there is none."""
+    """Positions of separators: special tokens behind the first token, or the joint where there are none."""
     try:
         sequence = encoding.sequence_ids(0)
     except (ValueError, AttributeError):  # a tokenizer in pure Python does not tell
         return ()
     n = len(sequence)
-    after = [i for i in range(1, n) if sequence[i] is None and any(s is not None for s in sequence[:i])]
+    separators = [i for i in range(1, n) if sequence[i] is None]
     joints = [i for i in range(n - 1) if (sequence[i], sequence[i + 1]) == (0, 1)]
-    return tuple(sorted(after + joints))
+    return tuple(sorted(separators + joints))
 
 
 def batches(
@@ -106,15 +130,22 @@ def batches(
     """Yield ``(positions in `encoded`, model inputs [B, n])``, longest first, right-padded within each batch.
 
     Longest first, so that the batch that needs most memory comes first. Padding is always on the right:
-    a left-padded model with absolute positions is another model.
+    a left-padded model with absolute positions is another model. The padding is masked; should its token
+    have no embedding (an added one often has none), one of the batch's tokens stands in for it.
+
+    Raises:
+        InputError: `batch_size` is less than 1.
     """
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}: give at least 1.")
     order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), encoded[i].input_ids))
     for start in range(0, len(order), batch_size):
         positions = order[start : start + batch_size]
         members = [encoded[i] for i in positions]
         n = max(len(member) for member in members)
+        pad = min(pad_token_id or 0, max(members[0].input_ids, default=0))
         inputs = {
-            "input_ids": [m.input_ids + [pad_token_id or 0] * (n - len(m)) for m in members],
+            "input_ids": [m.input_ids + [pad] * (n - len(m)) for m in members],
             "attention_mask": [[1] * len(m) + [0] * (n - len(m)) for m in members],
         }
         if members[0].token_type_ids is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
-from .files import atomic_file
+from .files import atomic_file, reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +23,8 @@ class Subnetwork:
     """The heads and MLPs of a model that are kept (True) and removed (False).
 
     Raises:
-        InputError: a mask is not boolean, empty, of the wrong rank, or their layers differ in number.
+        InputError: a mask is not boolean, empty, of the wrong rank, their layers differ in number, or the
+            metadata is not text.
     """
 
     heads: Mask
@@ -35,7 +36,10 @@ class Subnetwork:
 
     def __post_init__(self) -> None:
         for name, mask, rank in (("heads", self.heads, 2), ("mlps", self.mlps, 1)):
-            mask = np.asarray(mask)
+            try:
+                mask = np.asarray(mask)
+            except ValueError as error:
+                raise InputError(f"{name} must be a boolean mask with rows of one length.") from error
             if mask.dtype != np.bool_:
                 raise InputError(f"{name} must be a boolean mask, got {mask.dtype}.")
             if mask.ndim != rank or not mask.size:
@@ -46,6 +50,9 @@ class Subnetwork:
             object.__setattr__(self, name, mask)
         if len(self.heads) != len(self.mlps):
             raise InputError(f"heads has {len(self.heads)} layers but mlps has {len(self.mlps)}.")
+        for key, value in self.metadata.items():
+            if not (isinstance(key, str) and isinstance(value, str)):
+                raise InputError(f"metadata must be text, got {key!r}: {value!r}.")
 
     @classmethod
     def full(cls, model: PreTrainedModel) -> Subnetwork:
@@ -104,7 +111,9 @@ class Subnetwork:
         """
         path = Path(path)
         if path.is_dir():
-            return cls(_published(path / "head_mask.npy"), _published(path / "mlp_mask.npy"))
+            return cls._of_file(
+                path, _published(path / "head_mask.npy"), _published(path / "mlp_mask.npy"), {}
+            )
         if not path.exists():
             raise InputError(
                 f"{path} does not exist; give a subnetwork's .safetensors file or folder of masks."
@@ -113,15 +122,24 @@ class Subnetwork:
 
         try:
             with safe_open(path, framework="numpy") as file:
-                masks = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                names = sorted(file.keys())
+                if not {"heads", "mlps"} <= set(names):
+                    found = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+                    raise InputError(
+                        f"{path} holds {found or 'nothing'}, not the masks 'heads' and 'mlps' of a subnetwork."
+                    )
+                heads, mlps = (file.get_tensor(name) for name in ("heads", "mlps"))
                 metadata = file.metadata() or {}
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is not a readable safetensors file: {error}.") from error
-        if not {"heads", "mlps"} <= masks.keys():
-            raise InputError(
-                f"{path} holds {sorted(masks)}, not the masks 'heads' and 'mlps' of a subnetwork."
-            )
-        return cls(masks["heads"], masks["mlps"], metadata)
+        except (SafetensorError, OSError, TypeError) as error:
+            raise InputError(f"{path} is not a readable safetensors file: {reason(error)}.") from error
+        return cls._of_file(path, heads, mlps, metadata)
+
+    @classmethod
+    def _of_file(cls, path: Path, heads: Mask, mlps: Mask, metadata: dict[str, str]) -> Subnetwork:
+        try:
+            return cls(heads, mlps, metadata)
+        except InputError as error:
+            raise InputError(f"{path} is not a subnetwork: {error}") from error
 
     def _check_same_shape(self, other: Subnetwork) -> None:
         if self.heads.shape != other.heads.shape:
@@ -138,7 +156,7 @@ def _published(path: Path) -> Mask:
     try:
         values = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} is not a plain NumPy array: {error}.") from error
-    if not np.isin(values, (0, 1)).all():
+        raise InputError(f"{path} is not a plain NumPy array: {reason(error)}.") from error
+    if not isinstance(values, np.ndarray) or not np.isin(values, (0, 1)).all():
         raise InputError(f"{path} is not a mask: it holds values other than 0 and 1.")
     return values.astype(bool)

@@ -27,12 +27,13 @@ PATTERNS: tuple[Pattern, ...] = tuple(Pattern)
 KINDS: tuple[str, ...] = ("raw", "norm")
 """``raw``: attention probabilities. ``norm``: norm-weighted attention (Kobayashi et al. 2020)."""
 
-# Okabe & Ito (2008): distinguishable with every common colour vision deficiency.
+# Four of Okabe & Ito (2008), distinguishable with every common colour vision deficiency. Block is red
+# because figures fade a colour by its share, and their sky blue looks like a faded vertical.
 COLOURS: dict[Pattern, str] = {
     Pattern.VERTICAL: "#0072B2",
     Pattern.DIAGONAL: "#E69F00",
     Pattern.VERTICAL_DIAGONAL: "#CC79A7",
-    Pattern.BLOCK: "#56B4E9",
+    Pattern.BLOCK: "#C1121F",
     Pattern.HETEROGENEOUS: "#009E73",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -86,6 +87,12 @@ def test_raw_and_norm_maps_equal_the_obvious_computation(tiny: Any, ragged_batch
 
 def test_a_model_loaded_with_eager_attention_gives_the_same_maps(tiny: Any, ragged_batch: Any) -> None:
     check_maps(tiny, ragged_batch, attention="eager")
+
+
+def test_albert_groups_of_several_layers_run_in_the_right_order(all_tiny: Any, ragged_batch: Any) -> None:
+    config = copy.deepcopy(all_tiny["albert"].config)
+    config.num_hidden_layers, config.num_hidden_groups, config.inner_group_num = 2, 1, 2
+    check_maps(dataclasses.replace(all_tiny["albert"], config=config), ragged_batch)
 
 
 def test_weighted_vectors_sum_to_the_attention_output_without_its_bias(tiny: Any, ragged_batch: Any) -> None:

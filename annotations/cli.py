@@ -1,0 +1,114 @@
+"""The commands ``train-classifier`` and ``evaluate-classifier``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from models.cli import JsonOption, OverwriteOption, SeedOption, command, say
+
+AnnotationsOption = Annotated[
+    list[Path],
+    typer.Option("--annotations", help="Folder of annotated maps, ours or as published; can be repeated."),
+]
+
+
+@command
+def train_classifier(
+    annotations: AnnotationsOption,
+    output: Annotated[Path, typer.Option("--output", help="New or empty folder for the classifier.")],
+    maps: Annotated[str, typer.Option("--maps", help="Kind of maps it is for: raw or norm.")] = "raw",
+    both_kinds: Annotated[
+        bool, typer.Option("--both-kinds/--one-kind", help="Learn from labelled maps of the other kind too.")
+    ] = True,
+    folds: Annotated[
+        int, typer.Option("--folds", help="Parts of the cross-validation over heads; 0 for none.")
+    ] = 5,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the maps.")] = 20,
+    note: Annotated[
+        str, typer.Option("--note", help="Who labelled the maps and how; goes into the card.")
+    ] = "",
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a pattern classifier on annotated maps and score it on heads it has not seen.
+
+    Example: train-classifier --annotations my-maps --maps raw --output my-classifier
+    """
+    from patterns.training import Training
+
+    from .stages import TrainClassifier
+
+    job = TrainClassifier(
+        annotations=tuple(annotations),
+        maps=maps,
+        output=output,
+        both_kinds=both_kinds,
+        folds=folds,
+        training=Training(epochs=epochs, seed=seed),
+        note=note,
+        overwrite=overwrite,
+    )
+    report = job.run(progress=True)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        print(f"trained on {sum(report['maps'].values())} maps of {report['heads']} heads")
+        if report["out_of_fold"]:
+            print(f"{folds}-fold cross-validation over heads:")
+            _print_scores(report["out_of_fold"])
+    say(f"classifier: {output}")
+
+
+@command
+def evaluate_classifier(
+    annotations: AnnotationsOption,
+    classifier: Annotated[
+        str, typer.Option("--classifier", help="raw or norm (shipped), a folder, or a Hub id.")
+    ] = "raw",
+    maps: Annotated[
+        str | None, typer.Option("--maps", help="Kind of maps to score on; default: the classifier's own.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a pattern classifier on annotated maps.
+
+    Example: evaluate-classifier --annotations my-maps --classifier raw
+    """
+    from .stages import EvaluateClassifier
+
+    scores = EvaluateClassifier(tuple(annotations), classifier, maps).run()
+    known = scores["trained_on"]
+    if known is None:
+        say("warning: this classifier does not say which maps it was trained on.")
+    elif known:
+        say(
+            f"warning: {known} of these {scores['maps']} maps were used to train this classifier; "
+            "the score is no estimate for new maps."
+        )
+    if as_json:
+        print(json.dumps(scores, indent=2))
+    else:
+        _print_scores(scores)
+
+
+def _print_scores(scores: dict[str, Any]) -> None:
+    from patterns.taxonomy import ABBREVIATIONS, PATTERNS
+
+    print(
+        f"{scores['maps']} maps: accuracy {scores['accuracy']:.3f} (majority {scores['majority_accuracy']:.3f}), "
+        f"macro-F1 {scores['macro_f1']:.3f}, log-loss {scores['log_loss']:.3f}"
+    )
+    print(
+        f"{'label':18} {'maps':>5} {'F1':>5}   predicted: "
+        + " ".join(f"{ABBREVIATIONS[p]:>4}" for p in PATTERNS)
+    )
+    for pattern, row in zip(PATTERNS, scores["confusion"], strict=True):
+        counts = " ".join(f"{n:4d}" for n in row)
+        print(
+            f"{pattern.value:18} {scores['support'][pattern]:5d} {scores['f1'][pattern]:5.2f}              {counts}"
+        )

@@ -1,0 +1,320 @@
+"""Annotated maps: load them from any known layout, look at them, merge, split, and save them as Parquet."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.errors import InputError
+from models.files import atomic_folder
+from patterns import Pattern, store
+from patterns.store import METADATA, UNKNOWN, MapRow
+from patterns.taxonomy import KINDS, PATTERNS
+
+from .formats import LAYOUTS, Annotation, find_published, majority, read_published
+from .table import ANNOTATION_SCHEMA, check_annotations, read_annotations
+
+if TYPE_CHECKING:
+    import datasets
+
+_TYPES = {field.name: field.type for field in store.SCHEMA} | {"label": pa.string()}
+
+HEADS: tuple[str, ...] = ("base_model", "layer", "head")
+"""The default groups of a split: maps of one head look alike, whatever was fine-tuned from the base model."""
+
+Groups: TypeAlias = Sequence[Hashable] | np.ndarray | pd.Series
+"""Columns of :attr:`AnnotatedMaps.info`, or one value per map."""
+
+
+class AnnotatedMaps:
+    """Maps with any number of annotations each; unchanging: every method returns a new one.
+
+    Args:
+        rows: the maps; their ids differ.
+        annotations: one row per annotation: ``id``, ``annotator``, ``label`` and, if known, ``time`` (ISO 8601 or
+            datetimes; without a zone, UTC) and ``source``. None: nothing is labelled yet.
+
+    Raises:
+        InputError: two maps share an id; an annotation has no annotator, a label that is no pattern or an id
+            without a map; or one annotator gives a map two labels at the same time.
+    """
+
+    def __init__(
+        self, rows: Iterable[MapRow], annotations: pd.DataFrame | Sequence[Annotation] | None = None
+    ) -> None:
+        self.rows: tuple[MapRow, ...] = tuple(rows)
+        self._position = {row.id: index for index, row in enumerate(self.rows)}
+        if len(self._position) < len(self.rows):
+            twice = next(row for index, row in enumerate(self.rows) if self._position[row.id] != index)
+            raise InputError(
+                f"two maps have the id {twice.id}; give each its own, or load one kind (kind='raw' or 'norm')."
+            )
+        self._annotations = check_annotations(annotations, self._position)
+        votes: dict[str, dict[str, Pattern]] = {}
+        # An annotator's later label replaces an earlier one.
+        in_time = self._annotations.sort_values("time", na_position="first", kind="stable")
+        for id, annotator, label in zip(
+            *(in_time[name] for name in ("id", "annotator", "label")), strict=True
+        ):
+            votes.setdefault(id, {})[annotator] = Pattern(label)
+        self._labels = [majority(votes.get(row.id, {}).values()) for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        labelled = sum(label is not None for label in self._labels)
+        return f"AnnotatedMaps({len(self)} maps, {labelled} labelled, {' and '.join(self.kinds) or 'empty'})"
+
+    @property
+    def maps(self) -> list[np.ndarray]:
+        """The maps, float32 ``[n, n]`` each."""
+        return [row.map for row in self.rows]
+
+    @property
+    def labels(self) -> list[Pattern | None]:
+        """The label of most annotators, map by map; None where they tie or nobody labelled it."""
+        return list(self._labels)
+
+    @property
+    def annotations(self) -> pd.DataFrame:
+        """One row per annotation: id, annotator, label, time (UTC, NaT if unknown), source."""
+        return self._annotations.copy()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of maps there are: ``raw``, ``norm``."""
+        return tuple(kind for kind in KINDS if any(row.kind == kind for row in self.rows))
+
+    @property
+    def info(self) -> pd.DataFrame:
+        """One row per map: everything but the map, and the label (None if it has none)."""
+        columns = self._columns()
+        return pd.DataFrame(columns).assign(label=pd.Series(columns["label"], dtype=object))
+
+    def select(self, indices: Iterable[int]) -> "AnnotatedMaps":
+        """Return the maps at these positions, with their annotations."""
+        rows = [self.rows[index] for index in indices]
+        ids = {row.id for row in rows}
+        return AnnotatedMaps(rows, self._annotations[self._annotations["id"].isin(ids)])
+
+    def labelled(self) -> "AnnotatedMaps":
+        """Return the maps that have a label."""
+        return self.select(index for index, label in enumerate(self._labels) if label is not None)
+
+    def merge(self, *others: "AnnotatedMaps") -> "AnnotatedMaps":
+        """Return the union of the maps and of their annotations; each identical annotation counts once.
+
+        A map with an id that is known already must be the same map, up to what float16 storage rounds off;
+        its unknown metadata are filled in.
+
+        Raises:
+            InputError: one id stands for two maps, or for one map with two different metadata.
+        """
+        rows = {row.id: row for row in self.rows}
+        for row in (row for other in others for row in other.rows):
+            rows[row.id] = _united(rows[row.id], row) if row.id in rows else row
+        frames = [frame for one in (self, *others) if len(frame := one._annotations)]
+        return AnnotatedMaps(rows.values(), pd.concat(frames, ignore_index=True) if frames else None)
+
+    @overload
+    def split(
+        self, groups: Groups = ..., *, fraction: float = ..., seed: int = ..., folds: None = ...
+    ) -> tuple["AnnotatedMaps", "AnnotatedMaps"]: ...
+
+    @overload
+    def split(
+        self, groups: Groups = ..., *, seed: int = ..., folds: int
+    ) -> list[tuple["AnnotatedMaps", "AnnotatedMaps"]]: ...
+
+    def split(
+        self, groups: Groups = HEADS, *, fraction: float = 0.2, seed: int = 0, folds: int | None = None
+    ) -> Any:
+        """Split so that no group is on both sides, each side with its share of every label as far as groups allow.
+
+        Args:
+            groups: columns of :attr:`info`, or one value per map.
+            fraction: share of the maps in the second part; not used with `folds`.
+            seed: same seed, same split.
+            folds: number of folds for cross-validation.
+
+        Returns:
+            (rest, part of about `fraction`); with `folds`, a list of (rest, fold), each map in one fold.
+
+        Raises:
+            InputError: unknown columns, a wrong number of values, fewer groups than parts, or a `fraction` or
+                `folds` out of range.
+        """
+        if not 0 < fraction < 1:
+            raise InputError(f"fraction is {fraction}; it must lie between 0 and 1.")
+        if folds is not None and folds < 2:
+            raise InputError(f"folds is {folds}; at least 2 are needed.")
+        codes, names = self._groups(groups)
+        shares = [1 - fraction, fraction] if folds is None else [1 / folds] * folds
+        if (found := len(set(codes.tolist()))) < len(shares):
+            raise InputError(
+                f"the maps form {found} group(s) of {names} and cannot be split into {len(shares)} parts; "
+                "give other groups=, for instance ('id',)."
+            )
+        labels = np.array([-1 if label is None else PATTERNS.index(label) for label in self._labels])
+        part = _parts(codes, labels, shares, seed)
+        pairs = [
+            (self.select(np.flatnonzero(part != index)), self.select(np.flatnonzero(part == index)))
+            for index in range(len(shares))
+        ]
+        return pairs[1] if folds is None else pairs
+
+    def _groups(self, groups: Any) -> tuple[np.ndarray, str]:
+        """Return a group number per map, and what the groups are called."""
+        info = self.info
+        names = [groups] if isinstance(groups, str) else list(groups)
+        if names and all(isinstance(name, str) and name in info for name in names):
+            return info.groupby(names, dropna=False).ngroup().to_numpy(), ", ".join(names)
+        if isinstance(groups, str) or len(names) != len(self):
+            columns = ", ".join(info.columns)
+            raise InputError(
+                f"groups= needs columns of info ({columns}), or {len(self)} values, one per map."
+            )
+        return pd.factorize(pd.Series(names, dtype=object), use_na_sentinel=False)[0], "the given values"
+
+    def to_dataset(self) -> "datasets.Dataset":
+        """Return a ``datasets.Dataset``: the columns of :attr:`info`, ``label`` by name, and ``map`` (float32)."""
+        import datasets
+
+        columns = {name: pa.array(values, _TYPES[name]) for name, values in self._columns().items()}
+        step = 100  # an Arrow list array holds 2**31 cells at most
+        parts = [store.list_array(self.maps[start : start + step]) for start in range(0, len(self), step)]
+        columns["map"] = pa.chunked_array(parts, pa.list_(pa.list_(pa.float32())))
+        return datasets.Dataset(pa.table(columns))
+
+    def _columns(self) -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in self.rows] for name in METADATA}
+        return columns | {"label": [None if label is None else label.value for label in self._labels]}
+
+    @classmethod
+    def load(cls, path: str | Path, kind: str | None = None) -> "AnnotatedMaps":
+        """Read a folder: one that :meth:`save` wrote, a published one, or one with ``raw/`` and ``norm/`` of these.
+
+        Args:
+            path: the folder.
+            kind: ``raw`` or ``norm``: only these maps. None: all.
+
+        Raises:
+            InputError: no known layout, no maps of this kind, or something in a file is wrong (it is named).
+        """
+        folder = Path(path)
+        if kind is not None and kind not in KINDS:
+            raise InputError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}.")
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise InputError(f"{folder} is no folder or is empty; give {_KNOWN_LAYOUTS}.")
+        rows: list[MapRow] = []
+        annotations: Any = []
+        if store.map_files(folder):
+            rows = [row for row in store.iter_maps(folder) if kind in (None, row.kind)]
+            annotations = read_annotations(folder / "annotations.parquet")
+            if kind is not None:
+                annotations = annotations[annotations["id"].isin({row.id for row in rows})]
+        elif published := find_published(folder):
+            for found, subfolder in published:
+                if kind in (None, found):
+                    more_rows, more_annotations = read_published(subfolder, found)
+                    rows += more_rows
+                    annotations += more_annotations
+        else:
+            raise InputError(f"{folder} has no known layout; give {_KNOWN_LAYOUTS}.")
+        if kind is not None and not rows:
+            raise InputError(f"{folder} holds no {kind} maps; choose the other kind.")
+        try:
+            return cls(rows, annotations)
+        except InputError as error:
+            raise InputError(f"{folder}: {error}") from error
+
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write ``maps-*.parquet``, ``annotations.parquet`` and a ``README.md`` for ``datasets.load_dataset``.
+
+        The folder is whole or absent. Cells are rounded to float16 (see :mod:`patterns.store`).
+
+        Raises:
+            InputError: `path` is not empty and `overwrite` is false.
+        """
+        with atomic_folder(Path(path), overwrite) as temporary:
+            store.write_maps(temporary, self.rows)
+            table = pa.Table.from_pandas(self._annotations, ANNOTATION_SCHEMA, preserve_index=False)
+            pq.write_table(table.replace_schema_metadata(), temporary / "annotations.parquet")
+            (temporary / "README.md").write_text(_readme(self), encoding="utf-8")
+
+
+_KNOWN_LAYOUTS = (
+    "a folder with maps-*.parquet, or as published with "
+    + " or ".join(
+        f"{layout.label_file} and {layout.map_folder}/ ({kind})" for kind, layout in LAYOUTS.items()
+    )
+    + ", or one with such subfolders raw/ and norm/"
+)
+
+
+def _united(one: MapRow, other: MapRow) -> MapRow:
+    """Return `one` with what only `other` knows; refuse two maps under one id."""
+    size = float(one.map.max())
+    # float16 keeps 11 bits of a cell, and no cell smaller than 2**-24 of a scaled map.
+    if one.map.shape != other.map.shape or not np.allclose(one.map, other.map, 2.0**-10, size * 2.0**-14):
+        raise InputError(f"map {one.id} is one map here and another there; rename one of the two.")
+    fields = {}
+    for name in METADATA:
+        here, there = getattr(one, name), getattr(other, name)
+        if here != there and UNKNOWN[name] not in (here, there):
+            raise InputError(f"map {one.id} has {name} {here} here and {there} there; correct one of them.")
+        fields[name] = there if here == UNKNOWN[name] else here
+    return replace(one, **fields)
+
+
+def _parts(groups: np.ndarray, labels: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
+    """Return the part of every map, [N]: group by group, each to the part that lacks its labels most.
+
+    A rare label weighs as much as a frequent one (-1: no label), and weighty groups go first, so that small ones
+    even things out (after Sechidis et al. 2011); the seed shakes that order.
+    """
+    counts = np.zeros((groups.max() + 1, len(PATTERNS) + 1))  # [G, C + 1]; the last column is the size
+    np.add.at(counts, (groups, labels), 1)
+    counts[:, -1] = np.bincount(groups)
+    counts /= np.maximum(counts.sum(0), 1)
+    missing = np.outer(shares, np.ones(counts.shape[1]))  # [K, C + 1]
+    weights = counts.sum(1) * np.random.default_rng(seed).uniform(0.5, 1.5, len(counts))
+    part_of = np.full(len(counts), -1)
+    for left, group in zip(range(len(counts), 0, -1), np.argsort(-weights), strict=True):
+        empty = [part for part in range(len(shares)) if part not in part_of]
+        choice = empty if len(empty) == left else range(len(shares))
+        part_of[group] = max(choice, key=(missing @ counts[group]).__getitem__)
+        missing[part_of[group]] -= counts[group]
+    return part_of[groups]
+
+
+def _readme(maps: AnnotatedMaps) -> str:
+    counts = Counter((row.kind, label or "(none)") for row, label in zip(maps.rows, maps.labels, strict=True))
+    table = "\n".join(f"| {kind} | {label} | {counts[kind, label]} |" for kind, label in sorted(counts))
+    # load_dataset fails on a table without rows, so one is not declared.
+    votes = "- config_name: annotations\n  data_files: annotations.parquet\n" if len(maps.annotations) else ""
+    return f"""---
+configs:
+- config_name: maps
+  default: true
+  data_files: maps-*.parquet
+{votes}---
+# Annotated attention maps
+
+{len(maps)} maps, {len(maps.labelled())} of them with a label.
+
+| kind | label of the majority | maps |
+|---|---|---|
+{table}
+
+`maps`: one row per map. Its cells are `map` (float16) times `scale`; row = query token, column = key token.
+Layers, heads and examples count from 0; -1 and empty mean unknown. `segment_borders`: positions of separators.
+`annotations`: one row per annotator and map.
+"""

@@ -1,0 +1,73 @@
+"""The table of annotations: one row per annotator and map, whoever made it."""
+
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from models.errors import InputError
+from patterns import store
+
+from .formats import parse_label
+
+ANNOTATION_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("id", "annotator", "label")]
+    + [("time", pa.timestamp("us", tz="UTC")), ("source", pa.string())]
+)
+"""One row per annotator and map: when it was labelled (empty if unknown), and the file or tool it came from."""
+
+
+def read_annotations(path: Path) -> pd.DataFrame:
+    """Read ``annotations.parquet``; a missing file is an empty table.
+
+    Raises:
+        InputError: the file is corrupt or lacks columns.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=ANNOTATION_SCHEMA.names)
+    batches = list(store.read_parquet(path, ANNOTATION_SCHEMA.names))
+    try:
+        table = pa.Table.from_batches(batches, None if batches else ANNOTATION_SCHEMA)
+        return table.to_pandas(ignore_metadata=True)
+    except (pa.ArrowException, ValueError) as error:
+        raise InputError(f"{path} cannot be read as annotations; save the folder again.") from error
+
+
+def check_annotations(annotations: Any, ids: Container[str]) -> pd.DataFrame:
+    """Return annotations with the columns and types of ANNOTATION_SCHEMA, without repetitions.
+
+    Raises:
+        InputError: a column is missing, a label is no pattern, an id has no map, an annotator has no name or
+            gives one map two labels at one time.
+    """
+    names = ANNOTATION_SCHEMA.names
+    if not isinstance(annotations, pd.DataFrame):
+        annotations = pd.DataFrame(annotations or [], columns=names)
+    if missing := [name for name in ("id", "annotator", "label") if name not in annotations]:
+        raise InputError(f"the annotations lack {', '.join(missing)}; they need {', '.join(names)}.")
+    frame = annotations.reindex(columns=names)
+    for id, annotator in zip(frame["id"], frame["annotator"], strict=True):
+        if id not in ids:
+            raise InputError(f"an annotation is for map {id}, which is not among the maps.")
+        if not isinstance(annotator, str) or not annotator:
+            raise InputError(f"an annotation of map {id} has no annotator; name every annotator.")
+    labels = zip(frame["id"], frame["label"], strict=True)
+    frame["label"] = [parse_label(str(text), f"annotation of map {id}").value for id, text in labels]
+    try:
+        time = pd.to_datetime(frame["time"], utc=True, format="ISO8601").astype("datetime64[us, UTC]")
+    except (ValueError, TypeError) as error:
+        raise InputError(f"an annotation has a time that is not ISO 8601 ({error}).") from error
+    source = frame["source"].astype(object).where(frame["source"].notna(), "")
+    frame = frame.assign(time=time, source=source).astype({name: str for name in names if name != "time"})
+    frame = frame.drop_duplicates(["id", "annotator", "label", "time"], ignore_index=True)
+    vote = ["id", "annotator", "time"]
+    if len(twice := frame[frame.duplicated(vote, keep=False)].sort_values(vote)):
+        id, annotator, both = (
+            twice["id"].iloc[0],
+            twice["annotator"].iloc[0],
+            " and ".join(twice["label"][:2]),
+        )
+        raise InputError(f"annotator {annotator} gives map {id} two labels at one time, {both}; keep one.")
+    return frame

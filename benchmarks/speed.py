@@ -1,0 +1,188 @@
+"""What headscope costs, as ratios against a plain forward pass measured in the same run.
+
+    python benchmarks/speed.py --output bench.json
+
+BERT-base shape, random weights, one batch of 8 x 128 tokens. Everything is timed in one process, the
+variants one after the other in each repeat, so that a slow moment of the machine hits all of them; the
+ratio is that of the medians. Peak memory is measured at 8 x 512 tokens, one process a variant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.anatomy import anatomy_of
+from models.files import write_json
+from models.provenance import provenance
+from models.tap import observe
+from patterns.classifier import load_classifier
+from patterns.heads import Classification
+from patterns.maps import ValueNorms, attention_maps
+from patterns.taxonomy import KINDS, PATTERNS
+
+BATCH = 8
+BARS = {
+    "maps": ("at most", 1.25),
+    "classify": ("at most", 1.8),
+    "full_tensor_norms": ("at least", 15.0),
+    "extra_memory_in_layers": ("at most", 3.0),
+}
+
+
+def build(small: bool, tokens: int) -> tuple[Any, dict[str, torch.Tensor]]:
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": 2, "hidden_size": 96, "intermediate_size": 128} if small else {}
+    model = BertModel(BertConfig(**shape)).eval()
+    ids = torch.randint(1000, 30000, (BATCH, tokens))
+    return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def classification(model: Any, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
+    """The whole per-batch work of classify-heads, set-up (weights, QR) done once as in the command."""
+    anatomy = anatomy_of(model)
+    shape = (BATCH, anatomy.n_layers, anatomy.n_heads, len(PATTERNS))
+    kept = {kind: np.empty(shape, dtype=np.float32) for kind in KINDS}
+    seen = Classification(ValueNorms(anatomy), {kind: load_classifier(kind) for kind in KINDS}, kept)
+
+    def run() -> None:
+        seen.start(list(range(BATCH)), batch["attention_mask"].sum(dim=1))
+        with observe(model, seen):
+            model(**batch)
+
+    return run
+
+
+def interleaved(variants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each variant; the first round warms up and is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    with torch.inference_mode():
+        for repeat in range(repeats + 1):
+            for name, run in variants.items():
+                start = time.perf_counter()
+                run()
+                if repeat:
+                    seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def forward_ratios(small: bool, repeats: int) -> dict[str, Any]:
+    model, batch = build(small, 16 if small else 128)
+    eager, _ = build(small, 16)
+    eager.set_attn_implementation("eager")
+
+    def watched() -> None:
+        with observe(model, lambda layer, probabilities, values: None):
+            model(**batch)
+
+    medians = interleaved(
+        {
+            "forward": lambda: model(**batch),
+            "eager_attentions": lambda: eager(**batch, output_attentions=True),
+            "watch": watched,
+            "maps": lambda: attention_maps(model, batch),
+            "classify": classification(model, batch),
+        },
+        repeats,
+    )
+    return {"seconds": medians, "ratios": {name: s / medians["forward"] for name, s in medians.items()}}
+
+
+def norm_speedup(small: bool, repeats: int) -> float:
+    """How many times faster norm maps are than from the [n, n, hidden] tensor: one layer, one example."""
+    model, batch = build(small, 16 if small else 128)
+    caught = {}
+    with torch.inference_mode(), observe(model, lambda layer, P, V: caught.update(P=P, V=V), layers=[0]):
+        model(**batch)
+    P, V = caught["P"][:1], caught["V"][:1]
+    slices = anatomy_of(model).output_slices(0, P.shape[1])
+    norms = ValueNorms(anatomy_of(model))
+
+    def full() -> torch.Tensor:
+        transformed = torch.einsum("bhjd,hod->bhjo", V, slices)
+        return torch.stack(
+            [(P[:, h, :, :, None] * transformed[:, h, None]).norm(dim=-1) for h in range(P.shape[1])], 1
+        )
+
+    def factored() -> torch.Tensor:
+        return P * norms(0, V)[:, :, None, :]
+
+    with torch.inference_mode():
+        torch.testing.assert_close(factored(), full(), rtol=1e-4, atol=1e-6)
+    medians = interleaved({"full": full, "factored": factored}, repeats)
+    return medians["full"] / medians["factored"]
+
+
+def peak_memory(variant: str, small: bool) -> int:
+    """Bytes at the peak of this process after two batches of 8 x 512 tokens."""
+    model, batch = build(small, 64 if small else 512)
+    run = classification(model, batch) if variant == "classify" else lambda: model(**batch)
+    with torch.inference_mode():
+        run()
+        run()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def memory_in_layers(small: bool) -> float:
+    """Extra peak memory of classifying, in units of one layer's maps [8, 12, 512, 512] float32."""
+    peaks = {}
+    for variant in ("forward", "classify"):
+        command = [sys.executable, __file__, "--peak", variant, *(["--small"] if small else [])]
+        peaks[variant] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    tokens = 64 if small else 512
+    return (peaks["classify"] - peaks["forward"]) / (BATCH * 12 * tokens * tokens * 4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("bench.json"))
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--small", action="store_true", help="a tiny model: shows that the script runs")
+    parser.add_argument("--peak", choices=["forward", "classify"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        print(peak_memory(options.peak, options.small))
+        return
+    forward = forward_ratios(options.small, options.repeats)
+    measured = {
+        **forward["ratios"],
+        "full_tensor_norms": norm_speedup(options.small, max(3, options.repeats // 3)),
+        "extra_memory_in_layers": memory_in_layers(options.small),
+    }
+    passed = {
+        name: measured[name] <= bar if side == "at most" else measured[name] >= bar
+        for name, (side, bar) in BARS.items()
+    }
+    result = {
+        "setting": {"batch": BATCH, "repeats": options.repeats, "small": options.small},
+        "ratios": measured,
+        "bars": {name: f"{side} {bar}" for name, (side, bar) in BARS.items()},
+        "passed": passed,
+        "seconds": forward["seconds"],
+        "provenance": provenance(),
+    }
+    write_json(options.output, result)
+    for name, value in measured.items():
+        verdict = f"{'passed' if passed[name] else 'MISSED'}: {result['bars'][name]}" if name in BARS else ""
+        print(f"{name:24} {value:8.2f}  {verdict}")
+    print(json.dumps({"written": str(options.output)}))
+
+
+if __name__ == "__main__":
+    main()

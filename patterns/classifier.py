@@ -1,0 +1,210 @@
+"""The convolutional network that sorts attention maps into the five patterns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+from torch import nn
+
+from models.errors import InputError
+
+from .images import IMAGE_SIZE, image_pair, relative, resampling_matrices
+from .store import check_map
+from .taxonomy import KINDS, PATTERNS, Pattern
+
+SHIPPED = Path(__file__).parent / "weights"
+_BATCH = 256
+
+
+class PatternClassifier(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="headscope",
+    tags=["attention", "interpretability"],
+    license="mit",
+):
+    """A small convolutional network on images of attention maps (after Kovaleva et al. 2019, section 4.1).
+
+    Its input is a map of any length as an image of ``size x size`` cells relative to its maximum, in
+    three channels: as it is; its square root, which shows what is faint; and each cell's distance
+    from the diagonal.
+
+    Args:
+        kind: ``raw`` or ``norm``, the kind of maps it was trained on.
+        size: side of the images.
+        stages: widths of the 3 x 3 convolutions; the image is halved between stages.
+        temperature: logits are divided by it (Guo et al. 2017).
+        shortest: tokens of the shortest map it was trained on.
+
+    Raises:
+        InputError: the kind does not exist.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        size: int = IMAGE_SIZE,
+        stages: Sequence[Sequence[int]] = ((16,), (32, 32), (64, 64)),
+        temperature: float = 1.0,
+        shortest: int = 2,
+    ) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise InputError(f"A pattern classifier is for maps of kind {' or '.join(KINDS)}, not {kind!r}.")
+        self.kind = kind
+        self.size = size
+        self.temperature = temperature
+        self.shortest = shortest
+        layers: list[nn.Module] = []
+        before = 3
+        for widths in stages:
+            if layers:
+                layers.append(nn.MaxPool2d(2))
+            for width in widths:
+                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
+                before = width
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(2 * before, len(PATTERNS))
+        # Twice as fast on CPUs as the default layout for convolutions this small.
+        self.to(memory_format=torch.channels_last)
+        position = torch.linspace(0, 1, size)
+        distance = (position[:, None] - position[None, :]).abs()
+        self.register_buffer("distance", distance, persistent=False)
+
+    def channels_of(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the input channels ``[N, 3, size, size]`` of images ``[N, size, size]`` on any scale."""
+        shown = relative(images)
+        channels = [shown, shown.sqrt(), self.distance.expand_as(shown)]  # type: ignore[operator]
+        return torch.stack(channels, dim=1).contiguous(memory_format=torch.channels_last)
+
+    def pool(self, features: torch.Tensor) -> torch.Tensor:
+        """Return mean and maximum over the image, ``[N, 2 C]`` from ``[N, C, h, w]``."""
+        return torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits ``[N, 5]`` of images ``[N, size, size]`` on any positive scale."""
+        return self.head(self.pool(self.features(self.channels_of(images)))) / self.temperature
+
+    def classify_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Return probabilities ``[..., 5]`` of images ``[..., size, size]``, without gradients."""
+        if self.training:
+            raise InputError("The classifier is in training mode; call eval() first.")
+        with torch.inference_mode():
+            flat = images.reshape(-1, self.size, self.size)
+            return self(flat).softmax(dim=-1).reshape(*images.shape[:-2], len(PATTERNS))
+
+    def predict_proba(self, maps: Sequence[Any]) -> npt.NDArray[np.float32]:
+        """Return the probability of each pattern for each map.
+
+        Args:
+            maps: arrays or tensors ``[n, n]``, n >= 2 and different for each if need be, of any floating
+                point type and any positive scale; real tokens only.
+
+        Returns:
+            ``[N, 5]``, columns in Pattern order.
+
+        Raises:
+            InputError: a map is not square, is smaller than 2 x 2, or holds NaN, infinite or negative values.
+        """
+        checked = [check_map(values, f"maps[{i}]") for i, values in enumerate(maps)]
+        probabilities = np.empty((len(checked), len(PATTERNS)), dtype=np.float32)
+        device = next(self.parameters()).device
+        order = sorted(range(len(checked)), key=lambda i: len(checked[i]))
+        for start in range(0, len(order), _BATCH):
+            positions = order[start : start + _BATCH]
+            images = images_of([checked[i] for i in positions], self.size).to(device)
+            probabilities[positions] = self.classify_images(images).cpu().numpy()
+        return probabilities
+
+    def predict(self, maps: Sequence[Any]) -> list[Pattern]:
+        """Return the most probable pattern of each map; see :meth:`predict_proba`."""
+        return [PATTERNS[i] for i in self.predict_proba(maps).argmax(axis=1)]
+
+    @property
+    def version(self) -> str:
+        """Twelve hexadecimal digits that change when the weights or the configuration do."""
+        digest = hashlib.sha256(json.dumps([self.kind, self.size, self.temperature]).encode())
+        for name, values in sorted(self.state_dict().items()):
+            digest.update(name.encode() + values.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **options: Any
+    ) -> PatternClassifier:
+        """Load from safetensors only; the mixin's own way would fall back to unpickling."""
+        hub = {
+            name: options.pop(name, None)
+            for name in ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        }
+        options.pop("proxies", None)
+        options.pop("resume_download", None)
+        classifier = cls(**options)
+        if Path(model_id).is_dir():
+            file = str(Path(model_id) / "model.safetensors")
+        else:
+            hub["force_download"] = bool(hub["force_download"])
+            hub["local_files_only"] = bool(hub["local_files_only"])
+            file = hf_hub_download(repo_id=model_id, filename="model.safetensors", **hub)
+        load_model(classifier, file, strict=True, device=map_location)
+        return classifier.eval()
+
+
+def images_of(maps: Sequence[npt.NDArray[np.float32]], size: int = IMAGE_SIZE) -> torch.Tensor:
+    """Return the images ``[N, size, size]`` of maps ``[n, n]`` of any lengths."""
+    lengths = torch.tensor([len(values) for values in maps])
+    padded = torch.zeros(len(maps), 1, int(lengths.max()), int(lengths.max()))
+    for i, values in enumerate(maps):
+        # Relative to the maximum before anything is summed, so that float16's range is no limit.
+        padded[i, 0, : len(values), : len(values)] = torch.from_numpy(values / values.max())
+    return image_pair(padded, None, resampling_matrices(lengths, padded.shape[-1], size))[0][:, 0]
+
+
+def load_classifier(source: str | Path, kind: str | None = None) -> PatternClassifier:
+    """Load a pattern classifier: ``"raw"`` or ``"norm"`` (shipped), a folder, or a Hub id.
+
+    Args:
+        source: which.
+        kind: the kind of maps it will see, if that is known.
+
+    Raises:
+        InputError: it is no pattern classifier, it is corrupt, or it is for another kind of maps.
+    """
+    folder = SHIPPED / source if source in KINDS else Path(source)
+    if folder.is_dir():
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise InputError(f"{folder} is not a pattern classifier: it has no {name}.")
+    elif folder.exists():
+        raise InputError(f"{folder} is a file; give a pattern classifier's folder.")
+    try:
+        classifier = PatternClassifier.from_pretrained(str(folder if folder.is_dir() else source))
+    except InputError:
+        raise
+    except (SafetensorError, EOFError) as error:
+        raise InputError(f"{source}: its model.safetensors is truncated or corrupt ({error}).") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise InputError(
+            f"No pattern classifier {source!r}: it is neither {' nor '.join(KINDS)} nor a folder on this machine, "
+            f"and the Hub does not give it ({type(error).__name__})."
+        ) from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{source} is not a pattern classifier of headscope: {str(error).splitlines()[0]}."
+        ) from error
+    if kind is not None and classifier.kind != kind:
+        raise InputError(
+            f"{source} is a classifier for {classifier.kind} maps; one for {kind} maps is needed here."
+        )
+    return classifier

@@ -1,0 +1,109 @@
+"""The command ``classify-heads``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.cli import (
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    OverwriteOption,
+    RevisionOption,
+    SeedOption,
+    TaskOption,
+    command,
+    say,
+)
+
+
+@command
+def classify_heads(
+    model: ModelOption,
+    task: TaskOption,
+    data: DataOption = None,
+    revision: RevisionOption = None,
+    split: Annotated[str, typer.Option("--split", help="Which split of the data.")] = "validation",
+    examples: Annotated[int, typer.Option("--examples", help="Rows to draw at random.")] = 100,
+    maps: Annotated[str, typer.Option("--maps", help="Kinds of maps: raw, norm, or raw,norm.")] = "raw,norm",
+    subnetwork: Annotated[
+        str | None,
+        typer.Option(
+            "--subnetwork",
+            help="Count only the heads that this subnetwork keeps; the full model is observed.",
+        ),
+    ] = None,
+    raw_classifier: Annotated[
+        str | None, typer.Option("--raw-classifier", help="Folder or Hub id, instead of the shipped one.")
+    ] = None,
+    norm_classifier: Annotated[
+        str | None, typer.Option("--norm-classifier", help="Folder or Hub id, instead of the shipped one.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Inputs per forward pass.")] = 16,
+    max_length: Annotated[int, typer.Option("--max-length", help="Tokens; longer inputs are cut.")] = 128,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="New or empty folder for tables, figures and summary.json."),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    save_maps: Annotated[bool, typer.Option("--save-maps", help="Write every map too (large).")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the attention pattern of every head of a model.
+
+    Every head's attention map is classified on a random sample of inputs. Printed are each head's dominant
+    pattern, the share of each pattern, and the interpretable ratio with its 95% bootstrap interval.
+
+    Example: classify-heads --model bert-base-uncased --task qqp --examples 100 --output out/bert-qqp
+    """
+    from .stage import ClassifyHeads, ratios
+
+    given = {"raw": raw_classifier, "norm": norm_classifier}
+    job = ClassifyHeads(
+        model=model,
+        task=task,
+        revision=revision,
+        data=data,
+        split=split,
+        examples=examples,
+        maps=tuple(kind.strip() for kind in maps.split(",")),
+        subnetwork=subnetwork,
+        classifiers={kind: source for kind, source in given.items() if source},
+        batch_size=batch_size,
+        max_length=max_length,
+        seed=seed,
+        device=device,
+        output=output,
+        overwrite=overwrite,
+        save_maps=save_maps,
+    )
+    done = job.run(progress=True)
+    if done.rows.unread:
+        say(f"read {done.rows.source}; not read: {', '.join(done.rows.unread)}")
+    for warning in done.patterns.warnings:
+        say(f"warning: {warning}")
+    if as_json:
+        print(json.dumps(done.summary, indent=2))
+    else:
+        from .tables import print_patterns
+
+        counted = done.summary["heads"]
+        print(
+            f"{model} on {done.summary['examples']} examples of {done.summary['task']} {split}, "
+            f"{counted['counted']} of {counted['all']} heads"
+        )
+        patterns = done.patterns
+        print_patterns(
+            patterns.to_frame(),
+            {kind: patterns.distribution(kind) for kind in patterns.kinds},
+            ratios(patterns),
+        )
+    if output is not None:
+        say(f"figures: {output / 'heads.png'}, {output / 'distribution.png'}; tables beside them")

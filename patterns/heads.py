@@ -1,0 +1,233 @@
+"""The patterns of every head of a model on some inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.anatomy import Anatomy, anatomy_of
+from models.errors import InputError
+from models.glue import Row, Task, task_named
+from models.inputs import Encoded, TextPair, as_texts, batches, encode
+from models.tap import observe
+
+from .classifier import PatternClassifier, load_classifier
+from .images import image_pair, resampling_matrices
+from .maps import ValueNorms, check_kinds
+from .result import HeadPatterns
+from .taxonomy import KINDS, PATTERNS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MIN_TOKENS = 4
+"""Fewer tokens cannot show a pattern: two of them are special tokens."""
+
+MapSink = Callable[[int, int, Encoded, str, npt.NDArray[np.float32]], None]
+"""Called as ``sink(example, layer, encoded, kind, maps [H, n, n])`` for every input and layer."""
+
+
+def classify_heads(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row | TextPair],
+    *,
+    task: str | Task | None = None,
+    kinds: Sequence[str] = KINDS,
+    classifiers: Mapping[str, PatternClassifier] | None = None,
+    batch_size: int = 16,
+    max_length: int = 128,
+    seed: int = 0,
+    progress: bool = False,
+    sink: MapSink | None = None,
+) -> HeadPatterns:
+    """Classify the attention map of every head on every row.
+
+    Args:
+        model: of a supported family, in evaluation mode, with or without a task head.
+        tokenizer: the model's.
+        rows: GLUE dicts (then `task` is needed) or ``(text, text | None)``.
+        task: whose columns the rows have.
+        kinds: ``raw``, ``norm`` or both.
+        classifiers: by kind; the shipped ones where none is given.
+        batch_size: inputs per forward pass; does not change the result.
+        max_length: tokens, special tokens included; longer inputs are cut, and the result says how many.
+        seed: of the bootstrap.
+        progress: show a progress bar on stderr.
+        sink: receives every map before it is forgotten; see :data:`MapSink`.
+
+    Raises:
+        InputError: no usable row, an unknown kind, a classifier of the wrong kind, or a model in training mode.
+        UnsupportedModelError: the model's family is not supported.
+    """
+    from tqdm import tqdm
+
+    kinds = check_kinds(kinds)
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}: give at least 1.")
+    if max_length < MIN_TOKENS:
+        raise InputError(
+            f"max_length={max_length}: give at least {MIN_TOKENS}, fewer tokens have no pattern."
+        )
+    anatomy = anatomy_of(model)
+    chosen = _classifiers(kinds, classifiers, model)
+    task = task_named(task) if isinstance(task, str) else task
+    limit = min(max_length, anatomy.max_tokens)
+    vocabulary = int(cast(torch.Tensor, model.get_input_embeddings().weight).shape[0])
+    everything = encode(tokenizer, as_texts(rows, task), limit, vocabulary)
+    usable = [i for i, encoded in enumerate(everything) if len(encoded) >= MIN_TOKENS]
+    if not usable:
+        raise InputError(f"None of the {len(rows)} rows has the {MIN_TOKENS} tokens that a pattern needs.")
+    inputs = [everything[i] for i in usable]
+    ids = _ids(rows)[usable]
+
+    shape = (len(inputs), anatomy.n_layers, anatomy.n_heads)
+    probabilities = {kind: np.empty((*shape, len(PATTERNS)), dtype=np.float32) for kind in kinds}
+    seen = Classification(ValueNorms(anatomy), chosen, probabilities)
+    with (
+        torch.inference_mode(),
+        observe(model, seen),
+        tqdm(
+            total=len(inputs), unit="example", desc="classifying heads", disable=None if progress else True
+        ) as bar,
+    ):
+        for positions, tensors in batches(inputs, batch_size, tokenizer.pad_token_id, model.device):
+            seen.start(positions, tensors["attention_mask"].sum(dim=1))
+            seen.sink = sink and _cropped(sink, ids[positions], [inputs[i] for i in positions])
+            model(**tensors)
+            bar.update(len(positions))
+    return HeadPatterns(
+        labels={kind: probabilities[kind].argmax(axis=-1).astype(np.int8) for kind in kinds},
+        probabilities=probabilities,
+        examples=ids,
+        n_tokens=np.array([len(encoded) for encoded in inputs]),
+        heads=np.ones(shape[1:], dtype=bool),
+        seed=seed,
+        warnings=(*_input_warnings(everything, limit, chosen), *_anatomy_warnings(anatomy)),
+    )
+
+
+def check_sizes(batch_size: int, max_length: int) -> None:
+    """Refuse a batch without inputs and a length without a pattern.
+
+    Raises:
+        InputError: one of them is too small.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}: give at least 1.")
+    if max_length < MIN_TOKENS:
+        raise InputError(
+            f"max_length={max_length}: give at least {MIN_TOKENS}, fewer tokens have no pattern."
+        )
+
+
+class Classification:
+    """The observer: from one layer's P and V to probabilities, which are kept, and nothing else is."""
+
+    def __init__(
+        self,
+        value_norms: ValueNorms,
+        classifiers: Mapping[str, PatternClassifier],
+        probabilities: Mapping[str, npt.NDArray[np.float32]],
+    ) -> None:
+        self._value_norms = value_norms
+        self._classifiers = classifiers
+        self._probabilities = probabilities
+        self.sink: Callable[[int, str, torch.Tensor], None] | None = None
+
+    def start(self, positions: list[int], lengths: torch.Tensor) -> None:
+        """Prepare for a batch: its positions in the result and its lengths ``[B]``."""
+        self._positions = positions
+        self._resampling = {
+            size: resampling_matrices(lengths, int(lengths.max()), size)
+            for size in {classifier.size for classifier in self._classifiers.values()}
+        }
+
+    def __call__(self, layer: int, probabilities: torch.Tensor, values: torch.Tensor) -> None:
+        """Classify one layer of the batch; see :data:`models.tap.Observer`."""
+        norms = self._value_norms(layer, values) if "norm" in self._classifiers else None
+        pairs = {
+            size: image_pair(probabilities, norms, resampling)
+            for size, resampling in self._resampling.items()
+        }
+        for kind, classifier in self._classifiers.items():
+            raw, norm = pairs[classifier.size]
+            found = classifier.classify_images(raw if kind == "raw" or norm is None else norm)
+            self._probabilities[kind][self._positions, layer] = found.cpu().numpy()
+            if self.sink:
+                weights = norms[:, :, None] if kind == "norm" and norms is not None else 1.0
+                self.sink(layer, kind, probabilities * weights)
+
+
+def _cropped(
+    sink: MapSink, ids: npt.NDArray[np.int64], members: list[Encoded]
+) -> Callable[[int, str, torch.Tensor], None]:
+    """Pass each input's maps on without their padding."""
+
+    def pass_on(layer: int, kind: str, maps: torch.Tensor) -> None:
+        for example, encoded, padded in zip(ids, members, maps, strict=True):
+            n = len(encoded)
+            sink(int(example), layer, encoded, kind, padded[:, :n, :n].cpu().numpy())
+
+    return pass_on
+
+
+def _classifiers(
+    kinds: Sequence[str], given: Mapping[str, PatternClassifier] | None, model: PreTrainedModel
+) -> dict[str, PatternClassifier]:
+    chosen = {}
+    for kind in kinds:
+        classifier = (given or {}).get(kind) or load_classifier(kind)
+        if classifier.kind != kind:
+            raise InputError(f"classifiers[{kind!r}] is a classifier for {classifier.kind} maps.")
+        chosen[kind] = classifier.to(model.device)
+    return chosen
+
+
+def _ids(rows: Sequence[Row | TextPair]) -> npt.NDArray[np.int64]:
+    """Return the rows' own ``idx`` where every row has a different one, else their positions."""
+    own = [row.get("idx") if isinstance(row, Mapping) else None for row in rows]
+    if all(isinstance(i, int) for i in own) and len(set(own)) == len(own):
+        return np.array(own, dtype=np.int64)
+    return np.arange(len(rows))
+
+
+def _input_warnings(
+    inputs: Sequence[Encoded], limit: int, classifiers: Mapping[str, PatternClassifier]
+) -> list[str]:
+    messages = []
+    if cut := sum(encoded.truncated for encoded in inputs):
+        messages.append(
+            f"{cut} of {len(inputs)} examples had more than {limit} tokens and were cut to {limit}."
+        )
+    if short := sum(len(encoded) < MIN_TOKENS for encoded in inputs):
+        messages.append(
+            f"{short} of {len(inputs)} examples had fewer than {MIN_TOKENS} tokens, too few for a pattern, "
+            "and were left out."
+        )
+    shortest = max(classifier.shortest for classifier in classifiers.values())
+    if below := sum(MIN_TOKENS <= len(encoded) < shortest for encoded in inputs):
+        messages.append(
+            f"{below} of {len(inputs)} examples have fewer than {shortest} tokens, "
+            "the shortest map that the classifier was trained on."
+        )
+    return messages
+
+
+def _anatomy_warnings(anatomy: Anatomy) -> list[str]:
+    messages = []
+    if anatomy.causal:
+        messages.append(
+            f"This {anatomy.family.name} model is causal: its maps are lower triangular and cannot be two-sided, "
+            "while the patterns are defined, and the shipped classifiers trained, on two-sided maps."
+        )
+    if anatomy.local_layers:
+        messages.append(
+            f"{len(anatomy.local_layers)} of {anatomy.n_layers} layers are local: a token sees at most "
+            f"{anatomy.window} tokens to a side, so maps longer than that show a band whatever the head does."
+        )
+    return messages

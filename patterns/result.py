@@ -1,0 +1,122 @@
+"""What classifying the heads of a model gives: labels and probabilities, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import InputError
+from models.subnetwork import Subnetwork
+
+from .distribution import bootstrap_ci95, distribution, head_frame, interpretable_shares
+from .taxonomy import PATTERNS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class HeadPatterns:
+    """What :func:`patterns.classify_heads` found: a pattern and five probabilities for every example and head."""
+
+    labels: Mapping[str, npt.NDArray[np.int8]]
+    """By kind, ``[E, L, H]``: index into ``PATTERNS``."""
+    probabilities: Mapping[str, npt.NDArray[np.float32]]
+    """By kind, ``[E, L, H, 5]``: columns in Pattern order."""
+    examples: npt.NDArray[np.int64]
+    """``[E]``: each example's ``idx``, or its position in the rows."""
+    n_tokens: npt.NDArray[np.int64]
+    """``[E]``: real tokens, special tokens included."""
+    heads: npt.NDArray[np.bool_]
+    """``[L, H]``: the heads that are counted; see :meth:`select`."""
+    seed: int = 0
+    """Of the bootstrap."""
+    warnings: tuple[str, ...] = ()
+    """What a reader of the numbers has to know, whatever the kind."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of maps classified, raw first."""
+        return tuple(self.labels)
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        frames = [head_frame(kind, self.labels[kind], self.probabilities[kind]) for kind in self.kinds]
+        kept = np.tile(self.heads.ravel(), len(frames))
+        return pd.concat(frames, ignore_index=True)[kept].reset_index(drop=True)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per kind and counted head; columns as :func:`patterns.distribution.head_frame`."""
+        return self._frame.copy()
+
+    def maps_frame(self) -> pd.DataFrame:
+        """Return one row per kind, example and counted head.
+
+        Columns: ``kind, example, layer, head, n_tokens, label, prob_<p>``.
+        """
+        import pandas as pd
+
+        frames = []
+        layer, head = np.nonzero(self.heads)
+        for kind in self.kinds:
+            labels = self.labels[kind][:, self.heads]  # [E, heads]
+            columns: dict[str, Any] = {
+                "kind": kind,
+                "example": np.repeat(self.examples, len(layer)),
+                "layer": np.tile(layer, len(self.examples)),
+                "head": np.tile(head, len(self.examples)),
+                "n_tokens": np.repeat(self.n_tokens, len(layer)),
+                "label": np.array([p.value for p in PATTERNS], dtype=object)[labels.ravel()],
+            }
+            for i, pattern in enumerate(PATTERNS):
+                columns[f"prob_{pattern}"] = self.probabilities[kind][:, self.heads, i].ravel()
+            frames.append(pd.DataFrame(columns))
+        return pd.concat(frames, ignore_index=True)
+
+    def _counted(self, kind: str) -> npt.NDArray[np.int8]:
+        if kind not in self.labels:
+            raise InputError(f"No {kind!r} maps were classified, only {' and '.join(self.kinds)}.")
+        return self.labels[kind][:, self.heads]
+
+    def distribution(self, kind: str) -> dict[str, float]:
+        """Return each pattern's share of all maps of the counted heads, in Pattern order."""
+        return distribution(self._counted(kind))
+
+    def interpretable_ratio(self, kind: str) -> float:
+        """Return the share of heterogeneous maps: an upper bound on what could be interpretable."""
+        return float(interpretable_shares(self._counted(kind)).mean())
+
+    def interpretable_ratio_ci95(self, kind: str) -> tuple[float, float]:
+        """Return the ratio's 95% bootstrap interval over examples; NaN for a single example."""
+        return bootstrap_ci95(interpretable_shares(self._counted(kind)), self.seed)
+
+    def select(self, subnetwork: Subnetwork) -> HeadPatterns:
+        """Return the same result counting only the heads that `subnetwork` keeps.
+
+        Raises:
+            InputError: it is a subnetwork of a model of another size, or keeps no head.
+        """
+        if subnetwork.heads.shape != self.heads.shape:
+            raise InputError(
+                f"The subnetwork has {' x '.join(map(str, subnetwork.heads.shape))} heads, "
+                f"but the model has {' x '.join(map(str, self.heads.shape))}."
+            )
+        heads = self.heads & subnetwork.heads
+        if not heads.any():
+            raise InputError("The subnetwork keeps no head, so there is no pattern to count.")
+        return dataclasses.replace(self, heads=heads)
+
+    def plot(self) -> Figure:
+        """Draw the layer x head grid coloured by dominant pattern, one panel a kind."""
+        from .figures import head_grid
+
+        return head_grid(self.to_frame(), shape=self.heads.shape)

