@@ -21,13 +21,16 @@ def train_classifier(
     annotations: AnnotationsOption,
     output: Annotated[Path, typer.Option("--output", help="New or empty folder for the classifier.")],
     maps: Annotated[str, typer.Option("--maps", help="Kind of maps it is for: raw or norm.")] = "raw",
-    both_kinds: Annotated[
-        bool, typer.Option("--both-kinds/--one-kind", help="Learn from labelled maps of the other kind too.")
-    ] = True,
+    other_kind: Annotated[
+        float,
+        typer.Option(
+            "--other-kind", help="How often maps of the other kind are learned from too; 0 for never."
+        ),
+    ] = 1.0,
     folds: Annotated[
         int, typer.Option("--folds", help="Parts of the cross-validation over heads; 0 for none.")
     ] = 5,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the maps.")] = 20,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the maps.")] = 25,
     note: Annotated[
         str, typer.Option("--note", help="Who labelled the maps and how; goes into the card.")
     ] = "",
@@ -47,7 +50,7 @@ def train_classifier(
         annotations=tuple(annotations),
         maps=maps,
         output=output,
-        both_kinds=both_kinds,
+        other_kind=other_kind,
         folds=folds,
         training=Training(epochs=epochs, seed=seed),
         note=note,

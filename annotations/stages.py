@@ -68,8 +68,9 @@ class TrainClassifier:
     """The kind of maps that the classifier is for: raw or norm."""
     output: Path
     """Folder for the classifier."""
-    both_kinds: bool = True
-    """Whether maps of the other kind are trained on too: an annotator sees one kind of picture."""
+    other_kind: float = 1.0
+    """How often a map of the other kind is drawn in training, relative to one of this kind; 0 for never.
+    They help because an annotator sees one sort of picture, whatever the kind."""
     folds: int = 5
     """Parts of the cross-validation over heads that scores the classifier; 0 for none."""
     training: Training = field(default_factory=lambda: _training())
@@ -81,6 +82,8 @@ class TrainClassifier:
 
     def __post_init__(self) -> None:
         _check_kind(self.maps)
+        if self.other_kind < 0:
+            raise InputError(f"--other-kind {self.other_kind}: give 0 for never, or more.")
         if self.folds == 1 or self.folds < 0:
             raise InputError(f"--folds {self.folds}: give 0 for none, or at least 2.")
         check_output(self.output, self.overwrite)
@@ -100,10 +103,11 @@ class TrainClassifier:
         kinds = annotated.info["kind"].to_numpy()
         if self.maps not in kinds:
             raise InputError(f"The annotations hold no labelled {self.maps} maps.")
-        if not self.both_kinds:
+        if not self.other_kind:
             annotated = annotated.select(np.flatnonzero(kinds == self.maps))
         info = annotated.info
         own = (info["kind"] == self.maps).to_numpy()
+        weights = np.where(own, 1.0, self.other_kind)
         maps, labels = annotated.maps, _labels(annotated)
         heads = ["/".join(map(str, head)) for head in zip(*(info[column] for column in HEADS), strict=True)]
 
@@ -111,12 +115,12 @@ class TrainClassifier:
             temperature, scores = 1.0, None
             if self.folds:
                 logits, _ = cross_validate(
-                    self.maps, maps, labels, heads, self.training, self.folds, own, progress
+                    self.maps, maps, labels, heads, self.training, self.folds, own, weights, progress
                 )
                 own_labels = [label for label, mine in zip(labels, own, strict=True) if mine]
                 temperature = fit_temperature(logits, own_labels)
                 scores = score(own_labels, softmax(logits / temperature, axis=1))
-            classifier = train(self.maps, maps, labels, self.training, temperature, progress)
+            classifier = train(self.maps, maps, labels, self.training, temperature, weights, progress)
             report = {
                 "kind": self.maps,
                 "version": classifier.version,
@@ -129,7 +133,7 @@ class TrainClassifier:
                 "folds": self.folds,
                 "out_of_fold": scores,
                 "temperature": temperature,
-                "training": dataclasses.asdict(self.training),
+                "training": {**dataclasses.asdict(self.training), "other_kind": self.other_kind},
                 "provenance": provenance(),
                 "map_digests": sorted(set(digests(annotated))),
             }

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .anatomy import family_of
 from .errors import HeadscopeError, InputError
 from .files import reason
+from .hub import hub_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,13 +54,12 @@ def load_checkpoint(name: str, revision: str | None = None, device: str | torch.
     source: dict[str, Any] = {
         "revision": revision,
         "trust_remote_code": False,
-        "local_files_only": folder is not None or not hub_answers(name, "model", revision),
+        "local_files_only": folder is not None or not hub_answers(name, "model", "--model", revision),
     }
     try:
         raw, _ = PreTrainedConfig.get_config_dict(name, **source)
-        if isinstance(raw, dict) and raw.get(
-            "model_type"
-        ):  # it may be one that the library has never heard of
+        # Asked here too, as it may be one that the library has never heard of.
+        if isinstance(raw, dict) and raw.get("model_type"):
             family_of(SimpleNamespace(model_type=raw["model_type"]))  # type: ignore[arg-type]
         config = AutoConfig.from_pretrained(name, **source)
         family_of(config)
@@ -75,7 +76,7 @@ def load_checkpoint(name: str, revision: str | None = None, device: str | torch.
     except HeadscopeError:
         raise
     except Exception as error:  # a corrupt file shows as almost any type: the library passes all of them on
-        raise InputError(_no_model(name, folder, error)) from error
+        raise InputError(_no_model(name, folder, source["local_files_only"], error)) from error
     # A wrong prefix would leave weights at random without a word; a missing pooler does not matter here.
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if missing:
@@ -85,6 +86,12 @@ def load_checkpoint(name: str, revision: str | None = None, device: str | torch.
     for key, stored, wanted in sorted(report["mismatched_keys"]):
         raise InputError(
             f"--model {name}: {key} has the shape {list(stored)}, but its config asks for {list(wanted)}."
+        )
+    layer = re.compile(re.escape(family_of(config).layers) + r"\.(\d+)\.")
+    indices = [int(found[1]) for key in report["unexpected_keys"] if (found := layer.search(key))]
+    if indices and max(indices) >= config.num_hidden_layers:
+        raise InputError(
+            f"--model {name} has weights of layer {max(indices)}, but its config has {config.num_hidden_layers} layers."
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **source)
@@ -129,48 +136,7 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def hub_answers(repo: str, kind: Literal["model", "dataset"], revision: str | None = None) -> bool:
-    """Ask the Hub, once and for seconds at most, for a repository; False if no answer comes or none is allowed.
-
-    The libraries would try again for half a minute, or for minutes where a firewall drops packets.
-
-    Raises:
-        InputError: the Hub answers that it has no such repository or revision, or that access is not granted.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    option = {"model": "--model", "dataset": "--data"}[kind]
-    try:
-        HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=5)
-    except GatedRepoError as error:
-        raise InputError(
-            f"{option} {repo}: the Hub grants access to this {kind} on request only; ask for it on its page "
-            "and log in with `hf auth login`."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise InputError(f"{option} {repo} has no revision {revision!r} on the Hub.") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise InputError(
-            f"{option} {repo} is neither a folder on this machine nor a public {kind} on the Hub; "
-            "check the name, or log in with `hf auth login` if it is private."
-        ) from error
-    except HfHubHTTPError:
-        return True  # an answer, if a strange one: the library that asked for the files knows more
-    except (
-        Exception
-    ):  # no connection; its type depends on the HTTP client and so on huggingface_hub's version
-        return False
-    return True
-
-
-def _no_model(name: str, folder: Path | None, error: Exception) -> str:
+def _no_model(name: str, folder: Path | None, offline: bool, error: Exception) -> str:
     from safetensors import SafetensorError
 
     if folder is not None:
@@ -181,10 +147,12 @@ def _no_model(name: str, folder: Path | None, error: Exception) -> str:
         if isinstance(error, SafetensorError):
             return f"--model {name}: its safetensors file is truncated or corrupt ({reason(error)})."
         return f"--model {name} cannot be loaded: {reason(error)}."
-    return (
-        f"--model {name} is neither a folder on this machine nor a model that can be had from the Hub now; "
-        f"check the name, the revision and the network ({type(error).__name__}: {reason(error)})."
-    )
+    if offline:
+        return (
+            f"--model {name} is neither a folder on this machine nor in the cache, and the Hub cannot be reached; "
+            "check the name and the network."
+        )
+    return f"--model {name} cannot be loaded from the Hub ({type(error).__name__}: {reason(error)})."
 
 
 def _digest(folder: Path) -> str | None:

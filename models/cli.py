@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def command(function: Callable[..., None]) -> Callable[[], None]:
     """Turn a Typer function into a console script.
 
     It ends with 0 when done, with 2 and one sentence on stderr on bad input, and with 130 when interrupted.
+    Terminated, it cleans up too and ends with 143.
     """
 
     @functools.wraps(function)
@@ -54,6 +56,8 @@ def command(function: Callable[..., None]) -> Callable[[], None]:
 
     def main() -> None:
         quiet_libraries()
+        # A scheduler's SIGTERM must clean up as Ctrl-C does; by default Python would just be gone.
+        signal.signal(signal.SIGTERM, _terminate)
         app()
 
     main.__name__ = function.__name__
@@ -73,6 +77,10 @@ def quiet_libraries() -> None:
 def say(message: str) -> None:
     """Print to stderr, so that stdout stays what was asked for."""
     print(message, file=sys.stderr)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _stop(message: str, code: int) -> NoReturn:

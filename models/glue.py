@@ -265,7 +265,7 @@ def _read_table(path: Path, task: Task) -> list[dict[str, Any]]:
 def _from_hub(task: Task, dataset: str, split: str) -> Rows:
     import datasets
 
-    from .checkpoints import hub_answers
+    from .hub import hub_answers
 
     if split == "validation" and task.name == "mnli" and dataset == HUB_DATASET:
         split = "validation_matched"
@@ -273,7 +273,7 @@ def _from_hub(task: Task, dataset: str, split: str) -> Rows:
         f"give --data DIR with DIR/{task.name}/{split}.jsonl (or .parquet, .csv, .tsv) "
         "to use rows on this machine"
     )
-    online = hub_answers(dataset, "dataset")
+    online = hub_answers(dataset, "dataset", "--data")
     try:
         if online:
             configs = datasets.get_dataset_config_names(dataset)

@@ -26,7 +26,7 @@ class RandomWindow(v2.Transform):
         warp: largest standard deviation of the logarithm of the widths given to the image's cells.
     """
 
-    def __init__(self, size: int, crop: float = 0.5, warp: float = 0.5) -> None:
+    def __init__(self, size: int, crop: float = 0.3, warp: float = 0.2) -> None:
         super().__init__()
         self.size, self.crop, self.warp = size, crop, warp
 
@@ -51,7 +51,7 @@ class RandomNoise(v2.Transform):
         sigma: largest standard deviation, relative to the image's maximum.
     """
 
-    def __init__(self, sigma: float = 0.03) -> None:
+    def __init__(self, sigma: float = 0.015) -> None:
         super().__init__()
         self.sigma = sigma
 
@@ -68,7 +68,7 @@ class RandomContrast(v2.Transform):
         sigma: standard deviation of the logarithm of the power.
     """
 
-    def __init__(self, sigma: float = 0.3) -> None:
+    def __init__(self, sigma: float = 0.15) -> None:
         super().__init__()
         self.sigma = sigma
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from models.errors import InputError
+from models.hub import hub_answers
 
 from .images import IMAGE_SIZE, image_pair, relative, resampling_matrices
 from .store import check_map
@@ -188,8 +189,11 @@ def load_classifier(source: str | Path, kind: str | None = None) -> PatternClass
                 raise InputError(f"{folder} is not a pattern classifier: it has no {name}.")
     elif folder.exists():
         raise InputError(f"{folder} is a file; give a pattern classifier's folder.")
+    here = folder.is_dir() or not hub_answers(str(source), "model", "Classifier")
     try:
-        classifier = PatternClassifier.from_pretrained(str(folder if folder.is_dir() else source))
+        classifier = PatternClassifier.from_pretrained(
+            str(folder if folder.is_dir() else source), local_files_only=here
+        )
     except InputError:
         raise
     except (SafetensorError, EOFError) as error:

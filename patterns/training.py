@@ -29,7 +29,7 @@ class Training:
         InputError: a number is out of range.
     """
 
-    epochs: int = 20
+    epochs: int = 25
     """Passes over the maps; more fit the heads at hand better and unseen heads worse."""
     batch_size: int = 64
     """Maps a step."""
@@ -95,6 +95,7 @@ def train(
     labels: Sequence[Pattern],
     training: Training = Training(),
     temperature: float = 1.0,
+    weights: npt.NDArray[np.floating] | None = None,
     progress: bool = False,
 ) -> PatternClassifier:
     """Train a classifier; the same seed and thread count give the same weights.
@@ -105,6 +106,7 @@ def train(
         labels: one a map.
         training: how.
         temperature: kept with the classifier, see :func:`fit_temperature`.
+        weights: ``[N]``, how often each map is drawn relative to the others; all the same if None.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -117,7 +119,9 @@ def train(
     padded = torch.zeros(len(maps), int(lengths.max()), int(lengths.max()))
     for i, values in enumerate(maps):
         padded[i, : len(values), : len(values)] = torch.from_numpy(values / values.max())
-    weights = torch.bincount(targets, minlength=len(PATTERNS)).clamp_min(1.0) ** -training.balance
+    chance = (torch.bincount(targets, minlength=len(PATTERNS)).clamp_min(1.0) ** -training.balance)[targets]
+    if weights is not None:
+        chance = chance * torch.as_tensor(weights)
     augment = v2.Compose([RandomNoise(), RandomContrast()])
     window = RandomWindow(training.size)
 
@@ -136,7 +140,7 @@ def train(
             optimiser, training.learning_rate, total_steps=max(steps, 2)
         )
         for _ in trange(steps, desc="training", unit="step", disable=None if progress else True):
-            drawn = torch.multinomial(weights[targets], training.batch_size, replacement=True)
+            drawn = torch.multinomial(chance, training.batch_size, replacement=True)
             n = int(lengths[drawn].max())
             images = augment(window(padded[drawn, :n, :n], lengths[drawn]))
             loss = nn.functional.cross_entropy(
@@ -157,6 +161,7 @@ def cross_validate(
     training: Training = Training(),
     folds: int = 5,
     scored: npt.NDArray[np.bool_] | None = None,
+    weights: npt.NDArray[np.floating] | None = None,
     progress: bool = False,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Predict every map by a classifier that has seen no map of its group (the head it comes from).
@@ -169,6 +174,7 @@ def cross_validate(
         training: how.
         folds: number of parts.
         scored: ``[N]``: which maps to predict, the others are only trained on; all if None.
+        weights: as :func:`train`.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -191,7 +197,12 @@ def cross_validate(
     splits = StratifiedGroupKFold(folds, shuffle=True, random_state=training.seed)
     for fold, (seen, unseen) in enumerate(splits.split(targets, targets, codes)):
         classifier = train(
-            kind, [maps[i] for i in seen], [labels[i] for i in seen], training, progress=progress
+            kind,
+            [maps[i] for i in seen],
+            [labels[i] for i in seen],
+            training,
+            weights=None if weights is None else weights[seen],
+            progress=progress,
         )
         unseen = unseen[wanted[unseen]]
         if len(unseen):

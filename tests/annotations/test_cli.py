@@ -96,7 +96,19 @@ def test_a_classifier_is_trained_scored_used_and_evaluated(
 
 
 def test_one_kind_alone_can_be_trained_on(command: Any, folder: Path, tmp_path: Path) -> None:
-    words = ["--annotations", folder, "--maps", "raw", "--one-kind", "--epochs", 1, "--folds", 0, "--json"]
+    words = [
+        "--annotations",
+        folder,
+        "--maps",
+        "raw",
+        "--other-kind",
+        0,
+        "--epochs",
+        1,
+        "--folds",
+        0,
+        "--json",
+    ]
     code, out, err = command(cli.train_classifier, *words, "--output", tmp_path / "c")
     assert code == 0, err
     report = json.loads(out)
@@ -149,6 +161,7 @@ class TestBadInput:
         ("words", "match"),
         [
             (["--maps", "rollout"], "give raw or norm"),
+            (["--other-kind", "-1"], "give 0 for never"),
             (["--folds", "1"], "give 0 for none, or at least 2"),
             (["--epochs", "0"], "epochs=0"),
             (["--folds", "50"], "50 folds need as many groups"),

@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from models import InputError, UnsupportedModelError, load_checkpoint
 from models.anatomy import supported_families
-from models.checkpoints import count_parameters, hub_answers, model_record, pick_device
+from models.checkpoints import count_parameters, model_record, pick_device
 from models.glue import load_rows, task_named
+from models.hub import hub_answers
 from models.provenance import PACKAGES, headscope_version, provenance
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
@@ -86,9 +87,7 @@ class TestLoading:
         save_file(weights, tiny_folder / WEIGHTS, metadata={"format": "pt"})
         model = load_checkpoint(str(configured(tiny_folder, dtype="float16"))).model
         assert {p.dtype for p in model.parameters()} == {torch.float32}
-        assert torch.equal(
-            model.embeddings.word_embeddings.weight, weights["embeddings.word_embeddings.weight"].float()
-        )
+        assert all(torch.equal(tensor, weights[name].float()) for name, tensor in model.state_dict().items())
 
     @pytest.mark.parametrize("head", ["BertForSequenceClassification", "BertForMaskedLM"])
     def test_a_task_head_is_left_out_and_the_rest_is_the_same(
@@ -222,6 +221,10 @@ class TestRefusals:
     def test_a_config_with_more_layers_than_there_are_weights(self, tiny_folder: Path) -> None:
         assert "e.g. encoder.layer.3." in refusal(configured(tiny_folder, num_hidden_layers=4))
 
+    def test_a_config_with_fewer_layers_than_there_are_weights(self, tiny_folder: Path) -> None:
+        message = refusal(configured(tiny_folder, num_hidden_layers=1))
+        assert "has weights of layer 2, but its config has 1 layers" in message
+
     def test_weights_under_a_prefix_that_fits_nothing(self, tiny_folder: Path) -> None:
         weights = {f"my.{name}": tensor for name, tensor in load_file(tiny_folder / WEIGHTS).items()}
         save_file(weights, tiny_folder / WEIGHTS, metadata={"format": "pt"})
@@ -259,6 +262,7 @@ class TestRefusals:
         assert load_checkpoint(str(folder)).model.config.num_hidden_layers == 3
         with pytest.raises(UnsupportedModelError):
             load_checkpoint(str(configured(folder, model_type="mine")))
+        assert "cannot be loaded: " in refusal(configured(folder, model_type=None, architectures=None))
 
     @pytest.mark.parametrize("method", ["bitsandbytes", "no-such-method"])
     def test_a_quantized_model(self, tiny_folder: Path, method: str) -> None:
@@ -271,8 +275,15 @@ class TestRefusals:
     @pytest.mark.usefixtures("nobody_to_ask")
     def test_a_hub_model_without_network(self, name: str) -> None:
         message = refusal(name, revision="abc")
-        assert "is neither a folder on this machine nor a model that can be had from the Hub now" in message
-        assert "check the name, the revision and the network" in message
+        assert (
+            "is neither a folder on this machine nor in the cache, and the Hub cannot be reached" in message
+        )
+        assert message.endswith("check the name and the network.")
+
+    @pytest.mark.usefixtures("nobody_to_ask")
+    def test_a_hub_model_whose_files_do_not_come_after_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("models.checkpoints.hub_answers", lambda *_: True)
+        assert "cannot be loaded from the Hub (OSError: " in refusal("me/there")
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -330,12 +341,12 @@ class TestHubAnswers:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
 
     def test_it_is_asked_once(self, hub: list[str]) -> None:
-        assert hub_answers("me/there", "model")
-        assert hub_answers("me/there", "dataset", "v1")
+        assert hub_answers("me/there", "model", "--model")
+        assert hub_answers("me/there", "dataset", "--data", "v1")
         assert hub == ["/api/models/me/there", "/api/datasets/me/there/revision/v1"]
 
     def test_an_error_of_its_own_is_an_answer_too(self, hub: list[str]) -> None:
-        assert hub_answers("me/broken", "model")
+        assert hub_answers("me/broken", "model", "--model")
         assert len(hub) == 1
 
     @pytest.mark.parametrize("name", ["me/gone", "me/private"])
@@ -361,8 +372,8 @@ class TestHubAnswers:
     @pytest.mark.usefixtures("no_hub")
     def test_without_an_answer_nobody_waits_half_a_minute(self) -> None:
         started = time.monotonic()
-        assert not hub_answers("me/there", "model")
-        assert "check the name, the revision and the network" in refusal("me/there")
+        assert not hub_answers("me/there", "model", "--model")
+        assert "the Hub cannot be reached; check the name and the network" in refusal("me/there")
         with pytest.raises(InputError, match="give --data DIR with DIR/qqp/"):
             load_rows(task_named("qqp"))
         assert time.monotonic() - started < 10  # the libraries alone: 25 seconds for each of the two

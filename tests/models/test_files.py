@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from models import InputError
 from models.files import atomic_file, atomic_folder, check_output, read_json, write_json
 
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None, max_examples=40)
 
 FAILURES = [RuntimeError("disk"), KeyboardInterrupt(), SystemExit(1)]
 JSON = st.recursive(

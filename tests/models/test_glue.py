@@ -20,7 +20,7 @@ from models.glue import TASKS, Rows, check_rows, load_rows, select_rows, task_na
 QQP, COLA, MNLI, STSB, MRPC = (task_named(name) for name in ("qqp", "cola", "mnli", "stsb", "mrpc"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 FIELD = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)  # a tsv field
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None, max_examples=40)
 
 
 def write(path: Path, *lines: str, ends: str = "\n") -> Path:
@@ -425,8 +425,6 @@ class TestHub:
     ) -> None:
         import datasets
 
-        import models.checkpoints
-
         task = task_named(name)
         rows = [dict.fromkeys(task.columns, "text")]
 
@@ -434,7 +432,7 @@ class TestHub:
             assert (path, config, split) == asked
             return datasets.Dataset.from_list(rows)
 
-        monkeypatch.setattr(models.checkpoints, "hub_answers", lambda repo, kind: kind == "dataset")
+        monkeypatch.setattr("models.hub.hub_answers", lambda repo, kind, option: kind == "dataset")
         monkeypatch.setattr(datasets, "get_dataset_config_names", lambda path: ["mnli", "qqp", "sst2"])
         monkeypatch.setattr(datasets, "load_dataset", load)
         read = load_rows(task, repo)
@@ -444,12 +442,10 @@ class TestHub:
     def test_whatever_goes_wrong_on_the_way_is_one_sentence(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import datasets
 
-        import models.checkpoints
-
         def fail(path: str) -> None:
             raise datasets.exceptions.DatasetGenerationError("connection reset\nby peer")
 
-        monkeypatch.setattr(models.checkpoints, "hub_answers", lambda repo, kind: True)
+        monkeypatch.setattr("models.hub.hub_answers", lambda *_: True)
         monkeypatch.setattr(datasets, "get_dataset_config_names", fail)
         message = refusal("me/mine")
         assert "cannot be loaded (DatasetGenerationError: connection reset); give --data DIR" in message

@@ -20,7 +20,7 @@ from models import InputError
 from models.glue import task_named
 from models.inputs import Encoded, as_texts, batches, encode
 
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None, max_examples=40)
 
 WORDS = tuple("abcdefghij")
 VOCABULARY = {word: i for i, word in enumerate(("<pad>", "<cls>", "<sep>", "<unk>", *WORDS))}

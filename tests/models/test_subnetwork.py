@@ -19,7 +19,7 @@ from safetensors.torch import save_file as save_torch_file
 from models import InputError, Subnetwork
 from models.subnetwork import Mask
 
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None, max_examples=40)
 
 METADATA = st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=3)
 

@@ -78,6 +78,17 @@ def test_folding_batch_normalisation_away_changes_nothing() -> None:
         torch.testing.assert_close(model.folded()(images), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_maps_of_weight_nought_are_not_learned_from() -> None:
+    maps, labels = drawn(40, 0)
+    short = Training(epochs=2, batch_size=20, size=16, stages=((4,),), balance=0.0)
+    weights = np.arange(40) % 2
+    wrong = [label if w else Pattern.BLOCK for label, w in zip(labels, weights, strict=True)]
+    assert train("raw", maps, wrong, short, weights=weights).version == (
+        train("raw", maps, labels, short, weights=weights).version
+    )
+    assert train("raw", maps, wrong, short).version != train("raw", maps, labels, short).version
+
+
 def test_a_group_is_never_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, labels = drawn(60, 0)
     groups = [i % 12 for i in range(60)]
