@@ -96,22 +96,38 @@ def test_kinds_and_layers_can_be_chosen(minilm: Any, batch: Any, maps: Any) -> N
     torch.testing.assert_close(found[0][2], maps[1, "norm"][0])
 
 
-def test_a_head_with_a_nearly_null_output_slice_keeps_its_norm_exact() -> None:
-    """The Gram form loses such a head in rounding; QR does not."""
-    slices = torch.randn(1, 64, 8, dtype=torch.float64)
-    slices[0, :, 1:] = slices[0, :, :1] + 1e-4 * slices[0, :, 1:]
-    values = torch.randn(1, 1, 50, 8, dtype=torch.float64)
-    values -= values.mean(-1, keepdim=True)  # nearly in the null space
+class OneLayer:
+    """As much of an anatomy as norms need: the output slices ``[H, hidden, d_head]`` of one layer."""
 
-    class Anatomy:
-        outputs = (torch.nn.Linear(8, 64),)
+    outputs = (None,)
 
-        def output_slices(self, layer: int, n_heads: int) -> torch.Tensor:
-            return slices.float()
+    def __init__(self, slices: torch.Tensor) -> None:
+        self.slices = slices
 
-    exact = (values @ slices.float().double().transpose(1, 2)).norm(dim=-1)
-    found = ValueNorms(Anatomy())(0, values.float())  # type: ignore[arg-type]
-    torch.testing.assert_close(found.double(), exact, rtol=2e-3, atol=1e-6)
+    def output_slices(self, layer: int, n_heads: int) -> torch.Tensor:
+        return self.slices
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4, 0.0])
+def test_the_norm_is_exact_for_slices_that_are_nearly_or_wholly_null(spread: float) -> None:
+    """Values in the (nearly) null space of W_O; a Gram matrix in float32 loses them in rounding."""
+    random = torch.Generator().manual_seed(0)
+    slices = torch.randn(2, 64, 8, generator=random, dtype=torch.float64)
+    slices[0, :, 1:] = slices[0, :, :1] + spread * slices[0, :, 1:]
+    slices = slices.float()
+    values = torch.randn(3, 2, 50, 8, generator=random, dtype=torch.float64)
+    values[:, 0] -= values[:, 0].mean(-1, keepdim=True)
+    exact = torch.einsum("bhnd,hod->bhno", values.float().double(), slices.double()).norm(dim=-1)
+    found = ValueNorms(OneLayer(slices))(0, values.float())  # type: ignore[arg-type]
+    torch.testing.assert_close(found.double(), exact, rtol=2e-3, atol=2e-5)
+
+
+def test_a_removed_heads_slice_has_norm_nought() -> None:
+    slices = torch.zeros(2, 16, 4)
+    slices[1] = torch.randn(16, 4)
+    found = ValueNorms(OneLayer(slices))(0, torch.ones(1, 2, 5, 4))  # type: ignore[arg-type]
+    assert float(found[:, 0].abs().max()) == 0
+    torch.testing.assert_close(found[0, 1], slices[1].sum(dim=1).norm().expand(5))
 
 
 def test_left_padding_is_refused() -> None:
