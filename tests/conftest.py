@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,17 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def all_tiny() -> dict[str, Tiny]:
     return TINY
+
+
+@pytest.fixture
+def run_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a console script's function in this process: ``run(main, *words) -> (exit code, stdout, stderr)``."""
+
+    def run(main: Any, *words: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [main.__name__, *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +38,8 @@ def annotated(number: int, kind: str, seed: int = 0) -> AnnotatedMaps:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run(main: Any, *words: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [main.__name__, *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
+def command(run_command: Any) -> Any:
+    return run_command
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*words: Any, main: Any = cli.classify_heads) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["classify-heads", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
+def command(run_command: Any) -> Any:
+    return partial(run_command, cli.classify_heads)
 
 
 @pytest.fixture(scope="module")
