@@ -82,7 +82,7 @@ class TrainClassifier:
 
     def __post_init__(self) -> None:
         _check_kind(self.maps)
-        if self.other_kind < 0:
+        if not 0 <= self.other_kind < float("inf"):
             raise InputError(f"--other-kind {self.other_kind}: give 0 for never, or more.")
         if self.folds == 1 or self.folds < 0:
             raise InputError(f"--folds {self.folds}: give 0 for none, or at least 2.")
@@ -178,8 +178,11 @@ class EvaluateClassifier:
         folder = SHIPPED / self.classifier if self.classifier in KINDS else Path(self.classifier)
         known = None
         if (folder / "training.json").is_file():
-            seen = set(read_json(folder / "training.json", "a training record").get("map_digests", []))
-            known = sum(digest in seen for digest in digests(annotated))
+            record = read_json(folder / "training.json", "a training record")
+            seen = record.get("map_digests") if isinstance(record, dict) else None
+            if not isinstance(seen, list):
+                raise InputError(f"{folder / 'training.json'} is no training record: it has no map_digests.")
+            known = sum(digest in set(seen) for digest in digests(annotated))
         return {
             "kind": classifier.kind,
             "classifier": self.classifier,

@@ -111,7 +111,7 @@ class Anatomy:
     local_layers: tuple[int, ...]
     """Layers (0-based) that see only a window around each token."""
     window: int | None
-    """Tokens to each side that a local layer sees, itself included (the library's ``sliding_window``)."""
+    """Tokens to a side that a local layer sees at most (the library's ``sliding_window``)."""
     max_tokens: int
     """The longest input that has position embeddings."""
 
@@ -132,6 +132,14 @@ class Anatomy:
         module = self.outputs[layer]
         weight: torch.Tensor = module.weight.T if isinstance(module, Conv1D) else module.weight  # type: ignore[assignment]
         return weight.unflatten(1, (n_heads, -1)).transpose(0, 1)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    from torch import nn
+    from torch.nn.utils.parametrize import is_parametrized
+    from transformers.pytorch_utils import Conv1D
+
+    return type(module) in (nn.Linear, Conv1D) or (is_parametrized(module) and isinstance(module, nn.Linear))
 
 
 def supported_families() -> str:
@@ -175,6 +183,13 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         raise UnsupportedModelError(
             f"{type(model).__name__} is not laid out like a {family.name} model: {error}."
         ) from error
+    for module in outputs:
+        # An adapter or a quantised layer computes something else than its ``weight`` says.
+        if not _is_plain(module):
+            raise UnsupportedModelError(
+                f"The output projection is a {type(module).__name__}; headscope needs plain linear layers. "
+                "Merge adapters first (PEFT: merge_and_unload()) and load the model without quantisation."
+            )
     types = getattr(config, "layer_types", None) or []
     local = tuple(i for i, kind in enumerate(types) if kind != "full_attention")
     return Anatomy(

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,18 @@ def select_rows(rows: Sequence[Row], task: Task, examples: int, seed: int) -> li
     Each row's place in the draw is a hash of its texts. All rows if there are fewer.
     """
 
-    def place(row: Row) -> bytes:
-        return hashlib.sha256(
-            "\x1f".join([str(seed), *(str(row[c]) for c in task.columns)]).encode()
-        ).digest()
+    def place(row: Row) -> tuple[bytes, str]:
+        texts = "\x1f".join([str(seed), *(str(row[c]) for c in task.columns)])
+        return hashlib.sha256(texts.encode()).digest(), str(row.get("idx"))  # the same texts may stand twice
 
     return sorted(rows, key=place)[:examples]
+
+
+def row_ids(rows: Sequence[Any]) -> list[int]:
+    """Return the rows' own ``idx`` (a number, or digits as a tsv has it) where all differ, else their positions."""
+    own = [row.get("idx") if isinstance(row, Mapping) else None for row in rows]
+    numbers = [int(i) for i in own if isinstance(i, Integral) or (isinstance(i, str) and i.isdecimal())]
+    return numbers if len(set(numbers)) == len(rows) else list(range(len(rows)))
 
 
 def check_rows(rows: Sequence[Row], task: Task, source: str, first: int = 1) -> None:

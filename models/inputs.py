@@ -13,7 +13,7 @@ from .errors import InputError
 from .glue import Row, Task, check_rows, is_unicode, texts_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TextPair = tuple[str, str | None]
 
@@ -95,6 +95,21 @@ def encode(
             segments = whole.get("token_type_ids")
             encoded.append(Encoded(ids, list(segments) if segments else None, _borders(whole), truncated))
     return encoded
+
+
+def check_segments(model: PreTrainedModel, encoded: Sequence[Encoded]) -> None:
+    """Refuse segment ids that the model has no embedding for.
+
+    Raises:
+        InputError: the tokenizer makes more kinds of segments than the model knows.
+    """
+    known = getattr(model.config, "type_vocab_size", None)
+    highest = max((max(one.token_type_ids) for one in encoded if one.token_type_ids), default=0)
+    if known and highest >= known:
+        raise InputError(
+            f"The tokenizer gives segment id {highest}, but the model knows {known} kind(s) of segments; "
+            "is this the tokenizer of another model?"
+        )
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class _Tap:
         self._previous = self._model.config._attn_implementation
         base = self.anatomy.base
         self._hooks = [
-            base.register_forward_pre_hook(self._start, prepend=True),
+            base.register_forward_pre_hook(self._start),
             base.register_forward_hook(self._finish),
         ]
         for module in self.anatomy.attentions:
@@ -98,7 +98,8 @@ def observe(
         callback: see :data:`Observer`. It must not change P or V in place.
         layers: layers to watch (0-based), all if None. Others run as fast as without headscope.
 
-    The model is as before afterwards, whatever happens inside. Blocks can be nested.
+    The model is as before afterwards, whatever happens inside. Blocks can be nested; one model must not run
+    in two threads at once. With a key/value cache, a later forward has fewer queries than keys.
 
     Raises:
         UnsupportedModelError: the model's family is not supported.
@@ -117,10 +118,10 @@ def observe(
     first = anatomy.attentions[0]
     tap = _TAPS.get(first) or _Tap(model, anatomy)
     entry = (callback, wanted)
-    if not tap.observers:
-        tap.install()
     tap.observers.append(entry)
     try:
+        if len(tap.observers) == 1:
+            tap.install()
         yield anatomy
     finally:
         tap.observers.remove(entry)

@@ -63,6 +63,15 @@ class PatternClassifier(
         super().__init__()
         if kind not in KINDS:
             raise InputError(f"A pattern classifier is for maps of kind {' or '.join(KINDS)}, not {kind!r}.")
+        pools = max(len(stages) - 1, 0)
+        if not (
+            isinstance(size, int) and size >= 2**pools and all(w > 0 for s in stages for w in s) and stages
+        ):
+            raise InputError(
+                f"size={size!r} and stages={stages!r} do not fit: each stage but the first halves the image."
+            )
+        if not (isinstance(temperature, int | float) and 0 < temperature < float("inf")):
+            raise InputError(f"temperature={temperature!r}: give a number above 0.")
         self.kind = kind
         self.size = size
         self.temperature = temperature
@@ -118,7 +127,7 @@ class PatternClassifier(
         Raises:
             InputError: a map is not square, is smaller than 2 x 2, or holds NaN, infinite or negative values.
         """
-        checked = [check_map(values, f"maps[{i}]") for i, values in enumerate(maps)]
+        checked = [check_map(values, f"maps[{i}]", relative=True) for i, values in enumerate(maps)]
         probabilities = np.empty((len(checked), len(PATTERNS)), dtype=np.float32)
         device = next(self.parameters()).device
         order = sorted(range(len(checked)), key=lambda i: len(checked[i]))
@@ -135,7 +144,7 @@ class PatternClassifier(
     @property
     def version(self) -> str:
         """Twelve hexadecimal digits that change when the weights or the configuration do."""
-        digest = hashlib.sha256(json.dumps([self.kind, self.size, self.temperature]).encode())
+        digest = hashlib.sha256(json.dumps([self.kind, self.size, self.temperature, self.shortest]).encode())
         for name, values in sorted(self.state_dict().items()):
             digest.update(name.encode() + values.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
@@ -194,8 +203,8 @@ def load_classifier(source: str | Path, kind: str | None = None) -> PatternClass
         classifier = PatternClassifier.from_pretrained(
             str(folder if folder.is_dir() else source), local_files_only=here
         )
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{source} is not a pattern classifier: {error}") from error
     except (SafetensorError, EOFError) as error:
         raise InputError(f"{source}: its model.safetensors is truncated or corrupt ({error}).") from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
@@ -203,10 +212,12 @@ def load_classifier(source: str | Path, kind: str | None = None) -> PatternClass
             f"No pattern classifier {source!r}: it is neither {' nor '.join(KINDS)} nor a folder on this machine, "
             f"and the Hub does not give it ({type(error).__name__})."
         ) from error
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(
             f"{source} is not a pattern classifier of headscope: {str(error).splitlines()[0]}."
         ) from error
+    if not all(bool(values.isfinite().all()) for values in classifier.state_dict().values()):
+        raise InputError(f"{source} is not a usable pattern classifier: some of its weights are not finite.")
     if kind is not None and classifier.kind != kind:
         raise InputError(
             f"{source} is a classifier for {classifier.kind} maps; one for {kind} maps is needed here."

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from models.errors import InputError
+
 from .taxonomy import INTERPRETABLE, PATTERNS
 
 if TYPE_CHECKING:
@@ -16,6 +18,16 @@ Labels = npt.NDArray[np.integer]
 """``[E, L, H]``: index into ``PATTERNS`` for every example, layer and head."""
 
 RESAMPLES = 9999
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that not every generator takes.
+
+    Raises:
+        InputError: it is negative or needs more than 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed={seed}: give a whole number from 0 to {2**32 - 1}.")
 
 
 def counts(labels: Labels) -> npt.NDArray[np.int64]:

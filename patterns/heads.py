@@ -11,11 +11,12 @@ import torch
 
 from models.anatomy import Anatomy, anatomy_of
 from models.errors import InputError
-from models.glue import Row, Task, task_named
-from models.inputs import Encoded, TextPair, as_texts, batches, encode
+from models.glue import Row, Task, row_ids, task_named
+from models.inputs import Encoded, TextPair, as_texts, batches, check_segments, encode
 from models.tap import observe
 
 from .classifier import PatternClassifier, load_classifier
+from .distribution import check_seed
 from .images import image_pair, resampling_matrices
 from .maps import ValueNorms, check_kinds
 from .result import HeadPatterns
@@ -67,12 +68,9 @@ def classify_heads(
     from tqdm import tqdm
 
     kinds = check_kinds(kinds)
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: give at least 1.")
-    if max_length < MIN_TOKENS:
-        raise InputError(
-            f"max_length={max_length}: give at least {MIN_TOKENS}, fewer tokens have no pattern."
-        )
+    check_sizes(batch_size, max_length)
+    check_seed(seed)
+    rows = list(rows)
     anatomy = anatomy_of(model)
     chosen = _classifiers(kinds, classifiers, model)
     task = task_named(task) if isinstance(task, str) else task
@@ -83,7 +81,8 @@ def classify_heads(
     if not usable:
         raise InputError(f"None of the {len(rows)} rows has the {MIN_TOKENS} tokens that a pattern needs.")
     inputs = [everything[i] for i in usable]
-    ids = _ids(rows)[usable]
+    ids = np.array(row_ids(rows), dtype=np.int64)[usable]
+    check_segments(model, inputs)
 
     shape = (len(inputs), anatomy.n_layers, anatomy.n_heads)
     probabilities = {kind: np.empty((*shape, len(PATTERNS)), dtype=np.float32) for kind in kinds}
@@ -100,6 +99,7 @@ def classify_heads(
             seen.sink = sink and _cropped(sink, ids[positions], [inputs[i] for i in positions])
             model(**tensors)
             bar.update(len(positions))
+    _check_finite(probabilities, ids)
     return HeadPatterns(
         labels={kind: probabilities[kind].argmax(axis=-1).astype(np.int8) for kind in kinds},
         probabilities=probabilities,
@@ -107,7 +107,11 @@ def classify_heads(
         n_tokens=np.array([len(encoded) for encoded in inputs]),
         heads=np.ones(shape[1:], dtype=bool),
         seed=seed,
-        warnings=(*_input_warnings(everything, limit, chosen), *_anatomy_warnings(anatomy)),
+        warnings=(
+            *_input_warnings(everything, limit, chosen),
+            *_anatomy_warnings(anatomy),
+            *_empty_warnings(seen.empty),
+        ),
     )
 
 
@@ -138,6 +142,8 @@ class Classification:
         self._classifiers = classifiers
         self._probabilities = probabilities
         self.sink: Callable[[int, str, torch.Tensor], None] | None = None
+        self.empty = dict.fromkeys(classifiers, 0)
+        """By kind, the number of maps that are zero in every cell."""
 
     def start(self, positions: list[int], lengths: torch.Tensor) -> None:
         """Prepare for a batch: its positions in the result and its lengths ``[B]``."""
@@ -156,7 +162,9 @@ class Classification:
         }
         for kind, classifier in self._classifiers.items():
             raw, norm = pairs[classifier.size]
-            found = classifier.classify_images(raw if kind == "raw" or norm is None else norm)
+            images = raw if kind == "raw" or norm is None else norm
+            found = classifier.classify_images(images)
+            self.empty[kind] += int((images.amax(dim=(-2, -1)) == 0).sum())
             self._probabilities[kind][self._positions, layer] = found.cpu().numpy()
             if self.sink:
                 weights = norms[:, :, None] if kind == "norm" and norms is not None else 1.0
@@ -180,6 +188,8 @@ def _classifiers(
     kinds: Sequence[str], given: Mapping[str, PatternClassifier] | None, model: PreTrainedModel
 ) -> dict[str, PatternClassifier]:
     chosen = {}
+    if unknown := set(given or {}) - set(KINDS):
+        raise InputError(f"classifiers has the keys {sorted(unknown)}; its keys are {', '.join(KINDS)}.")
     for kind in kinds:
         classifier = (given or {}).get(kind) or load_classifier(kind)
         if classifier.kind != kind:
@@ -188,12 +198,25 @@ def _classifiers(
     return chosen
 
 
-def _ids(rows: Sequence[Row | TextPair]) -> npt.NDArray[np.int64]:
-    """Return the rows' own ``idx`` where every row has a different one, else their positions."""
-    own = [row.get("idx") if isinstance(row, Mapping) else None for row in rows]
-    if all(isinstance(i, int) for i in own) and len(set(own)) == len(own):
-        return np.array(own, dtype=np.int64)
-    return np.arange(len(rows))
+def _check_finite(probabilities: Mapping[str, npt.NDArray[np.float32]], ids: npt.NDArray[np.int64]) -> None:
+    """Refuse NaN, which would otherwise be counted as the first pattern."""
+    for kind, found in probabilities.items():
+        broken = np.argwhere(~np.isfinite(found).all(axis=-1))
+        if len(broken):
+            example, layer, head = broken[0]
+            raise InputError(
+                f"{len(broken)} {kind} maps are not finite, first layer {layer}, head {head} on example "
+                f"{ids[example]}: the model's weights are broken or overflow; load it in float32."
+            )
+
+
+def _empty_warnings(empty: Mapping[str, int]) -> list[str]:
+    return [
+        f"{number} {kind} maps are zero in every cell, as those of removed heads are; they have no pattern, and "
+        "their labels mean nothing."
+        for kind, number in empty.items()
+        if number
+    ]
 
 
 def _input_warnings(

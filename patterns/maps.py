@@ -67,6 +67,8 @@ def lengths_of(attention_mask: torch.Tensor) -> torch.Tensor:
     Raises:
         InputError: padding is not on the right, or an input is empty.
     """
+    if attention_mask.ndim != 2:
+        raise InputError(f"attention_mask has the shape {tuple(attention_mask.shape)}; it must be [B, n].")
     mask = attention_mask.bool()
     lengths = mask.sum(dim=1)
     if not torch.equal(mask, torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]):
@@ -84,6 +86,7 @@ def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     Raises:
         InputError: none, or one that does not exist.
     """
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
     if not kinds or not set(kinds) <= set(KINDS):
         raise InputError(f"kinds={tuple(kinds)}: give one or both of {', '.join(KINDS)}.")
     return tuple(kind for kind in KINDS if kind in kinds)
@@ -114,7 +117,11 @@ def attention_maps(
         UnsupportedModelError: the model's family is not supported.
     """
     kinds = check_kinds(kinds)
-    inputs = batch["input_ids"]
+    inputs = batch.get("input_ids")
+    if not isinstance(inputs, torch.Tensor) or inputs.ndim != 2:
+        raise InputError(
+            "batch needs 'input_ids', a tensor [B, n]; ask the tokenizer for return_tensors=\"pt\"."
+        )
     mask = batch.get("attention_mask", torch.ones_like(inputs))
     lengths = lengths_of(mask)
     real = mask.bool()
@@ -127,14 +134,14 @@ def attention_maps(
     def keep(layer: int, probabilities: torch.Tensor, values: torch.Tensor) -> None:
         raw = probabilities.float()
         if not bool(real.all()):
-            raw = raw * cells
+            raw = raw.masked_fill(~cells, 0)
         if "raw" in kinds:
             found.append((layer, "raw", store.next_like(raw).copy_(raw), lengths))
         if "norm" in kinds:
             norm = torch.mul(raw, value_norms(layer, values)[:, :, None, :], out=store.next_like(raw))
             found.append((layer, "norm", norm, lengths))
 
-    with torch.inference_mode(), observe(model, keep, layers):
+    with torch.no_grad(), observe(model, keep, layers):
         model(**batch)
     return found
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadPatterns:
     """What :func:`patterns.classify_heads` found: a pattern and five probabilities for every example and head."""
 
@@ -40,6 +40,10 @@ class HeadPatterns:
     """Of the bootstrap."""
     warnings: tuple[str, ...] = ()
     """What a reader of the numbers has to know, whatever the kind."""
+
+    def __repr__(self) -> str:
+        shape = " x ".join(str(n) for n in (len(self.examples), *self.heads.shape))
+        return f"HeadPatterns({', '.join(self.kinds)}: {shape} maps, {int(self.heads.sum())} heads counted)"
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -105,6 +109,8 @@ class HeadPatterns:
         Raises:
             InputError: it is a subnetwork of a model of another size, or keeps no head.
         """
+        if not isinstance(subnetwork, Subnetwork):
+            raise InputError(f"select() takes a Subnetwork, not a {type(subnetwork).__name__}.")
         if subnetwork.heads.shape != self.heads.shape:
             raise InputError(
                 f"The subnetwork has {' x '.join(map(str, subnetwork.heads.shape))} heads, "

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
 from models.errors import InputError
 from models.files import atomic_folder, check_output, write_json
-from models.glue import Rows, load_rows, select_rows, task_named
+from models.glue import Rows, load_rows, row_ids, select_rows, task_named
 from models.provenance import provenance
 from models.subnetwork import Subnetwork
 
 from .classifier import PatternClassifier, load_classifier
-from .distribution import counts
+from .distribution import check_seed, counts
 from .heads import MapSink, check_sizes, classify_heads
 from .maps import check_kinds
 from .result import HeadPatterns
@@ -76,6 +76,7 @@ class ClassifyHeads:
         task_named(self.task)
         check_kinds(self.maps)
         check_sizes(self.batch_size, self.max_length)
+        check_seed(self.seed)
         if self.examples < 1:
             raise InputError(f"--examples {self.examples}: give at least 1.")
         if self.save_maps and self.output is None:
@@ -98,7 +99,8 @@ class ClassifyHeads:
         }
         subnetwork = Subnetwork.load(self.subnetwork) if self.subnetwork else None
         checkpoint = load_checkpoint(self.model, self.revision, device)
-        drawn = select_rows(rows.rows, task, self.examples, self.seed)
+        numbered = [{**row, "idx": i} for row, i in zip(rows.rows, row_ids(rows.rows), strict=True)]
+        drawn = select_rows(numbered, task, self.examples, self.seed)
 
         with ExitStack() as stack:
             folder = writer = None
@@ -224,6 +226,8 @@ def _to_store(writer: MapWriter, checkpoint: Checkpoint, task: str) -> MapSink:
 
     def sink(example: int, layer: int, encoded: Encoded, kind: str, maps: Any) -> None:
         for head, values in enumerate(maps):
+            if not values.any():  # a removed head's map, nothing to look at
+                continue
             writer.add(
                 MapRow(
                     id=f"{prefix}_{example}_{layer}_{head}_{kind}",

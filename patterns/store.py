@@ -43,12 +43,13 @@ _HELD_WELL = (2.0**-10, 65504.0)
 _CELLS_IN_MEMORY = 2**22
 
 
-def check_map(values: Any, where: str) -> np.ndarray:
+def check_map(values: Any, where: str, relative: bool = False) -> np.ndarray:
     """Return `values` as one map: float32 ``[n, n]``, finite, non-negative, not all zero.
 
     Args:
         values: a numpy array, a nested list or a torch tensor (any device, fp16, bf16, fp32, fp64).
         where: what the values are, for the message: a file or an id.
+        relative: divide by the maximum, so that no scale is too large or too small for float32.
 
     Returns:
         Contiguous float32; the very array that was given if it is that already.
@@ -64,6 +65,8 @@ def check_map(values: Any, where: str) -> np.ndarray:
     wrong = "negative" if (array < 0).any() else "" if np.isfinite(array).all() else "NaN or infinite"
     if wrong:
         raise InputError(f"{where} holds {wrong} values; the cells of a map are finite and at least 0.")
+    if relative and array.any():
+        array = array.astype(np.float64) / float(array.max())
     with np.errstate(over="ignore", under="ignore"):
         result = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite(result).all():

@@ -17,6 +17,7 @@ from models.errors import InputError
 
 from .augmentation import RandomContrast, RandomNoise, RandomWindow
 from .classifier import PatternClassifier, images_of
+from .distribution import check_seed
 from .images import IMAGE_SIZE
 from .taxonomy import PATTERNS, Pattern
 
@@ -51,6 +52,7 @@ class Training:
     """Of weights, order and augmentation."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         for name in ("epochs", "batch_size", "learning_rate", "size"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}={getattr(self, name)}: give a number above 0.")

@@ -187,6 +187,7 @@ def run_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
     def run(main: Any, *words: Any) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [main.__name__, *map(str, words)])
+        monkeypatch.setattr("signal.signal", lambda *_: None)  # not for the process that runs the tests
         with pytest.raises(SystemExit) as end:
             main()
         out, err = capsys.readouterr()

@@ -217,7 +217,7 @@ def test_anatomy_is_found_below_any_task_head(all_tiny: Any) -> None:
     from transformers import AutoModelForSequenceClassification
 
     for name, tiny in all_tiny.items():
-        head = AutoModelForSequenceClassification.from_config(tiny.config)
+        head = AutoModelForSequenceClassification.from_config(copy.deepcopy(tiny.config))
         assert anatomy_of(head).n_layers == anatomy_of(tiny.build()).n_layers, name
 
 

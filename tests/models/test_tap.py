@@ -125,7 +125,7 @@ def test_a_model_with_a_task_head_is_watched_below_it(all_tiny: Any) -> None:
     from transformers import AutoModelForSequenceClassification
 
     for tiny in all_tiny.values():
-        model = AutoModelForSequenceClassification.from_config(tiny.config).eval()
+        model = AutoModelForSequenceClassification.from_config(copy.deepcopy(tiny.config)).eval()
         model.config.pad_token_id = 0
         assert layers_seen(model) == layers_seen(tiny.build())
 
