@@ -60,8 +60,13 @@ def train_classifier(
     if as_json:
         print(json.dumps(report, indent=2))
     else:
-        print(f"trained on {sum(report['maps'].values())} maps of {report['heads']} heads")
-        if report["out_of_fold"]:
+        numbers = " and ".join(f"{n} {kind}" for kind, n in report["maps"].items() if n)
+        print(f"trained on {numbers} maps of {report['heads']} heads")
+        if not report["out_of_fold"]:
+            say("warning: with --folds 0 nothing is known of how good it is.")
+        else:
+            if report["out_of_fold"]["accuracy"] <= report["out_of_fold"]["majority_accuracy"]:
+                say("warning: it is no better than always answering the commonest label; do not use it.")
             print(f"{folds}-fold cross-validation over heads:")
             _print_scores(report["out_of_fold"])
     say(f"classifier: {output}")

@@ -86,7 +86,7 @@ class TrainClassifier:
             raise InputError(f"--other-kind {self.other_kind}: give 0 for never, or more.")
         if self.folds == 1 or self.folds < 0:
             raise InputError(f"--folds {self.folds}: give 0 for none, or at least 2.")
-        check_output(self.output, self.overwrite)
+        check_output(self.output, self.overwrite, marker="training.json")
 
     def run(self, progress: bool = False) -> dict[str, Any]:
         """Score by cross-validation over heads, train on everything, and write weights, scores and card.
@@ -199,14 +199,13 @@ def card(report: dict[str, Any]) -> str:
     lines = [
         "---",
         "library_name: headscope",
-        "license: mit",
         "tags: [attention, interpretability, pytorch_model_hub_mixin]",
         "---",
         f"# Attention pattern classifier for {kind} maps",
         "",
         "Sorts the attention map of a transformer head into vertical, diagonal, vertical_diagonal, block or",
-        f'heterogeneous (Kovaleva et al. 2019). Load it with `patterns.load_classifier("{kind}")` or with the path',
-        "of this folder.",
+        "heterogeneous (Kovaleva et al. 2019). Load it with `patterns.load_classifier(path of this folder)`; the one",
+        f'that comes with headscope is `patterns.load_classifier("{kind}")`.',
         "",
         "## Trained on",
         f"{' and '.join(f'{n} {k}' for k, n in report['maps'].items() if n)} maps of {report['heads']} heads of "

@@ -31,7 +31,7 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything rand
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON.")]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace the output folder if it holds something.")
+    bool, typer.Option("--overwrite", help="Delete an earlier output in the output folder and write anew.")
 ]
 
 

@@ -41,8 +41,10 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def check_output(path: Path, overwrite: bool = False) -> None:
+def check_output(path: Path, overwrite: bool = False, marker: str | None = None) -> None:
     """Refuse an output folder that holds something, unless it may be replaced.
+
+    With `marker`, the name of a file that an earlier output has, only an earlier output may be replaced.
 
     Raises:
         InputError: `path` is a file, or a folder that is not empty and `overwrite` is false, or one that
@@ -54,7 +56,13 @@ def check_output(path: Path, overwrite: bool = False) -> None:
         raise InputError(f"--output {path} cannot be replaced as a whole; give a new folder inside it.")
     if path.exists() and not path.is_dir():
         raise InputError(f"--output {path} is a file; give the name of a new or empty folder.")
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
+    filled = path.is_dir() and any(path.iterdir())
+    if filled and overwrite and marker and not (path / marker).is_file():
+        raise InputError(
+            f"--output {path} is no earlier output of this command (it has no {marker}), so it is not replaced; "
+            "give a new folder."
+        )
+    if filled and not overwrite:
         raise InputError(f"--output {path} is not empty; give a new folder, or --overwrite to replace it.")
 
 

@@ -33,7 +33,6 @@ class PatternClassifier(
     PyTorchModelHubMixin,
     library_name="headscope",
     tags=["attention", "interpretability"],
-    license="mit",
 ):
     """A small convolutional network on images of attention maps (after Kovaleva et al. 2019, section 4.1).
 

@@ -35,7 +35,7 @@ def classify_heads(
         str | None,
         typer.Option(
             "--subnetwork",
-            help="Count only the heads that this subnetwork keeps; the full model is observed.",
+            help="File or folder of masks: count only the heads that it keeps; the full model is observed.",
         ),
     ] = None,
     raw_classifier: Annotated[
@@ -96,7 +96,7 @@ def classify_heads(
 
         counted = done.summary["heads"]
         print(
-            f"{model} on {done.summary['examples']} examples of {done.summary['task']} {split}, "
+            f"{model} on {done.summary['examples']} examples of {done.rows.source} ({done.summary['task']}), "
             f"{counted['counted']} of {counted['all']} heads"
         )
         patterns = done.patterns

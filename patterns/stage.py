@@ -82,7 +82,7 @@ class ClassifyHeads:
         if self.save_maps and self.output is None:
             raise InputError("--save-maps needs --output DIR, the folder to write the maps to.")
         if self.output is not None:
-            check_output(self.output, self.overwrite)
+            check_output(self.output, self.overwrite, marker="summary.json")
 
     def run(self, progress: bool = False) -> Classified:
         """Do it; with an output folder, everything is written there at once or not at all.

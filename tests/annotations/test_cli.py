@@ -57,7 +57,7 @@ def test_a_classifier_is_trained_scored_used_and_evaluated(
     words += ["--note", "Labelled by nobody."]
     code, out, err = command(cli.train_classifier, *words)
     assert code == 0, err
-    assert "trained on 105 maps of 28 heads" in out
+    assert "trained on 60 raw and 45 norm maps of 28 heads" in out
     assert "2-fold cross-validation over heads" in out
     report = json.loads((output / "training.json").read_text())
     assert report["maps"] == {"raw": 60, "norm": 45}

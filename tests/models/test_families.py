@@ -241,6 +241,32 @@ def test_unsupported_models_are_refused_with_the_list_of_families() -> None:
         anatomy_of(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
 
 
+def test_an_output_projection_that_is_wrapped_is_refused(tiny_bert: Any) -> None:
+    """An adapter's ``weight`` is not what it computes, so norm maps would be wrong without a word."""
+
+    class Adapted(torch.nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward(inputs) * 2
+
+    tiny_bert.encoder.layer[0].attention.output.dense = Adapted(24, 24)
+    with pytest.raises(models.UnsupportedModelError, match="merge_and_unload"):
+        anatomy_of(tiny_bert)
+
+
+def test_a_decoder_of_an_encoder_family_is_causal(all_tiny: Any, ragged_batch: Any) -> None:
+    config = copy.deepcopy(all_tiny["bert"].config)
+    config.is_decoder = True
+    decoder = dataclasses.replace(all_tiny["bert"], config=config)
+    check_maps(decoder, ragged_batch)
+    assert anatomy_of(decoder.build()).causal
+
+
+def test_a_familys_own_scaling_is_kept(all_tiny: Any, ragged_batch: Any) -> None:
+    config = copy.deepcopy(all_tiny["gpt2"].config)
+    config.scale_attn_by_inverse_layer_idx = True
+    check_maps(dataclasses.replace(all_tiny["gpt2"], config=config), ragged_batch)
+
+
 def test_an_anatomy_is_immutable(tiny_bert: Any) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         anatomy_of(tiny_bert).causal = True  # type: ignore[misc]

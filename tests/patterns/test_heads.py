@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -188,6 +190,31 @@ def test_inputs_longer_than_the_model_can_read_are_cut_to_its_limit(minilm: Any)
     assert "cut to 512" in found.warnings[0]
 
 
+def test_attention_that_is_not_finite_is_refused(tiny_bert: Any, minilm: Any) -> None:
+    tiny_bert.resize_token_embeddings(30522)
+    with torch.no_grad():
+        tiny_bert.encoder.layer[1].attention.self.query.weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match="maps are not finite, first layer 1, head 0 on example 30"):
+        classify_heads(tiny_bert, minilm.tokenizer, ROWS, task="qqp", max_length=30)
+
+
+def test_empty_maps_of_a_removed_head_are_said(minilm: Any) -> None:
+    model = copy.deepcopy(minilm.model)
+    with torch.no_grad():
+        model.encoder.layer[2].attention.output.dense.weight[:, :32] = 0
+    said = " ".join(classify_heads(model, minilm.tokenizer, ROWS, task="qqp").warnings)
+    assert "5 norm maps are zero in every cell" in said
+    assert "raw maps are zero" not in said
+
+
+def test_segment_ids_without_embedding_are_refused(all_tiny: Any, minilm: Any) -> None:
+    config = copy.deepcopy(all_tiny["bert"].config)
+    config.type_vocab_size, config.vocab_size = 1, 30522
+    model = dataclasses.replace(all_tiny["bert"], config=config).build()
+    with pytest.raises(InputError, match="segment id 1, but the model knows 1"):
+        classify_heads(model, minilm.tokenizer, ROWS, task="qqp", max_length=30)
+
+
 def test_nothing_usable_is_refused(minilm: Any) -> None:
     with pytest.raises(InputError, match="None of the 2 rows"):
         classify_heads(minilm.model, minilm.tokenizer, [("", None), ("", None)])
@@ -203,6 +230,8 @@ def test_nothing_usable_is_refused(minilm: Any) -> None:
         ({"kinds": ["rollout"]}, "raw, norm"),
         ({"batch_size": 0}, "at least 1"),
         ({"max_length": 3}, "at least 4"),
+        ({"task": "qqp", "seed": -1}, "seed=-1"),
+        ({"task": "qqp", "classifiers": {"rwa": None}}, "keys \\['rwa'\\]"),
         ({}, "give \\(text, text or None\\)"),
     ],
 )

@@ -131,6 +131,22 @@ def test_the_order_of_the_file_does_not_matter(options: Any, done: Any, tmp_path
     )
 
 
+def test_examples_keep_their_place_in_data_without_idx(options: Any, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (EXAMPLES / "qqp" / "validation.jsonl").read_text().splitlines()]
+    pd.DataFrame(rows).drop(columns="idx").to_csv(tmp_path / "validation.csv", index=False)
+    found = ClassifyHeads(**(options | {"data": str(tmp_path), "maps": ("raw",)})).run().patterns
+    full = ClassifyHeads(**(options | {"maps": ("raw",)})).run().patterns  # there, idx is the position
+    assert found.examples.tolist() == full.examples.tolist()
+
+
+def test_an_earlier_output_can_be_overwritten(options: Any, tmp_path: Path) -> None:
+    for kinds in (("raw",), ("norm",)):
+        ClassifyHeads(
+            **(options | {"examples": 1, "maps": kinds}), output=tmp_path / "o", overwrite=True
+        ).run()
+        assert list(json.loads((tmp_path / "o" / "summary.json").read_text())["maps"]) == list(kinds)
+
+
 def test_the_table_is_printed_and_the_figures_are_named(command: Any, options: Any, tmp_path: Path) -> None:
     code, out, err = command(
         "--model",
@@ -145,7 +161,7 @@ def test_the_table_is_printed_and_the_figures_are_named(command: Any, options: A
         tmp_path / "o",
     )
     assert code == 0
-    assert "on 3 examples of qqp validation, 72 of 72 heads" in out
+    assert f"on 3 examples of {EXAMPLES / 'qqp' / 'validation.jsonl'} (qqp), 72 of 72 heads" in out
     assert "interpretable ratio" in out
     assert "heterogeneous" in out
     assert str(tmp_path / "o" / "heads.png") in err
@@ -266,6 +282,17 @@ class TestBadInput:
         (tmp_path / "new" / "precious.txt").write_text("x")
         self.refused(command, tmp_path, "is not empty", *good)
         assert (tmp_path / "new" / "precious.txt").read_text() == "x"
+
+    def test_overwriting_what_is_no_earlier_output(
+        self, command: Any, tmp_path: Path, good: list[Any]
+    ) -> None:
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "thesis.tex").write_text("years of work")
+        self.refused(command, tmp_path, "is no earlier output of this command", *good, "--overwrite")
+        assert (tmp_path / "new" / "thesis.tex").read_text() == "years of work"
+
+    def test_seeds_out_of_range(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
+        self.refused(command, tmp_path, "seed=-1", *good, "--seed", "-1")
 
     def test_save_maps_without_output(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
         self.refused(command, tmp_path, "--save-maps needs --output", *good[:-2], "--save-maps")
