@@ -54,6 +54,12 @@ def _check_kind(kind: str) -> None:
         raise InputError(f"--maps {kind}: give {' or '.join(KINDS)}, one kind a classifier.")
 
 
+def _training() -> Training:
+    from patterns.training import Training  # here and not above, so that importing this room stays light
+
+    return Training()
+
+
 @dataclass(frozen=True)
 class TrainClassifier:
     """One run of ``train-classifier``.
@@ -73,7 +79,7 @@ class TrainClassifier:
     They help because an annotator sees one sort of picture, whatever the kind."""
     folds: int = 5
     """Parts of the cross-validation over heads that scores the classifier; 0 for none."""
-    training: Training = field(default_factory=lambda: _training())
+    training: Training = field(default_factory=_training)
     """How it is trained."""
     note: str = ""
     """Who labelled the maps and how, for the card."""
@@ -182,7 +188,7 @@ class EvaluateClassifier:
             seen = record.get("map_digests") if isinstance(record, dict) else None
             if not isinstance(seen, list):
                 raise InputError(f"{folder / 'training.json'} is no training record: it has no map_digests.")
-            known = sum(digest in set(seen) for digest in digests(annotated))
+            known = sum(map(set(seen).__contains__, digests(annotated)))
         return {
             "kind": classifier.kind,
             "classifier": self.classifier,
@@ -238,9 +244,3 @@ def card(report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _training() -> Training:
-    from patterns.training import Training
-
-    return Training()

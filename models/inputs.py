@@ -145,8 +145,8 @@ def batches(
     """Yield ``(positions in `encoded`, model inputs [B, n])``, longest first, right-padded within each batch.
 
     Longest first, so that the batch that needs most memory comes first. Padding is always on the right:
-    a left-padded model with absolute positions is another model. The padding is masked; should its token
-    have no embedding (an added one often has none), one of the batch's tokens stands in for it.
+    a left-padded model with absolute positions is another model. The padding is masked, so its token
+    matters to nobody; one with a high id may have no embedding, and a token of the batch then stands in for it.
 
     Raises:
         InputError: `batch_size` is less than 1.

@@ -21,6 +21,10 @@ from models.cli import (
     say,
 )
 
+ClassifierOption = Annotated[
+    str | None, typer.Option(help="Folder or Hub id of a classifier to use instead of the shipped one.")
+]
+
 
 @command
 def classify_heads(
@@ -38,12 +42,8 @@ def classify_heads(
             help="File or folder of masks: count only the heads that it keeps; the full model is observed.",
         ),
     ] = None,
-    raw_classifier: Annotated[
-        str | None, typer.Option("--raw-classifier", help="Folder or Hub id, instead of the shipped one.")
-    ] = None,
-    norm_classifier: Annotated[
-        str | None, typer.Option("--norm-classifier", help="Folder or Hub id, instead of the shipped one.")
-    ] = None,
+    raw_classifier: ClassifierOption = None,
+    norm_classifier: ClassifierOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Inputs per forward pass.")] = 16,
     max_length: Annotated[int, typer.Option("--max-length", help="Tokens; longer inputs are cut.")] = 128,
     seed: SeedOption = 0,

@@ -167,8 +167,8 @@ class Classification:
             self.empty[kind] += int((images.amax(dim=(-2, -1)) == 0).sum())
             self._probabilities[kind][self._positions, layer] = found.cpu().numpy()
             if self.sink:
-                weights = norms[:, :, None] if kind == "norm" and norms is not None else 1.0
-                self.sink(layer, kind, probabilities * weights)
+                maps = probabilities if kind == "raw" or norms is None else probabilities * norms[:, :, None]
+                self.sink(layer, kind, maps)
 
 
 def _cropped(

@@ -125,7 +125,7 @@ def attention_maps(
     mask = batch.get("attention_mask", torch.ones_like(inputs))
     lengths = lengths_of(mask)
     real = mask.bool()
-    cells = real[:, None, :, None] & real[:, None, None, :]
+    padding = None if bool(real.all()) else ~(real[:, None, :, None] & real[:, None, None, :])
     anatomy = anatomy_of(model)
     value_norms = ValueNorms(anatomy)
     store = _Store(len(kinds) * (anatomy.n_layers if layers is None else len(set(layers))))
@@ -133,8 +133,8 @@ def attention_maps(
 
     def keep(layer: int, probabilities: torch.Tensor, values: torch.Tensor) -> None:
         raw = probabilities.float()
-        if not bool(real.all()):
-            raw = raw.masked_fill(~cells, 0)
+        if padding is not None:
+            raw = raw.masked_fill(padding, 0)
         if "raw" in kinds:
             found.append((layer, "raw", store.next_like(raw).copy_(raw), lengths))
         if "norm" in kinds:
