@@ -6,5 +6,6 @@ from .errors import HeadscopeError as HeadscopeError
 from .errors import InputError as InputError
 from .errors import TapError as TapError
 from .errors import UnsupportedModelError as UnsupportedModelError
+from .gating import gated as gated
 from .subnetwork import Subnetwork as Subnetwork
 from .tap import observe as observe

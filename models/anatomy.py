@@ -32,6 +32,8 @@ class Family:
     """Dotted path from a layer to the module that calls the attention function."""
     output: str
     """Dotted path from a layer to the attention's output projection W_O."""
+    mlp: str
+    """Dotted path from a layer to the MLP's last projection; its output, bias included, is the MLP's."""
     causal: bool = False
     """Whether a token attends only to itself and to what stands before it."""
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
@@ -57,11 +59,13 @@ _BERT: dict[str, Any] = {
     "layers": "encoder.layer",
     "attention": "attention.self",
     "output": "attention.output.dense",
+    "mlp": "output.dense",
 }
 _LLAMA: dict[str, Any] = {
     "layers": "layers",
     "attention": "self_attn",
     "output": "self_attn.o_proj",
+    "mlp": "mlp.down_proj",
     "causal": True,
 }
 
@@ -76,6 +80,7 @@ FAMILIES: tuple[Family, ...] = (
         layers="transformer.layer",
         attention="attention",
         output="attention.out_lin",
+        mlp="ffn.lin2",
     ),
     Family(
         "ALBERT",
@@ -83,10 +88,13 @@ FAMILIES: tuple[Family, ...] = (
         layers="encoder.albert_layer_groups",
         attention="attention",
         output="attention.dense",
+        mlp="ffn_output",
         in_call_order=_shared,
     ),
-    Family("ModernBERT", "modernbert", layers="layers", attention="attn", output="attn.Wo"),
-    Family("GPT-2", "gpt2", layers="h", attention="attn", output="attn.c_proj", causal=True),
+    Family("ModernBERT", "modernbert", layers="layers", attention="attn", output="attn.Wo", mlp="mlp.Wo"),
+    Family(
+        "GPT-2", "gpt2", layers="h", attention="attn", output="attn.c_proj", mlp="mlp.c_proj", causal=True
+    ),
     Family("Llama", "llama", **_LLAMA),
     Family("Qwen2", "qwen2", **_LLAMA),
 )
@@ -106,6 +114,8 @@ class Anatomy:
     """Per layer, the module that calls the attention function."""
     outputs: tuple[nn.Module, ...]
     """Per layer, the attention's output projection (``nn.Linear`` or the library's ``Conv1D``)."""
+    mlps: tuple[nn.Module, ...]
+    """Per layer, the MLP's last projection (``nn.Linear`` or ``Conv1D``)."""
     causal: bool
     """Whether every map is lower triangular."""
     local_layers: tuple[int, ...]
@@ -179,6 +189,7 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         layers = family.in_call_order(config, list(base.get_submodule(family.layers).children()))
         attentions = tuple(layer.get_submodule(family.attention) for layer in layers)
         outputs = tuple(layer.get_submodule(family.output) for layer in layers)
+        mlps = tuple(layer.get_submodule(family.mlp) for layer in layers)
     except AttributeError as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} is not laid out like a {family.name} model: {error}."
@@ -197,6 +208,7 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         base=base,
         attentions=attentions,
         outputs=outputs,
+        mlps=mlps,
         causal=family.causal or bool(getattr(config, "is_decoder", False)),
         local_layers=local,
         window=int(config.sliding_window) if local else None,

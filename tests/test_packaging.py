@@ -67,7 +67,7 @@ def test_public_names_are_these(tmp_path: Path) -> None:
 
     assert sorted(models.__all__) == [
         "Anatomy", "Checkpoint", "HeadscopeError", "InputError", "Subnetwork", "TapError",
-        "UnsupportedModelError", "anatomy_of", "load_checkpoint", "observe",
+        "UnsupportedModelError", "anatomy_of", "gated", "load_checkpoint", "observe",
     ]  # fmt: skip
     assert sorted(patterns.__all__) == [
         "HeadPatterns", "INTERPRETABLE", "Pattern", "PatternClassifier", "attention_maps", "classify_heads",

@@ -1,0 +1,144 @@
+"""Multiply what heads and MLPs add to the residual stream by gates, while the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .anatomy import Anatomy, anatomy_of
+from .errors import InputError, TapError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class _Site:
+    """One module that gates act on; it serves one layer, or several in turn where layers share weights."""
+
+    def __init__(self, what: str, layers: list[int]) -> None:
+        self.what, self.layers, self.calls = what, layers, 0
+
+    def next_layer(self) -> int:
+        if self.calls == len(self.layers):
+            self.calls += 1
+            self.check()
+        self.calls += 1
+        return self.layers[self.calls - 1]
+
+    def check(self) -> None:
+        """Raise TapError unless the module ran as often in this forward pass as it serves layers."""
+        if self.calls != len(self.layers):
+            layers = ", ".join(map(str, self.layers))
+            raise TapError(
+                f"The gated {self.what} of layer {layers} ran {self.calls} times in one forward pass instead of "
+                f"{len(self.layers)}; gates need each layer to run once, in one piece (chunk_size_feed_forward=0)."
+            )
+
+
+@contextmanager
+def gated(model: PreTrainedModel, heads: Any | None = None, mlps: Any | None = None) -> Iterator[Anatomy]:
+    """Multiply head and MLP outputs by gates in every forward pass inside the block.
+
+    A head's gate multiplies its output before the output projection, whose bias stays; an MLP's gate multiplies
+    the MLP's output, bias included, before it is added to the residual stream (Michel et al. 2019, section 2.2).
+
+    Args:
+        model: a model of a supported family, in training or evaluation mode.
+        heads: ``[L, H]``, or ``[B, L, H]`` for gates of each example of the batch; numbers from 0 to 1 or booleans,
+            a tensor or an array. Gradients flow into a tensor that wants them: with one gate an example, the
+            gradient of a loss summed over examples is each example's own. None: heads are left alone.
+        mlps: ``[L]`` or ``[B, L]``, likewise.
+
+    The model is as before afterwards, whatever happens inside. Blocks can be nested (gates multiply), with
+    :func:`models.observe` too; one model must not run in two threads at once.
+
+    Raises:
+        UnsupportedModelError: the model's family is not supported.
+        InputError: gates of the wrong shape, not finite or outside [0, 1]; gradient checkpointing is on.
+        TapError: a forward pass did not run a gated module exactly once a layer.
+    """
+    anatomy = anatomy_of(model)
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        raise InputError("gated() needs each layer to run once: call model.gradient_checkpointing_disable().")
+    head_gates = _gates("heads", heads, (anatomy.n_layers, anatomy.n_heads), model)
+    mlp_gates = _gates("mlps", mlps, (anatomy.n_layers,), model)
+    sites: list[_Site] = []
+
+    def start(*_: Any) -> None:
+        for site in sites:
+            site.calls = 0
+
+    def finish(*_: Any) -> None:
+        for site in sites:
+            site.check()
+
+    with ExitStack() as stack:
+        for what, modules, gates, attach in (
+            ("attention", anatomy.outputs, head_gates, _before),
+            ("MLP", anatomy.mlps, mlp_gates, _after),
+        ):
+            for module, layers in _shared(modules) if gates is not None else ():
+                sites.append(_Site(what, layers))
+                stack.callback(attach(module, sites[-1], gates).remove)
+        stack.callback(anatomy.base.register_forward_pre_hook(start).remove)
+        stack.callback(anatomy.base.register_forward_hook(finish).remove)
+        yield anatomy
+
+
+def _gates(name: str, values: Any, shape: tuple[int, ...], model: PreTrainedModel) -> torch.Tensor | None:
+    """Return gates as a floating point tensor on the model's device, gradients kept."""
+    if values is None:
+        return None
+    try:
+        gates = torch.as_tensor(values, device=model.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be an array of gates: {error}.") from error
+    if gates.is_complex() or gates.shape[-len(shape) :] != shape or gates.ndim > len(shape) + 1:
+        wanted = ", ".join(map(str, shape))
+        raise InputError(
+            f"{name} has shape {tuple(gates.shape)}; this model's gates are [{wanted}], or [batch, {wanted}]."
+        )
+    if not gates.is_floating_point():
+        gates = gates.float()
+    known = gates.detach()
+    if not bool(((known >= 0) & (known <= 1)).all()):
+        raise InputError(f"{name}: gates are numbers from 0 to 1.")
+    return gates
+
+
+def _shared(modules: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, list[int]]]:
+    """Yield each module once with the layers that it serves, in order."""
+    for module in dict.fromkeys(modules):
+        yield module, [layer for layer, other in enumerate(modules) if other is module]
+
+
+def _of_layer(gates: torch.Tensor, layer: int, axis: int, hidden: torch.Tensor) -> torch.Tensor:
+    """Return a layer's gates, ready to multiply `hidden`, whose first axis is the batch."""
+    gate = gates.select(axis, layer).to(hidden.dtype)
+    per_example = gates.ndim > -axis
+    if not per_example:
+        return gate
+    if len(gate) != len(hidden):
+        raise InputError(f"There are gates for {len(gate)} examples, but the batch has {len(hidden)}.")
+    return gate[:, None]  # the same for every token
+
+
+def _before(module: nn.Module, site: _Site, gates: torch.Tensor) -> Any:
+    def gate_heads(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden = inputs[0]  # [B, n, H * d_head]
+        gate = _of_layer(gates, site.next_layer(), -2, hidden)
+        return ((hidden.unflatten(-1, (gates.shape[-1], -1)) * gate[..., None]).flatten(-2), *inputs[1:])
+
+    return module.register_forward_pre_hook(gate_heads)
+
+
+def _after(module: nn.Module, site: _Site, gates: torch.Tensor) -> Any:
+    def gate_mlp(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+        gate = _of_layer(gates, site.next_layer(), -1, output)
+        return output * (gate[..., None] if gate.ndim else gate)
+
+    return module.register_forward_hook(gate_mlp)
