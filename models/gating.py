@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,9 @@ def gated(model: PreTrainedModel, heads: Any | None = None, mlps: Any | None = N
             ("attention", anatomy.outputs, head_gates, _before),
             ("MLP", anatomy.mlps, mlp_gates, _after),
         ):
-            for module, layers in _shared(modules) if gates is not None else ():
+            if gates is None:
+                continue
+            for module, layers in _shared(modules):
                 sites.append(_Site(what, layers))
                 stack.callback(attach(module, sites[-1], gates).remove)
         stack.callback(anatomy.base.register_forward_pre_hook(start).remove)
