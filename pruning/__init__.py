@@ -1,4 +1,4 @@
-"""Which heads matter: subnetworks and, in time, how they are found and compared."""
+"""Which heads matter: subnetworks, what survives over seeds, and how stable that is."""
 
 from pathlib import Path
 from runpy import run_path

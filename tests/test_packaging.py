@@ -74,7 +74,7 @@ def test_public_names_are_these(tmp_path: Path) -> None:
         "load_classifier", "render_map",
     ]  # fmt: skip
     assert sorted(annotations.__all__) == ["AnnotatedMaps"]
-    assert sorted(pruning.__all__) == ["Subnetwork"]
+    assert sorted(pruning.__all__) == ["Subnetwork", "never_survivors", "stability", "super_survivors"]
     for room in (models, patterns, annotations, pruning):
         for name in room.__all__:
             assert getattr(room, name) is not None

@@ -1,0 +1,208 @@
+"""How alike the subnetworks of several seeds are, and how alike they would be by chance.
+
+Every function takes subnetworks of one model, one a seed, and ``what``: ``"heads"`` or ``"mlps"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import InputError
+from models.subnetwork import Subnetwork
+
+Bools = npt.NDArray[np.bool_]
+NULLS = ("size", "size-per-layer")
+"""What a random subnetwork has in common with the one it stands for: its number of heads (or MLPs), or that
+number in every layer. The second is harder to beat: it also explains seeds that agree on layers only."""
+
+
+class CochranQ(NamedTuple):
+    """The result of :func:`cochran_q`."""
+
+    statistic: float
+    p_value: float
+    df: int
+
+
+class Shared(NamedTuple):
+    """The result of :func:`shared_heads`."""
+
+    mean: float
+    std: float
+    """Over the pairs, with one degree of freedom taken off; NaN for one pair."""
+
+
+@dataclass(frozen=True)
+class Chance:
+    """A statistic beside what it is for random subnetworks of the same size."""
+
+    observed: float
+    mean: float
+    """Over the random draws."""
+    ci95: tuple[float, float]
+    """The middle 95% of the random draws."""
+    p_value: float
+    """Share of draws at least as large, ``(b + 1) / (m + 1)`` (Phipson & Smyth 2010)."""
+    null: str
+    draws: int
+
+
+def survival_mean(subnetworks: Sequence[Subnetwork], what: str = "heads") -> npt.NDArray[np.float64]:
+    """Return the share of seeds under which each head ``[L, H]`` (or MLP ``[L]``) is kept."""
+    return stacked(subnetworks, what).mean(axis=0)
+
+
+def survival_std(subnetworks: Sequence[Subnetwork], what: str = "heads") -> npt.NDArray[np.float64]:
+    """Return the standard deviation over seeds, one degree of freedom taken off.
+
+    It says no more than the mean does: over five seeds it is 0 for a head kept 0 or 5 times, 0.447 for 1 or 4,
+    0.548 for 2 or 3.
+
+    Raises:
+        InputError: fewer than two subnetworks.
+    """
+    return stacked(subnetworks, what, least=2).std(axis=0, ddof=1)
+
+
+def fleiss_kappa(subnetworks: Sequence[Subnetwork], what: str = "heads") -> float:
+    """Return Fleiss' kappa (1971) with heads as subjects and seeds as raters who say kept or pruned.
+
+    It is corrected for how many are kept over all seeds, not for how many in each layer. NaN if everything is
+    kept, or nothing: then there is no disagreement to correct for.
+
+    Raises:
+        InputError: fewer than two subnetworks.
+    """
+    from statsmodels.stats.inter_rater import fleiss_kappa as of_table
+
+    masks = stacked(subnetworks, what, least=2)
+    if masks.all() or not masks.any():
+        return float("nan")
+    kept = masks.reshape(len(masks), -1).sum(axis=0)
+    return float(of_table(np.stack([kept, len(masks) - kept], axis=1), method="fleiss"))
+
+
+def cochran_q(subnetworks: Sequence[Subnetwork], what: str = "heads") -> CochranQ:
+    """Return Cochran's Q (1950) with heads as blocks and seeds as treatments.
+
+    It tests whether the seeds keep the same **number** of heads, not whether they keep the same heads: seeds that
+    keep as many but entirely different ones have Q = 0. NaN if no head is kept under some seeds and pruned under
+    others.
+
+    Raises:
+        InputError: fewer than two subnetworks.
+    """
+    from statsmodels.stats.contingency_tables import cochrans_q
+
+    masks = stacked(subnetworks, what, least=2)
+    flat = masks.reshape(len(masks), -1)
+    if (flat == flat[0]).all():
+        return CochranQ(float("nan"), float("nan"), len(masks) - 1)
+    found = cochrans_q(flat.T.astype(int))
+    return CochranQ(float(found.statistic), float(found.pvalue), int(found.df))
+
+
+def shared_heads(
+    a: Sequence[Subnetwork], b: Sequence[Subnetwork], pairs: str = "same-seed", what: str = "heads"
+) -> Shared:
+    """Return how many heads (or MLPs) the subnetworks of two tasks have in common.
+
+    Args:
+        a: of one task, one a seed.
+        b: of the other, the same seeds in the same order.
+        pairs: ``same-seed`` compares the two of each seed, as published; ``all`` every one with every other.
+        what: ``heads`` or ``mlps``.
+
+    Raises:
+        InputError: unknown pairs, lists of different length for same-seed pairs, or models of different sizes.
+    """
+    one, other = stacked(a, what), stacked(b, what)
+    if one.shape[1:] != other.shape[1:]:
+        raise InputError(f"Subnetworks of different models: {what} {one.shape[1:]} and {other.shape[1:]}.")
+    one, other = one.reshape(len(one), -1).astype(int), other.reshape(len(other), -1).astype(int)
+    if pairs == "same-seed":
+        if len(one) != len(other):
+            raise InputError(
+                f"Same-seed pairs need one subnetwork a seed for both tasks; there are {len(one)} and {len(other)}."
+            )
+        common = (one * other).sum(axis=1)
+    elif pairs == "all":
+        common = (one @ other.T).ravel()
+    else:
+        raise InputError(f"pairs={pairs!r}: give same-seed or all.")
+    return Shared(float(common.mean()), float(common.std(ddof=1)) if len(common) > 1 else float("nan"))
+
+
+def chance_level(
+    statistic: Callable[[list[list[Subnetwork]]], float],
+    tasks: Sequence[Sequence[Subnetwork]],
+    null: str = "size",
+    draws: int = 1000,
+    seed: int = 0,
+) -> Chance:
+    """Return a statistic beside its values for random subnetworks of the same sizes.
+
+    Args:
+        statistic: of lists of subnetworks, one list a task, e.g.
+            ``lambda tasks: super_survivors(tasks[0]).n_heads``.
+        tasks: the subnetworks, one list a task.
+        null: one of :data:`NULLS`.
+        draws: number of random sets; each subnetwork is drawn anew and alone.
+        seed: of the draws.
+
+    Raises:
+        InputError: unknown null, or no draws.
+    """
+    if null not in NULLS:
+        raise InputError(f"null={null!r}: give {' or '.join(NULLS)}.")
+    if draws < 1:
+        raise InputError(f"draws={draws}: give at least 1.")
+    rng = np.random.default_rng(seed)
+    observed = float(statistic([list(task) for task in tasks]))
+    values = np.array(
+        [statistic([[randomised(one, rng, null) for one in task] for task in tasks]) for _ in range(draws)],
+        dtype=float,
+    )
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    at_least = int((values >= observed - 1e-12).sum())
+    return Chance(
+        observed,
+        float(np.nanmean(values)),
+        (float(low), float(high)),
+        (at_least + 1) / (draws + 1),
+        null,
+        draws,
+    )
+
+
+def randomised(subnetwork: Subnetwork, rng: np.random.Generator, null: str = "size") -> Subnetwork:
+    """Return a random subnetwork with as many heads and MLPs, in all or in every layer; see :data:`NULLS`.
+
+    The MLPs of a subnetwork are one a layer, so that with ``size-per-layer`` they stay as they are.
+    """
+    if null == "size-per-layer":
+        return Subnetwork(rng.permuted(subnetwork.heads, axis=1), subnetwork.mlps)
+    heads = rng.permutation(subnetwork.heads.ravel()).reshape(subnetwork.heads.shape)
+    return Subnetwork(heads, rng.permutation(subnetwork.mlps))
+
+
+def stacked(subnetworks: Sequence[Subnetwork], what: str, least: int = 1) -> Bools:
+    """Return the masks ``[S, L, H]`` or ``[S, L]``.
+
+    Raises:
+        InputError: `what` is neither heads nor mlps, too few subnetworks, or models of different sizes.
+    """
+    if what not in ("heads", "mlps"):
+        raise InputError(f"what={what!r}: give heads or mlps.")
+    masks = [getattr(one, what) for one in subnetworks]
+    if len(masks) < least:
+        raise InputError(f"This takes the subnetworks of at least {least} seeds; there are {len(masks)}.")
+    if len({mask.shape for mask in masks}) > 1:
+        shapes = " and ".join(str(shape) for shape in dict.fromkeys(mask.shape for mask in masks))
+        raise InputError(f"Subnetworks of different models: {what} {shapes}.")
+    return np.stack(masks)
