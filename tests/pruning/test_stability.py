@@ -107,7 +107,7 @@ def test_chance_levels_of_the_published_masks(published: Any, expected: Any) -> 
 def test_kappa_and_q_equal_their_definitions(seed: int, number: int) -> None:
     of = random_subnetworks(number, seed)
     masks = np.stack([one.heads.ravel() for one in of]).astype(int)
-    n, subjects = masks.shape
+    n = len(masks)
     agree = [(k * (k - 1) + (n - k) * (n - k - 1)) / (n * (n - 1)) for k in masks.sum(axis=0)]
     kept = masks.mean()
     by_chance = kept**2 + (1 - kept) ** 2
