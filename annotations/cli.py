@@ -22,11 +22,17 @@ def train_classifier(
     output: Annotated[Path, typer.Option("--output", help="New or empty folder for the classifier.")],
     maps: Annotated[str, typer.Option("--maps", help="Kind of maps it is for: raw or norm.")] = "raw",
     other_kind: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--other-kind", help="How often maps of the other kind are learned from too; 0 for never."
+            "--other-kind",
+            help="How often maps of the other kind are learned from too; 0 for never [default: raw 1, norm 0.33].",
         ),
-    ] = 1.0,
+    ] = None,
+    generated: Annotated[
+        float,
+        typer.Option("--generated", help="Share of generated maps among those learned from; 0 for none."),
+    ] = 0.1,
+    members: Annotated[int, typer.Option("--members", help="Networks whose probabilities are averaged.")] = 2,
     folds: Annotated[
         int, typer.Option("--folds", help="Parts of the cross-validation over heads; 0 for none.")
     ] = 5,
@@ -52,7 +58,7 @@ def train_classifier(
         output=output,
         other_kind=other_kind,
         folds=folds,
-        training=Training(epochs=epochs, seed=seed),
+        training=Training(epochs=epochs, generated=generated, members=members, seed=seed),
         note=note,
         overwrite=overwrite,
     )
@@ -117,6 +123,5 @@ def _print_scores(scores: dict[str, Any]) -> None:
     )
     for pattern, row in zip(PATTERNS, scores["confusion"], strict=True):
         counts = " ".join(f"{n:4d}" for n in row)
-        print(
-            f"{pattern.value:18} {scores['support'][pattern]:5d} {scores['f1'][pattern]:5.2f}              {counts}"
-        )
+        f1 = "-" if scores["f1"][pattern] is None else f"{scores['f1'][pattern]:.2f}"
+        print(f"{pattern.value:18} {scores['support'][pattern]:5d} {f1:>5}              {counts}")

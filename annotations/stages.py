@@ -45,6 +45,33 @@ def digests(maps: AnnotatedMaps) -> list[str]:
     ]
 
 
+OTHER_KIND = {"raw": 1.0, "norm": 0.33}
+"""By kind, how often a map of the other kind is drawn in training: what cross-validation favoured."""
+
+
+def groups_of(maps: AnnotatedMaps) -> tuple[np.ndarray, np.ndarray]:
+    """Return the head ``[N]`` that each map comes from and the input ``[N]`` it is of, as names.
+
+    An input that is not known (example -1) is one of its own.
+    """
+    info = maps.info
+    heads = ["/".join(map(str, head)) for head in zip(*(info[column] for column in HEADS), strict=True)]
+    inputs = [
+        f"{task}/{example}" if example >= 0 else id
+        for task, example, id in zip(info["task"], info["example"], info["id"], strict=True)
+    ]
+    return np.array(heads), np.array(inputs)
+
+
+def fold_sizes(maps: AnnotatedMaps, folds: int, seed: int) -> list[int]:
+    """Return how many maps the smallest and the largest training part of a cross-validation have."""
+    from patterns.training import split_folds
+
+    targets = np.array([PATTERNS.index(label) for label in _labels(maps)])
+    sizes = [len(seen) for seen, _ in split_folds(targets, *groups_of(maps), folds, seed)]
+    return [min(sizes), max(sizes)]
+
+
 def _labels(maps: AnnotatedMaps) -> list[Pattern]:
     return [label for label in maps.labels if label is not None]
 
@@ -74,9 +101,9 @@ class TrainClassifier:
     """The kind of maps that the classifier is for: raw or norm."""
     output: Path
     """Folder for the classifier."""
-    other_kind: float = 1.0
-    """How often a map of the other kind is drawn in training, relative to one of this kind; 0 for never.
-    They help because an annotator sees one sort of picture, whatever the kind."""
+    other_kind: float | None = None
+    """How often a map of the other kind is drawn in training, relative to one of this kind; 0 for never,
+    None for :data:`OTHER_KIND`. They help because an annotator sees one sort of picture, whatever the kind."""
     folds: int = 5
     """Parts of the cross-validation over heads that scores the classifier; 0 for none."""
     training: Training = field(default_factory=_training)
@@ -88,7 +115,7 @@ class TrainClassifier:
 
     def __post_init__(self) -> None:
         _check_kind(self.maps)
-        if not 0 <= self.other_kind < float("inf"):
+        if self.other_kind is not None and not 0 <= self.other_kind < float("inf"):
             raise InputError(f"--other-kind {self.other_kind}: give 0 for never, or more.")
         if self.folds == 1 or self.folds < 0:
             raise InputError(f"--folds {self.folds}: give 0 for none, or at least 2.")
@@ -100,33 +127,35 @@ class TrainClassifier:
         Returns:
             What ``training.json`` holds.
         """
-        from scipy.special import softmax
-
-        from patterns.evaluation import score
-        from patterns.training import cross_validate, fit_temperature, train
+        from patterns.evaluation import confusions, score
+        from patterns.training import calibrated, cross_validate, fit_temperature, train
 
         annotated = load_labelled(self.annotations)
         kinds = annotated.info["kind"].to_numpy()
         if self.maps not in kinds:
             raise InputError(f"The annotations hold no labelled {self.maps} maps.")
-        if not self.other_kind:
+        other_kind = OTHER_KIND[self.maps] if self.other_kind is None else self.other_kind
+        if not other_kind:
             annotated = annotated.select(np.flatnonzero(kinds == self.maps))
         info = annotated.info
         own = (info["kind"] == self.maps).to_numpy()
-        weights = np.where(own, 1.0, self.other_kind)
+        weights = np.where(own, 1.0, other_kind)
         maps, labels = annotated.maps, _labels(annotated)
-        heads = ["/".join(map(str, head)) for head in zip(*(info[column] for column in HEADS), strict=True)]
+        heads, inputs = groups_of(annotated)
 
         with atomic_folder(self.output, self.overwrite) as folder:
-            temperature, scores = 1.0, None
+            temperature, scores, errors, sizes = 1.0, None, None, None
             if self.folds:
-                logits, _ = cross_validate(
-                    self.maps, maps, labels, heads, self.training, self.folds, own, weights, progress
+                logits, fold = cross_validate(
+                    self.maps, maps, labels, heads, self.training, self.folds, own, weights, inputs, progress
                 )
                 own_labels = [label for label, mine in zip(labels, own, strict=True) if mine]
                 temperature = fit_temperature(logits, own_labels)
-                scores = score(own_labels, softmax(logits / temperature, axis=1))
-            classifier = train(self.maps, maps, labels, self.training, temperature, weights, progress)
+                found = calibrated(logits, own_labels, fold)
+                scores = score(own_labels, found, heads[own], self.training.seed)
+                errors = confusions(own_labels, found, heads[own])
+                sizes = fold_sizes(annotated, self.folds, self.training.seed)
+            classifier = train(self.maps, maps, labels, self.training, temperature, weights, errors, progress)
             report = {
                 "kind": self.maps,
                 "version": classifier.version,
@@ -137,9 +166,10 @@ class TrainClassifier:
                 "annotators": sorted(set(annotated.annotations["annotator"])),
                 "note": self.note,
                 "folds": self.folds,
+                "fold_sizes": sizes,
                 "out_of_fold": scores,
                 "temperature": temperature,
-                "training": {**dataclasses.asdict(self.training), "other_kind": self.other_kind},
+                "training": {**dataclasses.asdict(self.training), "other_kind": other_kind},
                 "provenance": provenance(),
                 "map_digests": sorted(set(digests(annotated))),
             }
@@ -186,7 +216,7 @@ class EvaluateClassifier:
         if (folder / "training.json").is_file():
             record = read_json(folder / "training.json", "a training record")
             seen = record.get("map_digests") if isinstance(record, dict) else None
-            if not isinstance(seen, list):
+            if not (isinstance(seen, list) and all(isinstance(digest, str) for digest in seen)):
                 raise InputError(f"{folder / 'training.json'} is no training record: it has no map_digests.")
             known = sum(map(set(seen).__contains__, digests(annotated)))
         return {
@@ -194,7 +224,7 @@ class EvaluateClassifier:
             "classifier": self.classifier,
             "version": classifier.version,
             "trained_on": known,
-            **score(_labels(annotated), classifier.predict_proba(annotated.maps)),
+            **score(_labels(annotated), classifier.predict_proba(annotated.maps), groups_of(annotated)[0]),
             "provenance": provenance(),
         }
 
@@ -226,15 +256,46 @@ def card(report: dict[str, Any]) -> str:
     if scores is None:
         lines.append("It was not cross-validated.")
     else:
+        within = scores["ci95"]
+
+        def cell(value: float | None, bounds: Sequence[float | None]) -> str:
+            if value is None or bounds[0] is None:
+                return "-" if value is None else f"{value:.3f}"
+            return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
+
         lines += [
-            f"{report['folds']}-fold cross-validation over heads (no head is on both sides) on {scores['maps']} {kind} "
-            f"maps: accuracy {scores['accuracy']:.3f} (always the commonest label: {scores['majority_accuracy']:.3f}), "
-            f"macro-F1 {scores['macro_f1']:.3f}, log-loss {scores['log_loss']:.3f}.",
-            "The temperature was fitted on the same out-of-fold predictions.",
+            f"{report['folds']}-fold cross-validation on {scores['maps']} {kind} maps of {scores['groups']} heads: "
+            "each map is predicted by a classifier that has seen neither its head nor, where that is known, its input "
+            f"({report['fold_sizes'][0]} to {report['fold_sizes'][1]} maps to learn from, where the classifier that is "
+            f"kept had {sum(report['maps'].values())} and should err less). Intervals (95%) "
+            "resample heads; the temperature of each fold was fitted on the others.",
             "",
-            "| pattern | maps | F1 |",
-            "|---|---|---|",
-            *(f"| {p} | {scores['support'][p]} | {scores['f1'][p]:.2f} |" for p in map(str, PATTERNS)),
+            "| | value [95% interval] |",
+            "|---|---|",
+            f"| accuracy (always the commonest label: {scores['majority_accuracy']:.3f}) | "
+            f"{cell(scores['accuracy'], within['accuracy'])} |",
+            *(
+                f"| {name} | {cell(scores[key], within[key])} |"
+                for key, name in (
+                    ("macro_f1", "macro-F1"),
+                    ("log_loss", "log-loss"),
+                    ("brier", "Brier score (0 to 2)"),
+                    ("ece", "expected calibration error"),
+                )
+            ),
+            *(
+                f"| F1 of {p} ({scores['support'][p]} maps) | {cell(scores['f1'][p], within['f1'][p])} |"
+                for p in map(str, PATTERNS)
+            ),
+            "",
+            "Confusion (rows: label, columns: prediction):",
+            "",
+            "| | " + " | ".join(map(str, PATTERNS)) + " |",
+            "|---|" + "---|" * len(PATTERNS),
+            *(
+                f"| {p} | " + " | ".join(map(str, row)) + " |"
+                for p, row in zip(PATTERNS, scores["confusion"], strict=True)
+            ),
         ]
     lines += [
         "",

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from models.errors import InputError
+from models.files import reason
 from models.hub import hub_answers
 
 from .images import IMAGE_SIZE, image_pair, relative, resampling_matrices
@@ -28,53 +29,24 @@ SHIPPED = Path(__file__).parent / "weights"
 _BATCH = 256
 
 
-class PatternClassifier(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="headscope",
-    tags=["attention", "interpretability"],
-):
-    """A small convolutional network on images of attention maps (after Kovaleva et al. 2019, section 4.1).
+class Member(nn.Module):
+    """One convolutional network of a :class:`PatternClassifier`.
 
-    Its input is a map of any length as an image of ``size x size`` cells relative to its maximum, in
-    three channels: as it is; its square root, which shows what is faint; and each cell's distance
-    from the diagonal.
+    Its input is an image relative to its maximum in three channels: as it is; its square root, which shows
+    what is faint; and each cell's distance from the diagonal. Features are pooled by their mean and maximum
+    over the image, over the brightest column (mean along it) and over the brightest diagonal: what makes a
+    map vertical or diagonal is that something goes all the way along.
 
     Args:
-        kind: ``raw`` or ``norm``, the kind of maps it was trained on.
         size: side of the images.
         stages: widths of the 3 x 3 convolutions; the image is halved between stages.
-        temperature: logits are divided by it (Guo et al. 2017).
-        shortest: tokens of the shortest map it was trained on.
-
-    Raises:
-        InputError: the kind does not exist.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        size: int = IMAGE_SIZE,
-        stages: Sequence[Sequence[int]] = ((16,), (32, 32), (64, 64)),
-        temperature: float = 1.0,
-        shortest: int = 2,
-    ) -> None:
+    distance: torch.Tensor
+    diagonals: torch.Tensor
+
+    def __init__(self, size: int, stages: Sequence[Sequence[int]]) -> None:
         super().__init__()
-        if kind not in KINDS:
-            raise InputError(f"A pattern classifier is for maps of kind {' or '.join(KINDS)}, not {kind!r}.")
-        pools = max(len(stages) - 1, 0)
-        if not (
-            isinstance(size, int) and size >= 2**pools and all(w > 0 for s in stages for w in s) and stages
-        ):
-            raise InputError(
-                f"size={size!r} and stages={stages!r} do not fit: each stage but the first halves the image."
-            )
-        if not (isinstance(temperature, int | float) and 0 < temperature < float("inf")):
-            raise InputError(f"temperature={temperature!r}: give a number above 0.")
-        self.kind = kind
-        self.size = size
-        self.temperature = temperature
-        self.shortest = shortest
         layers: list[nn.Module] = []
         before = 3
         for widths in stages:
@@ -84,26 +56,107 @@ class PatternClassifier(
                 layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
                 before = width
         self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(2 * before, len(PATTERNS))
+        self.head = nn.Linear(4 * before, len(PATTERNS))
         # Twice as fast on CPUs as the default layout for convolutions this small.
         self.to(memory_format=torch.channels_last)
         position = torch.linspace(0, 1, size)
         distance = (position[:, None] - position[None, :]).abs()
         self.register_buffer("distance", distance, persistent=False)
+        self.register_buffer("diagonals", _diagonals(size // 2 ** (len(stages) - 1)), persistent=False)
 
     def channels_of(self, images: torch.Tensor) -> torch.Tensor:
         """Return the input channels ``[N, 3, size, size]`` of images ``[N, size, size]`` on any scale."""
         shown = relative(images)
-        channels = [shown, shown.sqrt(), self.distance.expand_as(shown)]  # type: ignore[operator]
+        channels = [shown, shown.sqrt(), self.distance.expand_as(shown)]
         return torch.stack(channels, dim=1).contiguous(memory_format=torch.channels_last)
 
     def pool(self, features: torch.Tensor) -> torch.Tensor:
-        """Return mean and maximum over the image, ``[N, 2 C]`` from ``[N, C, h, w]``."""
-        return torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
+        """Return ``[N, 4 C]`` from ``[N, C, h, h]``."""
+        columns = features.mean(dim=2)
+        along = features.flatten(2) @ self.diagonals
+        pooled = [columns.mean(dim=2), features.amax(dim=(2, 3)), columns.amax(dim=2), along.amax(dim=2)]
+        return torch.cat(pooled, dim=1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits ``[N, 5]`` of images ``[N, size, size]`` on any positive scale."""
-        return self.head(self.pool(self.features(self.channels_of(images)))) / self.temperature
+        return self.head(self.pool(self.features(self.channels_of(images))))
+
+
+def _diagonals(size: int) -> torch.Tensor:
+    """Return ``[size * size, D]``, which averages an image along each of its diagonals but the short ones."""
+    token = torch.arange(size)
+    offset = token[None, :] - token[:, None]
+    reach = max(size // 2 - 1, 0)
+    on = torch.stack([offset == k for k in range(-reach, reach + 1)]).float()
+    return (on / on.sum(dim=(1, 2), keepdim=True)).flatten(1).T.contiguous()
+
+
+class PatternClassifier(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="headscope",
+    tags=["attention", "interpretability"],
+):
+    """Small convolutional networks on images of attention maps (after Kovaleva et al. 2019, section 4.1).
+
+    Maps of any length are averaged to images of ``size x size`` cells; the networks' probabilities are
+    averaged.
+
+    Args:
+        kind: ``raw`` or ``norm``, the kind of maps it was trained on.
+        size: side of the images.
+        stages: widths of each network's convolutions, see :class:`Member`.
+        members: number of networks.
+        temperature: log-probabilities are divided by it (Guo et al. 2017).
+        shortest: tokens of the shortest map it was trained on.
+        groups: number of heads that :attr:`confusions` tells of.
+
+    Raises:
+        InputError: the kind does not exist, or a number is out of range.
+    """
+
+    confusions: torch.Tensor
+    """``[groups, 5, 5]`` int32: of each annotated head, its maps by label (rows) and by prediction out of fold
+    (columns), from which shares can be corrected; no group if it was not cross-validated."""
+
+    def __init__(
+        self,
+        kind: str,
+        size: int = IMAGE_SIZE,
+        stages: Sequence[Sequence[int]] = ((16,), (32, 32), (64, 64)),
+        members: int = 1,
+        temperature: float = 1.0,
+        shortest: int = 2,
+        groups: int = 0,
+    ) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise InputError(f"A pattern classifier is for maps of kind {' or '.join(KINDS)}, not {kind!r}.")
+        pools = max(len(stages) - 1, 0)
+        if not (
+            isinstance(size, int) and size >= 2**pools and stages and all(s and min(s) > 0 for s in stages)
+        ):
+            raise InputError(
+                f"size={size!r} and stages={stages!r} do not fit: each stage but the first halves the image."
+            )
+        if not (isinstance(temperature, int | float) and 0.01 <= temperature <= 100):
+            raise InputError(f"temperature={temperature!r}: give a number above 0, from 0.01 to 100.")
+        for name, value, least in (("members", members, 1), ("shortest", shortest, 2), ("groups", groups, 0)):
+            if type(value) is not int or value < least:
+                raise InputError(f"{name}={value!r}: give a whole number of at least {least}.")
+        self.kind = kind
+        self.size = size
+        self.temperature = temperature
+        self.shortest = shortest
+        self.members = nn.ModuleList(Member(size, stages) for _ in range(members))
+        self.register_buffer(
+            "confusions", torch.zeros(groups, len(PATTERNS), len(PATTERNS), dtype=torch.int32)
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits ``[N, 5]`` of images ``[N, size, size]`` on any positive scale."""
+        averaged = torch.stack([member(images).softmax(dim=-1) for member in self.members]).mean(dim=0)
+        return averaged.clamp_min(torch.finfo(averaged.dtype).tiny).log() / self.temperature
 
     def classify_images(self, images: torch.Tensor) -> torch.Tensor:
         """Return probabilities ``[..., 5]`` of images ``[..., size, size]``, without gradients."""
@@ -136,9 +189,30 @@ class PatternClassifier(
             probabilities[positions] = self.classify_images(images).cpu().numpy()
         return probabilities
 
-    def predict(self, maps: Sequence[Any]) -> list[Pattern]:
-        """Return the most probable pattern of each map; see :meth:`predict_proba`."""
-        return [PATTERNS[i] for i in self.predict_proba(maps).argmax(axis=1)]
+    @overload
+    def predict(self, maps: Sequence[Any]) -> list[Pattern]: ...
+
+    @overload
+    def predict(self, maps: Sequence[Any], abstain_below: float) -> list[Pattern | None]: ...
+
+    def predict(self, maps: Sequence[Any], abstain_below: float | None = None) -> Any:
+        """Return the most probable pattern of each map; see :meth:`predict_proba`.
+
+        Args:
+            maps: as :meth:`predict_proba`.
+            abstain_below: return None instead of a pattern whose probability is below this; None: never.
+
+        Raises:
+            InputError: as :meth:`predict_proba`; or `abstain_below` is not in [0, 1].
+        """
+        least = 0.0 if abstain_below is None else abstain_below
+        if not (isinstance(least, int | float) and 0 <= least <= 1):
+            raise InputError(f"abstain_below={abstain_below!r}: give a probability, from 0 to 1.")
+        found = self.predict_proba(maps)
+        return [
+            PATTERNS[i] if sure >= least else None
+            for i, sure in zip(found.argmax(axis=1), found.max(axis=1), strict=True)
+        ]
 
     @property
     def version(self) -> str:
@@ -212,11 +286,13 @@ def load_classifier(source: str | Path, kind: str | None = None) -> PatternClass
             f"and the Hub does not give it ({type(error).__name__})."
         ) from error
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise InputError(
-            f"{source} is not a pattern classifier of headscope: {str(error).splitlines()[0]}."
-        ) from error
+        raise InputError(f"{source} is not a pattern classifier of headscope: {reason(error)}.") from error
     if not all(bool(values.isfinite().all()) for values in classifier.state_dict().values()):
         raise InputError(f"{source} is not a usable pattern classifier: some of its weights are not finite.")
+    if (classifier.confusions < 0).any() or (classifier.confusions.sum(dim=(1, 2)) < 1).any():
+        raise InputError(
+            f"{source} is not a usable pattern classifier: its confusions are no counts of maps."
+        )
     if kind is not None and classifier.kind != kind:
         raise InputError(
             f"{source} is a classifier for {classifier.kind} maps; one for {kind} maps is needed here."

@@ -59,11 +59,12 @@ def classify_heads(
     """Show the attention pattern of every head of a model.
 
     Every head's attention map is classified on a random sample of inputs. Printed are each head's dominant
-    pattern, the share of each pattern, and the interpretable ratio with its 95% bootstrap interval.
+    pattern, the share of each pattern, and the interpretable ratio with its 95% bootstrap interval; then both
+    corrected for the errors that the classifier made on annotated heads it had not seen.
 
     Example: classify-heads --model bert-base-uncased --task qqp --examples 100 --output out/bert-qqp
     """
-    from .stage import ClassifyHeads, ratios
+    from .stage import ClassifyHeads, distributions, ratios
 
     given = {"raw": raw_classifier, "norm": norm_classifier}
     job = ClassifyHeads(
@@ -100,10 +101,6 @@ def classify_heads(
             f"{counted['counted']} of {counted['all']} heads"
         )
         patterns = done.patterns
-        print_patterns(
-            patterns.to_frame(),
-            {kind: patterns.distribution(kind) for kind in patterns.kinds},
-            ratios(patterns),
-        )
+        print_patterns(patterns.to_frame(), distributions(patterns), ratios(patterns))
     if output is not None:
         say(f"figures: {output / 'heads.png'}, {output / 'distribution.png'}; tables beside them")

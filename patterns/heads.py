@@ -112,6 +112,9 @@ def classify_heads(
             *_anatomy_warnings(anatomy),
             *_empty_warnings(seen.empty),
         ),
+        confusions={
+            kind: chosen[kind].confusions.cpu().numpy() for kind in kinds if len(chosen[kind].confusions)
+        },
     )
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from models.errors import InputError
 from models.subnetwork import Subnetwork
 
+from .correction import corrected_shares
 from .distribution import bootstrap_ci95, distribution, head_frame, interpretable_shares
 from .taxonomy import PATTERNS
 
@@ -40,6 +41,8 @@ class HeadPatterns:
     """Of the bootstrap."""
     warnings: tuple[str, ...] = ()
     """What a reader of the numbers has to know, whatever the kind."""
+    confusions: Mapping[str, npt.NDArray[np.integer]] = dataclasses.field(default_factory=dict)
+    """By kind, the classifier's :attr:`~patterns.PatternClassifier.confusions`, where it has some."""
 
     def __repr__(self) -> str:
         shape = " x ".join(str(n) for n in (len(self.examples), *self.heads.shape))
@@ -102,6 +105,35 @@ class HeadPatterns:
     def interpretable_ratio_ci95(self, kind: str) -> tuple[float, float]:
         """Return the ratio's 95% bootstrap interval over examples; NaN for a single example."""
         return bootstrap_ci95(interpretable_shares(self._counted(kind)), self.seed)
+
+    def corrected_distribution(self, kind: str) -> dict[str, float] | None:
+        """Return each pattern's share corrected for what the classifier is known to confuse.
+
+        See :mod:`patterns.correction`. The interpretable ratio of these is the share of heterogeneous. None if
+        nothing is known of the classifier's errors: it was not cross-validated.
+        """
+        self._counted(kind)
+        found = self._corrections.get(kind)
+        return found and {p.value: float(share) for p, share in zip(PATTERNS, found[0], strict=True)}
+
+    def corrected_distribution_ci95(self, kind: str) -> dict[str, tuple[float, float]] | None:
+        """Return the 95% interval of each corrected share, over examples and over annotated heads together.
+
+        NaN for a single example; None as :meth:`corrected_distribution`.
+        """
+        found = self._corrections.get(kind)
+        return found and {
+            p.value: (float(lo), float(hi)) for p, (lo, hi) in zip(PATTERNS, found[1], strict=True)
+        }
+
+    @cached_property
+    def _corrections(self) -> dict[str, tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]]:
+        found = {}
+        for kind, known in self.confusions.items():
+            labels = self._counted(kind)
+            counts = np.stack([(labels == i).sum(axis=1) for i in range(len(PATTERNS))], axis=1)
+            found[kind] = corrected_shares(counts, known, self.seed)
+        return found
 
     def select(self, subnetwork: Subnetwork) -> HeadPatterns:
         """Return the same result counting only the heads that `subnetwork` keeps.

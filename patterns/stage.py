@@ -23,7 +23,7 @@ from .distribution import check_seed, counts
 from .heads import MapSink, check_sizes, classify_heads
 from .maps import check_kinds
 from .result import HeadPatterns
-from .taxonomy import KINDS, PATTERNS
+from .taxonomy import INTERPRETABLE, KINDS, PATTERNS
 
 if TYPE_CHECKING:
     from models.inputs import Encoded
@@ -175,16 +175,31 @@ class Classified:
 
 
 def summarise(patterns: HeadPatterns, kind: str) -> dict[str, Any]:
-    """Return the part of ``summary.json`` about one kind of maps; an interval that has no value is null."""
+    """Return the part of ``summary.json`` about one kind of maps; an interval that has no value is null.
+
+    ``corrected`` is null if nothing is known of the classifier's errors.
+    """
+    shares = patterns.corrected_distribution(kind)
+    intervals = patterns.corrected_distribution_ci95(kind)
     return {
         "distribution": patterns.distribution(kind),
         "interpretable_ratio": patterns.interpretable_ratio(kind),
-        "interpretable_ratio_ci95": [
-            None if isnan(x) else x for x in patterns.interpretable_ratio_ci95(kind)
-        ],
+        "interpretable_ratio_ci95": _known(patterns.interpretable_ratio_ci95(kind)),
+        "corrected": shares
+        and intervals
+        and {
+            "distribution": shares,
+            "distribution_ci95": {pattern: _known(bounds) for pattern, bounds in intervals.items()},
+            "interpretable_ratio": shares[INTERPRETABLE],
+            "interpretable_ratio_ci95": _known(intervals[INTERPRETABLE]),
+        },
         "classified_maps": len(patterns.examples) * int(patterns.heads.sum()),
         "warnings": list(patterns.warnings),
     }
+
+
+def _known(bounds: tuple[float, float]) -> list[float | None]:
+    return [None if isnan(bound) else bound for bound in bounds]
 
 
 def write_results(folder: Path, patterns: HeadPatterns, summary: dict[str, Any]) -> None:
@@ -202,18 +217,31 @@ def write_results(folder: Path, patterns: HeadPatterns, summary: dict[str, Any])
     ).to_csv(folder / "distribution.csv", index=False)
     save_figure(patterns.plot(), folder / "heads.png")
     save_figure(
-        distribution_bars({kind: patterns.distribution(kind) for kind in patterns.kinds}, ratios(patterns)),
+        distribution_bars(distributions(patterns), ratios(patterns)),
         folder / "distribution.png",
     )
     write_json(folder / "summary.json", summary)
 
 
+def distributions(patterns: HeadPatterns) -> dict[str, dict[str, float]]:
+    """Return each pattern's share by kind, and corrected where that can be, to be shown under these names."""
+    shown = {}
+    for kind in patterns.kinds:
+        shown[kind] = patterns.distribution(kind)
+        if corrected := patterns.corrected_distribution(kind):
+            shown[f"{kind}, corrected"] = corrected
+    return shown
+
+
 def ratios(patterns: HeadPatterns) -> dict[str, tuple[float, float, float]]:
-    """Return by kind the interpretable ratio and its 95% interval."""
-    return {
-        kind: (patterns.interpretable_ratio(kind), *patterns.interpretable_ratio_ci95(kind))
-        for kind in patterns.kinds
-    }
+    """Return the interpretable ratio and its 95% interval under the names of :func:`distributions`."""
+    shown = {}
+    for kind in patterns.kinds:
+        shown[kind] = (patterns.interpretable_ratio(kind), *patterns.interpretable_ratio_ci95(kind))
+        shares, intervals = patterns.corrected_distribution(kind), patterns.corrected_distribution_ci95(kind)
+        if shares and intervals:
+            shown[f"{kind}, corrected"] = (shares[INTERPRETABLE], *intervals[INTERPRETABLE])
+    return shown
 
 
 def _to_store(writer: MapWriter, checkpoint: Checkpoint, task: str) -> MapSink:

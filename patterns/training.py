@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -16,10 +18,15 @@ from torchvision.transforms import v2
 from models.errors import InputError
 
 from .augmentation import RandomContrast, RandomNoise, RandomWindow
-from .classifier import PatternClassifier, images_of
+from .classifier import Member, PatternClassifier, images_of
 from .distribution import check_seed
-from .images import IMAGE_SIZE
+from .evaluation import Groups
+from .generator import generate_maps
+from .images import IMAGE_SIZE, resampling_matrices
 from .taxonomy import PATTERNS, Pattern
+
+_GENERATED = 2000
+_LONGEST = 4  # times the side of the images: what training keeps of a longer map is more than an image shows
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,10 @@ class Training:
     """Before the last layer, in training only."""
     balance: float = 0.5
     """A map is drawn in proportion to its label's count to the power of minus this: 0 as it comes, 1 balanced."""
+    generated: float = 0.1
+    """Share of the maps drawn that are generated ones (:mod:`patterns.generator`)."""
+    members: int = 2
+    """Networks whose probabilities are averaged."""
     size: int = IMAGE_SIZE
     """Side of the images."""
     stages: tuple[tuple[int, ...], ...] = ((16,), (32, 32), (64, 64))
@@ -53,42 +64,53 @@ class Training:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        for name in ("epochs", "batch_size", "learning_rate", "size"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name}={getattr(self, name)}: give a number above 0.")
+        for name, least, most, whole in (
+            ("epochs", 1, 100_000, True),
+            ("batch_size", 1, 100_000, True),
+            ("members", 1, 100, True),
+            ("size", 1, 1024, True),
+            ("learning_rate", 1e-9, 10.0, False),
+            ("weight_decay", 0, 10.0, False),
+            ("label_smoothing", 0, 0.99, False),
+            ("dropout", 0, 0.99, False),
+            ("balance", 0, 10.0, False),
+            ("generated", 0, 0.99, False),
+        ):
+            value = getattr(self, name)
+            if not (isinstance(value, int if whole else int | float) and least <= value <= most):
+                raise InputError(
+                    f"{name}={value}: give a {'whole ' if whole else ''}number from {least} to {most}."
+                )
 
 
 class _WithBatchNorm(nn.Module):
-    """The classifier's layers while they learn: with batch normalisation, which is folded away afterwards."""
+    """A network's layers while they learn: with batch normalisation, which is folded away afterwards."""
 
-    def __init__(self, classifier: PatternClassifier, dropout: float) -> None:
+    def __init__(self, member: Member, dropout: float) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.member = member
         self.norms = nn.ModuleList(
-            nn.BatchNorm2d(layer.out_channels)
-            for layer in classifier.features
-            if isinstance(layer, nn.Conv2d)
+            nn.BatchNorm2d(layer.out_channels) for layer in member.features if isinstance(layer, nn.Conv2d)
         )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.classifier.channels_of(images)
+        features = self.member.channels_of(images)
         norms = iter(self.norms)
-        for layer in self.classifier.features:
+        for layer in self.member.features:
             features = layer(features)
             if isinstance(layer, nn.Conv2d):
                 features = next(norms)(features)
-        return self.classifier.head(self.dropout(self.classifier.pool(features)))
+        return self.member.head(self.dropout(self.member.pool(features)))
 
-    def folded(self) -> PatternClassifier:
+    def fold(self) -> None:
         norms = iter(self.eval().norms)
         with torch.no_grad():
-            for layer in self.classifier.features:
+            for layer in self.member.features:
                 if isinstance(layer, nn.Conv2d):
                     fused: Any = fuse_conv_bn_eval(layer, cast(nn.BatchNorm2d, next(norms)))
                     layer.weight.copy_(fused.weight)
                     layer.bias.copy_(fused.bias)  # type: ignore[union-attr]
-        return self.classifier.eval()
 
 
 def train(
@@ -98,6 +120,7 @@ def train(
     training: Training = Training(),
     temperature: float = 1.0,
     weights: npt.NDArray[np.floating] | None = None,
+    confusions: npt.NDArray[np.integer] | None = None,
     progress: bool = False,
 ) -> PatternClassifier:
     """Train a classifier; the same seed and thread count give the same weights.
@@ -109,21 +132,24 @@ def train(
         training: how.
         temperature: kept with the classifier, see :func:`fit_temperature`.
         weights: ``[N]``, how often each map is drawn relative to the others; all the same if None.
+        confusions: ``[G, 5, 5]``, kept with the classifier, see :attr:`PatternClassifier.confusions`.
         progress: show a progress bar on stderr.
 
     Raises:
         InputError: fewer than two labels occur, or maps and labels differ in number.
     """
-    from tqdm import trange
+    from tqdm import tqdm
 
     targets = _targets(maps, labels)
-    lengths = torch.tensor([len(values) for values in maps])
-    padded = torch.zeros(len(maps), int(lengths.max()), int(lengths.max()))
-    for i, values in enumerate(maps):
-        padded[i, : len(values), : len(values)] = torch.from_numpy(values / values.max())
-    chance = (torch.bincount(targets, minlength=len(PATTERNS)).clamp_min(1.0) ** -training.balance)[targets]
-    if weights is not None:
-        chance = chance * torch.as_tensor(weights)
+    shortest = min(map(len, maps))
+    chance = _chance(targets, training.balance, weights)
+    steps = training.epochs * -(-len(maps) // training.batch_size)
+    if training.generated:
+        share, (more, patterns) = training.generated, _generated(training.seed)
+        more_targets = _targets(more, patterns)
+        maps, targets = [*maps, *more], torch.cat([targets, more_targets])
+        chance = torch.cat([(1 - share) * chance, share * _chance(more_targets, training.balance, None)])
+    padded, lengths = _stacked(maps, _LONGEST * training.size)
     augment = v2.Compose([RandomNoise(), RandomContrast()])
     window = RandomWindow(training.size)
 
@@ -131,39 +157,105 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         classifier = PatternClassifier(
-            kind, training.size, training.stages, temperature=temperature, shortest=int(lengths.min())
+            kind,
+            training.size,
+            training.stages,
+            training.members,
+            temperature=temperature,
+            shortest=shortest,
+            groups=0 if confusions is None else len(confusions),
         )
-        model = _WithBatchNorm(classifier, training.dropout).train()
-        optimiser = torch.optim.AdamW(
-            model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        if confusions is not None:
+            classifier.confusions.copy_(torch.from_numpy(confusions))
+        bar = tqdm(
+            total=steps * training.members, desc="training", unit="step", disable=None if progress else True
         )
-        steps = training.epochs * -(-len(maps) // training.batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, training.learning_rate, total_steps=max(steps, 2)
-        )
-        for _ in trange(steps, desc="training", unit="step", disable=None if progress else True):
-            drawn = torch.multinomial(chance, training.batch_size, replacement=True)
-            n = int(lengths[drawn].max())
-            images = augment(window(padded[drawn, :n, :n], lengths[drawn]))
-            loss = nn.functional.cross_entropy(
-                model(images), targets[drawn], label_smoothing=training.label_smoothing
+        for member in classifier.members:
+            model = _WithBatchNorm(cast(Member, member), training.dropout).train()
+            optimiser = torch.optim.AdamW(
+                model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
             )
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-        return model.folded()
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimiser, training.learning_rate, total_steps=max(steps, 2)
+            )
+            for _ in range(steps):
+                chosen = torch.multinomial(chance, training.batch_size, replacement=True)
+                n = int(lengths[chosen].max())
+                images = augment(window(padded[chosen, :n, :n], lengths[chosen]))
+                loss = nn.functional.cross_entropy(
+                    model(images), targets[chosen], label_smoothing=training.label_smoothing
+                )
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                bar.update()
+            model.fold()
+        bar.close()
+        return classifier.eval()
+
+
+def split_folds(
+    targets: npt.NDArray[np.integer],
+    groups: Groups,
+    inputs: Groups | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Yield training and test positions, test parts of like label shares, no group or input on both sides.
+
+    Args:
+        targets: ``[N]`` label numbers.
+        groups: one a map, the head it comes from; what the folds are made of.
+        inputs: one a map, the input it is of: training leaves out what the test part has seen. None: unknown.
+        folds: number of parts.
+        seed: of the parts.
+
+    Raises:
+        InputError: fewer groups than folds, or too little left to train on.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    if len(set(codes)) < folds:
+        raise InputError(
+            f"{folds} folds need as many groups of maps (heads), but there are {len(set(codes))}; "
+            "give fewer folds, or none (--folds 0)."
+        )
+    if np.bincount(targets).max() < folds:
+        raise InputError(
+            f"{folds} folds need a pattern with as many maps; give fewer folds, or none (--folds 0)."
+        )
+    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for seen, unseen in _quietly(splits.split, targets, codes):
+        if inputs is not None:
+            names = np.asarray(inputs, dtype=str)
+            seen = seen[~np.isin(names[seen], names[unseen])]
+        if len(np.unique(targets[seen])) < 2:
+            raise InputError(
+                "The maps that share neither head nor input with a fold have fewer than two patterns; "
+                "give fewer folds, or none (--folds 0)."
+            )
+        yield seen, unseen
+
+
+def _quietly(split: Any, targets: npt.NDArray[np.integer], codes: npt.NDArray[np.integer]) -> list[Any]:
+    """Scikit-learn warns of every pattern with fewer maps than folds, which is nothing to act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return list(split(targets, targets, codes))
 
 
 def cross_validate(
     kind: str,
     maps: Sequence[npt.NDArray[np.float32]],
     labels: Sequence[Pattern],
-    groups: Sequence[Any],
+    groups: Groups,
     training: Training = Training(),
     folds: int = 5,
     scored: npt.NDArray[np.bool_] | None = None,
     weights: npt.NDArray[np.floating] | None = None,
+    inputs: Groups | None = None,
     progress: bool = False,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Predict every map by a classifier that has seen no map of its group (the head it comes from).
@@ -177,27 +269,28 @@ def cross_validate(
         folds: number of parts.
         scored: ``[N]``: which maps to predict, the others are only trained on; all if None.
         weights: as :func:`train`.
+        inputs: as :func:`split_folds`.
         progress: show a progress bar on stderr.
 
     Returns:
         Out-of-fold logits ``[scored, 5]`` before temperature, and the fold ``[scored]`` each comes from.
 
     Raises:
-        InputError: fewer groups than folds.
+        InputError: fewer groups than folds, among all maps or among the scored ones.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     targets = _targets(maps, labels).numpy()
-    codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
-    if len(set(codes)) < folds:
-        raise InputError(
-            f"{folds} folds need as many groups of maps (heads), but there are {len(set(codes))}."
-        )
     wanted = np.ones(len(maps), dtype=bool) if scored is None else scored
+    if (heads := len(set(np.asarray(groups, dtype=str)[wanted]))) < folds:
+        raise InputError(
+            f"{folds} folds need as many groups of scored maps (heads), but there are {heads}; "
+            "give fewer folds, or none (--folds 0)."
+        )
     logits = np.zeros((len(maps), len(PATTERNS)))
     fold_of = np.zeros(len(maps), dtype=np.int64)
-    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=training.seed)
-    for fold, (seen, unseen) in enumerate(splits.split(targets, targets, codes)):
+    for fold, (seen, unseen) in enumerate(split_folds(targets, groups, inputs, folds, training.seed)):
+        unseen = unseen[wanted[unseen]]
+        if not len(unseen):
+            continue
         classifier = train(
             kind,
             [maps[i] for i in seen],
@@ -206,10 +299,8 @@ def cross_validate(
             weights=None if weights is None else weights[seen],
             progress=progress,
         )
-        unseen = unseen[wanted[unseen]]
-        if len(unseen):
-            with torch.inference_mode():
-                logits[unseen] = classifier(images_of([maps[i] for i in unseen], training.size)).numpy()
+        with torch.inference_mode():
+            logits[unseen] = classifier(images_of([maps[i] for i in unseen], training.size)).numpy()
         fold_of[unseen] = fold
     return logits[wanted], fold_of[wanted]
 
@@ -226,6 +317,51 @@ def fit_temperature(logits: npt.NDArray[np.floating], labels: Sequence[Pattern])
         return -float(scaled[np.arange(len(targets)), targets].mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded").x))
+
+
+def calibrated(
+    logits: npt.NDArray[np.floating], labels: Sequence[Pattern], folds: npt.NDArray[np.integer]
+) -> npt.NDArray[np.float64]:
+    """Return probabilities ``[N, 5]``, those of each fold with the temperature that the other folds ask for."""
+    from scipy.special import softmax
+
+    found = np.zeros_like(logits, dtype=np.float64)
+    for fold in np.unique(folds):
+        rest = np.flatnonzero(folds != fold)
+        temperature = fit_temperature(logits[rest], [labels[int(i)] for i in rest]) if len(rest) else 1.0
+        found[folds == fold] = softmax(logits[folds == fold] / temperature, axis=1)
+    return found
+
+
+@lru_cache(maxsize=2)  # every fold of a cross-validation draws from the same
+def _generated(seed: int) -> tuple[list[npt.NDArray[np.float32]], list[Pattern]]:
+    return generate_maps(_GENERATED, seed)
+
+
+def _stacked(maps: Sequence[npt.NDArray[np.float32]], longest: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return relative maps ``[N, n, n]``, zero beyond their lengths ``[N]``; longer ones averaged to `longest`."""
+    small = []
+    for values in maps:
+        shown = torch.from_numpy(values / values.max())
+        if (n := len(shown)) > longest:
+            average = resampling_matrices(torch.tensor([n]), n, longest)[0]
+            shown = average @ shown @ average.T
+        small.append(shown)
+    lengths = torch.tensor([len(shown) for shown in small])
+    padded = torch.zeros(len(small), int(lengths.max()), int(lengths.max()))
+    for i, shown in enumerate(small):
+        padded[i, : len(shown), : len(shown)] = shown
+    return padded, lengths
+
+
+def _chance(targets: torch.Tensor, balance: float, weights: npt.NDArray[np.floating] | None) -> torch.Tensor:
+    """Return how likely each map is drawn, summing to 1."""
+    chance = (torch.bincount(targets, minlength=len(PATTERNS)).clamp_min(1.0) ** -balance)[targets]
+    if weights is not None:
+        chance = chance * torch.as_tensor(weights)
+        if not 0 < float(chance.sum()) < float("inf"):
+            raise InputError("weights: give numbers of at least 0, not all 0.")
+    return (chance / chance.sum()).double()
 
 
 def _targets(maps: Sequence[Any], labels: Sequence[Pattern]) -> torch.Tensor:

@@ -47,7 +47,7 @@ class Chance:
     ci95: tuple[float, float]
     """The middle 95% of the random draws."""
     p_value: float
-    """Share of draws at least as large, ``(b + 1) / (m + 1)`` (Phipson & Smyth 2010)."""
+    """Share of draws at least as large, ``(b + 1) / (m + 1)`` (Phipson & Smyth 2010); NaN if the statistic is."""
     null: str
     draws: int
 
@@ -168,16 +168,13 @@ def chance_level(
         [statistic([[randomised(one, rng, null) for one in task] for task in tasks]) for _ in range(draws)],
         dtype=float,
     )
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    at_least = int((values >= observed - 1e-12).sum())
-    return Chance(
-        observed,
-        float(np.nanmean(values)),
-        (float(low), float(high)),
-        (at_least + 1) / (draws + 1),
-        null,
-        draws,
-    )
+    known = values[~np.isnan(values)]
+    if np.isnan(observed) or not len(known):
+        nan = float("nan")
+        return Chance(observed, nan, (nan, nan), nan, null, draws)
+    low, high = np.percentile(known, [2.5, 97.5])
+    p_value = (int((known >= observed - 1e-12).sum()) + 1) / (len(known) + 1)
+    return Chance(observed, float(known.mean()), (float(low), float(high)), p_value, null, draws)
 
 
 def randomised(subnetwork: Subnetwork, rng: np.random.Generator, null: str = "size") -> Subnetwork:

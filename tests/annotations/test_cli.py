@@ -31,7 +31,19 @@ def annotated(number: int, kind: str, seed: int = 0) -> AnnotatedMaps:
         else:
             values = random.random((n, n)) ** 4
         rows.append(
-            MapRow(f"{kind}{seed}_{i}", kind, "base", "base/x", "qqp", i, i % 4, i % 7, n, (n - 1,), values)
+            MapRow(
+                f"{kind}{seed}_{i}",
+                kind,
+                "base",
+                "base/x",
+                f"qqp-{kind}",
+                i,
+                i % 4,
+                i % 7,
+                n,
+                (n - 1,),
+                values,
+            )
         )
         annotations.append(Annotation(rows[-1].id, "me", label, "", ""))
     return AnnotatedMaps(rows, annotations)
@@ -67,7 +79,13 @@ def test_a_classifier_is_trained_scored_used_and_evaluated(
     classifier = load_classifier(output, "norm")
     assert classifier.version == report["version"]
     assert classifier.temperature == report["temperature"]
-    assert f"accuracy {report['out_of_fold']['accuracy']:.3f}" in (output / "README.md").read_text()
+    low, high = report["out_of_fold"]["ci95"]["accuracy"]
+    assert low <= report["out_of_fold"]["accuracy"] <= high
+    assert (
+        f"{report['out_of_fold']['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+        in (output / "README.md").read_text()
+    )
+    assert classifier.confusions.sum(dim=0).tolist() == report["out_of_fold"]["confusion"]
     assert "Labelled by nobody." in (output / "README.md").read_text()
 
     new = tmp_path / "new"

@@ -98,6 +98,31 @@ def test_a_map_is_classified_the_same_whatever_stands_beside_it(small: PatternCl
     assert small.predict_proba([]).shape == (0, 5)
 
 
+def test_it_abstains_where_it_is_not_sure(small: PatternClassifier) -> None:
+    maps = [random_map(n, n) for n in range(5, 40)]
+    sure = small.predict_proba(maps).max(axis=1)
+    border = float(np.median(sure))
+    expected = [label if p >= border else None for label, p in zip(small.predict(maps), sure, strict=True)]
+    assert small.predict(maps, abstain_below=border) == expected
+    assert None in expected
+    assert small.predict(maps, abstain_below=0) == small.predict(maps)
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(InputError, match="abstain_below"):
+            small.predict(maps, abstain_below=wrong)
+
+
+def test_it_can_tell_rows_from_columns(small: PatternClassifier) -> None:
+    member = small.members[0]
+    column, row = torch.zeros(2, 1, 6, 8, 8)
+    column[..., 3], row[..., 3, :] = 1, 1
+    diagonal = torch.eye(8).expand(1, 6, 8, 8)
+    mean, largest, columns, diagonals = member.pool(column).reshape(4, 6)[:, 0]
+    assert (mean, largest, columns) == (1 / 8, 1, 1)
+    assert diagonals <= 0.25
+    assert member.pool(row).reshape(4, 6)[2, 0] == 1 / 8
+    assert member.pool(diagonal).reshape(4, 6)[3, 0] == 1
+
+
 def test_a_saved_classifier_comes_back_exactly(small: PatternClassifier, tmp_path: Path, capfd: Any) -> None:
     small.save_pretrained(tmp_path / "saved")
     assert {path.name for path in (tmp_path / "saved").iterdir()} >= {"config.json", "model.safetensors"}
@@ -117,7 +142,7 @@ def test_the_version_changes_with_weights_and_temperature(small: PatternClassifi
     other = PatternClassifier.from_pretrained(tmp_path, temperature=1.5)
     assert other.version == small.version
     with torch.no_grad():
-        other.head.bias[0] += 1
+        other.members[0].head.bias[0] += 1
     assert other.version != small.version
 
 
@@ -216,9 +241,35 @@ class TestWhatIsNoClassifier:
         from safetensors.torch import load_file, save_file
 
         tensors = load_file(folder / "model.safetensors")
-        tensors.pop("head.bias")
+        tensors.pop("members.0.head.bias")
         save_file(tensors, folder / "model.safetensors")
         self.refused(folder, "not a pattern classifier")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"groups": 3},
+            {"groups": True},
+            {"stages": [[], [4]]},
+            {"shortest": "x"},
+            {"shortest": None},
+            {"members": 0},
+            {"temperature": 1e-300},
+        ],
+    )
+    def test_a_config_that_would_only_fail_later(self, folder: Path, change: dict[str, Any]) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | change))
+        self.refused(folder, "not a pattern classifier")
+
+    @pytest.mark.parametrize("value", [-1, 0])
+    def test_confusions_that_are_no_counts(
+        self, small: PatternClassifier, tmp_path: Path, value: int
+    ) -> None:
+        other = PatternClassifier("raw", size=16, stages=[[4], [6]], groups=2)
+        other.confusions[:] = value
+        other.save_pretrained(tmp_path / "classifier")
+        self.refused(tmp_path / "classifier", "its confusions are no counts of maps")
 
     def test_a_file(self, folder: Path) -> None:
         self.refused(folder / "config.json", "is a file")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,25 @@ import patterns.training
 from models import InputError
 from patterns import Pattern
 from patterns.augmentation import RandomContrast, RandomNoise, RandomWindow
-from patterns.classifier import PatternClassifier, images_of
+from patterns.classifier import Member, PatternClassifier, images_of, load_classifier
 from patterns.evaluation import score
+from patterns.generator import generate_maps
 from patterns.images import image_pair, relative, resampling_matrices
 from patterns.taxonomy import PATTERNS
-from patterns.training import Training, _WithBatchNorm, cross_validate, fit_temperature, train
+from patterns.training import (
+    Training,
+    _stacked,
+    _WithBatchNorm,
+    calibrated,
+    cross_validate,
+    fit_temperature,
+    split_folds,
+    train,
+)
 
-QUICK = Training(epochs=25, batch_size=32, size=16, stages=((8,), (16,)), balance=0.0)
+QUICK = Training(
+    epochs=25, batch_size=32, size=16, stages=((8,), (16,)), balance=0.0, generated=0.0, members=1
+)
 
 
 def drawn(number: int, seed: int) -> tuple[list[np.ndarray], list[Pattern]]:
@@ -52,7 +66,7 @@ def test_it_learns() -> None:
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_generator_alone() -> None:
     maps, labels = drawn(40, 0)
-    short = Training(epochs=2, size=16, stages=((4,),))
+    short = Training(epochs=2, size=16, stages=((4,),), generated=0.0)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = train("norm", maps, labels, short)
@@ -60,14 +74,17 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_generator_alone() -
     torch.rand(3)
     assert train("norm", maps, labels, short).version == first.version
     assert (
-        train("norm", maps, labels, Training(epochs=2, size=16, stages=((4,),), seed=1)).version
+        train(
+            "norm", maps, labels, Training(epochs=2, size=16, stages=((4,),), generated=0.0, seed=1)
+        ).version
         != first.version
     )
 
 
 def test_folding_batch_normalisation_away_changes_nothing() -> None:
     torch.manual_seed(0)
-    model = _WithBatchNorm(PatternClassifier("raw", 16, ((4,), (6, 6))), dropout=0.5)
+    member = Member(16, ((4,), (6, 6)))
+    model = _WithBatchNorm(member, dropout=0.5)
     images = torch.rand(32, 16, 16)
     model.train()(images)  # moves the running statistics
     for norm in model.norms:
@@ -75,12 +92,51 @@ def test_folding_batch_normalisation_away_changes_nothing() -> None:
         torch.nn.init.normal_(norm.bias)
     with torch.no_grad():
         expected = model.eval()(images)
-        torch.testing.assert_close(model.folded()(images), expected, rtol=1e-4, atol=1e-5)
+        model.fold()
+        torch.testing.assert_close(member(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_it_learns_all_five_patterns_from_generated_maps() -> None:
+    quick = replace(QUICK, epochs=8, size=24, stages=((8,), (16,), (16,)))
+    classifier = train("norm", *generate_maps(400, seed=0), quick)
+    maps, labels = generate_maps(100, seed=1)
+    right = np.array([a == b for a, b in zip(classifier.predict(maps), labels, strict=True)])
+    assert right.mean() > 0.8
+    for pattern in PATTERNS:
+        assert right[[label == pattern for label in labels]].mean() >= 0.5, pattern
+
+
+def test_generated_maps_teach_a_pattern_that_the_annotations_lack() -> None:
+    maps, labels = drawn(60, 0)  # no block among them
+    quick = replace(QUICK, epochs=100, generated=0.5, stages=((8,), (16,), (16,)))
+    found = train("raw", maps, labels, quick).predict(generate_maps(50, seed=3)[0][3::5])
+    assert found.count(Pattern.BLOCK) >= 7
+    assert Pattern.BLOCK not in train("raw", maps, labels, QUICK).predict(generate_maps(50, seed=3)[0][3::5])
+
+
+def test_members_differ_and_are_averaged() -> None:
+    maps, labels = drawn(40, 0)
+    classifier = train("raw", maps, labels, replace(QUICK, epochs=2, members=3))
+    images = images_of(maps[:5], 16)
+    with torch.no_grad():
+        each = [member(images).softmax(1) for member in classifier.members]
+    assert not torch.allclose(each[0], each[1], atol=1e-3)
+    torch.testing.assert_close(classifier.classify_images(images), sum(each) / 3)
+
+
+def test_what_is_known_of_its_errors_travels_with_the_classifier(tmp_path: Path) -> None:
+    errors = np.random.default_rng(0).integers(0, 9, (7, 5, 5))
+    maps, labels = drawn(40, 0)
+    short = Training(epochs=1, size=16, stages=((4,),), generated=0.0)
+    classifier = train("raw", maps, labels, short, confusions=errors)
+    classifier.save_pretrained(tmp_path)
+    assert np.array_equal(load_classifier(tmp_path).confusions.numpy(), errors)
+    assert classifier.version != train("raw", maps, labels, short, confusions=errors + 1).version
 
 
 def test_maps_of_weight_nought_are_not_learned_from() -> None:
     maps, labels = drawn(40, 0)
-    short = Training(epochs=2, batch_size=20, size=16, stages=((4,),), balance=0.0)
+    short = Training(epochs=2, batch_size=20, size=16, stages=((4,),), balance=0.0, generated=0.0)
     weights = np.arange(40) % 2
     wrong = [label if w else Pattern.BLOCK for label, w in zip(labels, weights, strict=True)]
     assert train("raw", maps, wrong, short, weights=weights).version == (
@@ -107,6 +163,27 @@ def test_a_group_is_never_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None
         assert seen | held_out == set(range(60))
         assert not {groups[i] for i in seen} & {groups[i] for i in held_out}
     assert len(set(folds)) == 4
+
+
+def test_training_sees_no_input_that_is_scored() -> None:
+    targets = np.arange(60) % 3
+    heads, inputs = np.arange(60) % 12, np.arange(60) // 2
+    for seen, unseen in split_folds(targets, heads, inputs, 4):
+        assert not set(heads[seen]) & set(heads[unseen])
+        assert not set(inputs[seen]) & set(inputs[unseen])
+        kept = set(range(60)) - set(unseen) - set(np.flatnonzero(np.isin(inputs, inputs[unseen])))
+        assert set(seen) == kept
+
+
+def test_calibration_uses_the_other_folds_only() -> None:
+    random = np.random.default_rng(0)
+    honest = random.normal(0, 2, (3000, 5))
+    labels = [PATTERNS[random.choice(5, p=row)] for row in softmax(honest, axis=1)]
+    folds = np.arange(3000) % 2
+    scale = np.where(folds == 0, 2.0, 4.0)[:, None]
+    found = calibrated(honest * scale, labels, folds)
+    expected = softmax(honest[folds == 0] * 2.0 / 4.0, axis=1)
+    np.testing.assert_allclose(found[folds == 0], expected, atol=0.05)
 
 
 def test_only_the_scored_maps_are_predicted_but_all_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,10 +230,47 @@ def test_fewer_groups_than_folds_are_refused() -> None:
         cross_validate("raw", maps, labels, ["a", "b", "c"] * 3, QUICK)
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch_size": -1}, {"learning_rate": 0}, {"size": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epochs": 0},
+        {"epochs": 1.5},
+        {"batch_size": -1},
+        {"learning_rate": 0},
+        {"learning_rate": float("nan")},
+        {"size": 0},
+        {"members": 0},
+        {"generated": 1.0},
+        {"dropout": 2},
+        {"weight_decay": -1},
+        {"balance": float("nan")},
+    ],
+)
 def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="above 0"):
+    with pytest.raises(InputError, match=f"{next(iter(bad))}=.*number from"):
         Training(**bad)
+
+
+@pytest.mark.parametrize(
+    ("number", "groups", "inputs", "scored", "match"),
+    [
+        (8, range(8), None, None, "a pattern with as many maps"),
+        (30, [0, 1, 2] * 10, None, None, "but there are 3; give fewer folds"),
+        (30, range(30), [0] * 30, None, "fewer than two patterns"),
+        (30, range(30), None, np.arange(30) < 3, "scored maps .heads., but there are 3"),
+    ],
+)
+def test_what_cannot_be_split_is_said_before_anything_is_trained(
+    number: int, groups: Any, inputs: Any, scored: Any, match: str
+) -> None:
+    maps, labels = drawn(number, 0)
+    with pytest.raises(InputError, match=match):
+        cross_validate("raw", maps, labels, list(groups), QUICK, 5, scored, inputs=inputs)
+
+
+def test_weights_that_are_all_nought_are_refused() -> None:
+    with pytest.raises(InputError, match="weights"):
+        train("raw", *drawn(10, 0), QUICK, weights=np.zeros(10))
 
 
 class TestAugmentation:
@@ -225,3 +339,14 @@ def test_images_for_training_and_for_prediction_are_the_same() -> None:
     lengths = torch.tensor([len(values) for values in maps])
     window = RandomWindow(32, crop=0, warp=0)(padded, lengths)
     torch.testing.assert_close(relative(window), relative(images_of(maps)))
+
+
+def test_a_long_map_is_averaged_before_it_is_learned_from() -> None:
+    long, short = generate_maps(2, seed=5)[0]
+    long = np.repeat(np.repeat(long, 5, axis=0), 5, axis=1)
+    padded, lengths = _stacked([long, short], 64)
+    assert lengths.tolist() == [64, min(len(short), 64)]
+    before = relative(images_of([long], 16))
+    after = relative(images_of([padded[0].numpy()], 16))
+    torch.testing.assert_close(after, before, atol=0.01, rtol=0.01)
+    assert not padded[1, int(lengths[1]) :].any()

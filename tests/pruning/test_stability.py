@@ -166,6 +166,8 @@ def test_where_there_is_nothing_to_compare_the_answer_is_nan() -> None:
     assert math.isnan(stability.fleiss_kappa([whole, whole]))
     assert math.isnan(stability.cochran_q([whole, whole]).p_value)
     assert math.isnan(stability.shared_heads([whole], [whole]).std)
+    level = stability.chance_level(lambda tasks: stability.fleiss_kappa(tasks[0]), [[whole, whole]], draws=20)
+    assert math.isnan(level.p_value)
     assert stability.shared_heads([whole], [whole]).mean == 6
 
 
