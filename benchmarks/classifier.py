@@ -1,0 +1,353 @@
+"""How good the pattern classifier is, on heads and on base models that it has not seen.
+
+    python benchmarks/classifier.py --annotations DIR [DIR ...] --output benchmarks/classifier.json
+
+Five folds over heads; a map is predicted by a classifier that has seen neither its head nor its input. The same
+folds, for comparison: the published network with the published crops, the same with the padding it was trained
+with, gradient boosting on hand-made features, and one annotator against the majority. Then every base model in
+turn is left out whole. Intervals resample heads. Hours on two cores, most of them for the published network
+(``--skip published``); every step is kept in ``--cache`` and not done twice (empty it after a change of the code).
+Every method's probabilities are calibrated by a temperature that the other folds ask for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from baselines import FeatureBoosting, PublishedRecipe
+from scipy.special import softmax
+from tqdm import tqdm
+
+from annotations.stages import OTHER_KIND, digests, groups_of, load_labelled
+from models.files import atomic_file, write_json
+from models.provenance import provenance
+from patterns.evaluation import difference, score
+from patterns.taxonomy import KINDS, PATTERNS, Pattern
+from patterns.training import Training, calibrated, fit_temperature, split_folds, train
+
+METRICS = ("accuracy", "macro_f1", "log_loss")
+START, END = "## Compared", "## Not for"  # headings of the card
+METHODS = {
+    "headscope": "the shipped recipe",
+    "published": "the published network by its recipe (in bfloat16), crops at inference",
+    "published_padded": "the published network (in bfloat16), padded at inference as in training",
+    "boosting": "gradient boosting on hand-made features",
+}
+Change = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
+
+
+def stretched(n: int) -> Change:
+    """Every map at n tokens, each token repeated (or some left out of longer ones): the same picture."""
+
+    def change(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        chosen = np.arange(n) * len(values) // n
+        return values[np.ix_(chosen, chosen)]
+
+    return change
+
+
+def noisy(share: float) -> Change:
+    """Absolute Gaussian noise of this share of the map's maximum."""
+
+    def change(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        noise = np.random.default_rng(len(values)).standard_normal(values.shape)
+        return (values + share * values.max() * np.abs(noise)).astype(np.float32)
+
+    return change
+
+
+CHANGES: dict[str, Change] = {
+    "as it is": lambda values: values,
+    "float16": lambda values: values.astype(np.float16),
+    "times 0.001": lambda values: values * np.float32(0.001),
+    "times 1000": lambda values: values * np.float32(1000),
+    "noise 0.5%": noisy(0.005),
+    "noise 1%": noisy(0.01),
+    "noise 2%": noisy(0.02),
+    "noise 5%": noisy(0.05),
+    **{f"stretched to {n}": stretched(n) for n in (128, 256, 512)},
+}
+
+
+class Data:
+    """The annotated maps in the form the methods take."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        self.annotated = load_labelled(folders)
+        self.info = self.annotated.info
+        self.maps = self.annotated.maps
+        self.labels = [Pattern(label) for label in self.annotated.labels if label is not None]
+        self.targets = np.array([PATTERNS.index(label) for label in self.labels])
+        self.heads, self.inputs = groups_of(self.annotated)
+        self.base = self.info["base_model"].to_numpy(dtype=str)
+        self.kind = self.info["kind"].to_numpy(dtype=str)
+        self.digest = np.array(digests(self.annotated))
+
+    def folds(self, seed: int) -> Iterator[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """Name, training and test positions of the five folds."""
+        for i, (seen, unseen) in enumerate(split_folds(self.targets, self.heads, self.inputs, 5, seed)):
+            yield f"fold {i}", seen, unseen
+
+    def left_out_bases(self) -> Iterator[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """Name, training and test positions with one base model left out."""
+        for base in np.unique(self.base):
+            unseen = self.base == base
+            known = np.isin(self.inputs, self.inputs[unseen])
+            yield f"without {base}", np.flatnonzero(~unseen & ~known), np.flatnonzero(unseen)
+
+
+def predictions(
+    data: Data, kind: str, method: str, seen: npt.NDArray[np.int64], unseen: npt.NDArray[np.int64], seed: int
+) -> dict[str, npt.NDArray[np.floating]]:
+    """Train a method on some maps and return its probabilities on others, by name of change or of variant."""
+    own = data.kind == kind
+    if method == "published":
+        mine = seen[own[seen]]
+        network = PublishedRecipe(seed=13 + seed).fit([data.maps[i] for i in mine], data.targets[mine])
+        tested = [data.maps[i] for i in unseen]
+        return {
+            "published": network.predict_proba(tested, as_trained=False),
+            "published_padded": network.predict_proba(tested, as_trained=True),
+        }
+    weights = np.where(own, 1.0, OTHER_KIND[kind])[seen]
+    if method == "boosting":
+        boosting = FeatureBoosting(seed).fit([data.maps[i] for i in seen], data.targets[seen], weights)
+        return {"boosting": boosting.predict_proba([data.maps[i] for i in unseen])}
+    classifier = train(
+        kind,
+        [data.maps[i] for i in seen],
+        [data.labels[i] for i in seen],
+        Training(seed=seed),
+        weights=weights,
+    )
+    return {
+        name: classifier.predict_proba([change(data.maps[i]) for i in unseen])
+        for name, change in CHANGES.items()
+    }
+
+
+def cached(folder: Path, data: Data, *step: Any) -> dict[str, npt.NDArray[np.floating]]:
+    """The predictions of one step, from the cache if it was done before on the same maps with the same settings."""
+    kind, method, seen, unseen, seed = step
+    settings = {
+        "headscope": (OTHER_KIND[kind], Training(seed=seed), list(CHANGES)),
+        "boosting": OTHER_KIND[kind],
+    }
+    digest = hashlib.sha256(repr((kind, method, seed, settings.get(method))).encode())
+    for chosen in (seen, unseen):
+        digest.update("".join(data.digest[chosen]).encode() + data.targets[chosen].tobytes())
+    file = folder / f"{kind}-{method}-{digest.hexdigest()[:16]}.npz"
+    if file.is_file():
+        with np.load(file, allow_pickle=False) as stored:
+            return dict(stored)
+    found = predictions(data, *step)
+    with atomic_file(file) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **found)
+    return found
+
+
+def evaluate(data: Data, kind: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Everything about one kind of maps."""
+    own = data.kind == kind
+    methods = [m for m in ("headscope", "boosting", "published") if m not in options.skip]
+    steps = [
+        (name, method, seen, unseen[own[unseen]])
+        for method in methods
+        for name, seen, unseen in [
+            *data.folds(options.seed),
+            *(data.left_out_bases() if method != "published" else ()),
+        ]
+        if own[unseen].any()
+    ]
+    folds: dict[str, npt.NDArray[np.floating]] = {}
+    bases: dict[str, npt.NDArray[np.floating]] = {}
+    fold_of = np.zeros(len(own), dtype=np.int64)
+    for name, method, seen, unseen in tqdm(steps, desc=kind):
+        for variant, found in cached(options.cache, data, kind, method, seen, unseen, options.seed).items():
+            kept = folds if name.startswith("fold") else bases
+            if kept is folds:
+                fold_of[unseen] = int(name.split()[1])
+            kept.setdefault(variant, np.zeros((len(own), len(PATTERNS))))[unseen] = found
+    mine = np.flatnonzero(own)
+    labels = [data.labels[i] for i in mine]
+    heads = data.heads[mine]
+    temperature = {
+        variant: fit_temperature(np.log(found[mine].clip(1e-6)), labels)
+        for variant, found in folds.items()
+        if variant in bases
+    }
+    # A base model that is left out has no fold of its own: its temperature is that of the folds.
+    bases = {
+        variant: softmax(np.log(found.clip(1e-6)) / temperature[variant], axis=1)
+        for variant, found in bases.items()
+    }
+    for found in folds.values():
+        found[mine] = calibrated(np.log(found[mine].clip(1e-6)), labels, fold_of[mine])
+    changed = {name: folds.pop(name)[mine] for name in CHANGES}
+    folds = {"headscope": changed["as it is"], **{name: found[mine] for name, found in folds.items()}}
+    left_out = {"headscope": bases["as it is"][mine]}
+    if "boosting" in bases:
+        left_out["boosting"] = bases["boosting"][mine]
+    base, length = data.base[mine], data.info["n_tokens"].to_numpy()[mine]
+
+    def part(chosen: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.floating]) -> dict[str, Any]:
+        at = np.flatnonzero(chosen)
+        return score([labels[i] for i in at], probabilities[at], heads[at], options.seed)
+
+    return {
+        "maps": len(mine),
+        "heads": len(set(heads)),
+        "unseen_heads": {name: score(labels, found, heads, options.seed) for name, found in folds.items()},
+        "headscope_minus": {
+            name: difference(labels, folds["headscope"], found, heads, options.seed)
+            for name, found in folds.items()
+            if name != "headscope"
+        },
+        "one_annotator": annotators(data, mine, options.seed),
+        "by_base": {name: part(base == name, folds["headscope"]) for name in np.unique(base)},
+        "unseen_base": {
+            name: {method: part(base == name, found) for method, found in left_out.items()}
+            for name in np.unique(base)
+        },
+        "by_length": {
+            f"{low}-{high - 1}": part((low <= length) & (length < high), folds["headscope"])
+            for low, high in ((16, 32), (32, 64), (64, 128), (128, 513))
+            if ((low <= length) & (length < high)).any()
+        },
+        "changed": {
+            name: {
+                key: value for key, value in score(labels, found).items() if key in ("accuracy", "macro_f1")
+            }
+            | {"same_label": float((found.argmax(1) == folds["headscope"].argmax(1)).mean())}
+            for name, found in changed.items()
+        },
+    }
+
+
+def annotators(data: Data, mine: npt.NDArray[np.int64], seed: int) -> dict[str, Any]:
+    """Each annotator against the majority (to which that annotator belongs), and where they differ."""
+    ids = data.info["id"].to_numpy()[mine]
+    place = {name: i for i, name in enumerate(ids)}
+    votes = data.annotated.annotations
+    votes = votes[votes["id"].isin(place)].drop_duplicates(["id", "annotator"], keep="last")
+    found = {}
+    for source, of in votes.groupby("annotator"):
+        at = [place[name] for name in of["id"]]
+        given = np.eye(len(PATTERNS))[[PATTERNS.index(Pattern(label)) for label in of["label"]]]
+        whole = score([data.labels[mine[i]] for i in at], given, data.heads[mine[at]], seed)
+        found[str(source)] = {
+            "maps": whole["maps"],
+            **{m: whole[m] for m in ("accuracy", "macro_f1")},
+            "ci95": {m: whole["ci95"][m] for m in ("accuracy", "macro_f1")},
+        }
+    return found
+
+
+def render(result: dict[str, Any], kind: str) -> str:
+    """Return the section of the card that the results of one kind make."""
+    of = result[kind]
+
+    def cell(scores: dict[str, Any], metric: str) -> str:
+        if scores["ci95"][metric][0] is None:
+            return f"{scores[metric]:.3f}"
+        low, high = scores["ci95"][metric]
+        return f"{scores[metric]:.3f} [{low:.3f}, {high:.3f}]"
+
+    lines = [
+        START,
+        f"Measured by `benchmarks/classifier.py` ({of['maps']} maps of {of['heads']} heads, the same five folds for "
+        "all; in brackets 95% intervals over heads).",
+        "",
+        "| on heads that were not seen | accuracy | macro-F1 | log-loss |",
+        "|---|---|---|---|",
+        *(
+            f"| {result['methods'][name]} | " + " | ".join(cell(scores, m) for m in METRICS) + " |"
+            for name, scores in of["unseen_heads"].items()
+        ),
+        *(
+            f"| annotator {name} against the majority | {cell(scores, 'accuracy')} | {cell(scores, 'macro_f1')} | |"
+            for name, scores in of["one_annotator"].items()
+        ),
+        "",
+        "| the shipped recipe minus | accuracy | macro-F1 |",
+        "|---|---|---|",
+        *(
+            f"| {result['methods'][name]} | "
+            + " | ".join(
+                f"{gap[m]['difference']:+.3f} [{gap[m]['ci95'][0]:+.3f}, {gap[m]['ci95'][1]:+.3f}]"
+                for m in METRICS[:2]
+            )
+            + " |"
+            for name, gap in of["headscope_minus"].items()
+        ),
+        "",
+        "| base model | maps | its heads unseen: accuracy | macro-F1 | all of it unseen: accuracy | macro-F1 |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {base} | {scores['maps']} | {cell(scores, 'accuracy')} | {cell(scores, 'macro_f1')} | "
+            f"{cell(of['unseen_base'][base]['headscope'], 'accuracy')} | "
+            f"{cell(of['unseen_base'][base]['headscope'], 'macro_f1')} |"
+            for base, scores in of["by_base"].items()
+        ),
+        "",
+        "| tokens | maps | accuracy | macro-F1 |",
+        "|---|---|---|---|",
+        *(
+            f"| {length} | {scores['maps']} | {cell(scores, 'accuracy')} | {cell(scores, 'macro_f1')} |"
+            for length, scores in of["by_length"].items()
+        ),
+        "",
+        "| the same maps | accuracy | macro-F1 | same label as before |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {scores['accuracy']:.3f} | {scores['macro_f1']:.3f} | {scores['same_label']:.3f} |"
+            for name, scores in of["changed"].items()
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_card(card: Path, section: str) -> None:
+    """Put the section into a card, before what the classifier is not for; an earlier one is replaced."""
+    text = card.read_text(encoding="utf-8")
+    start, end = text.find(START), text.index(END)
+    text = text[: end if start < 0 else start] + section + "\n" + text[end:]
+    with atomic_file(card) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Evaluate both kinds and write one JSON file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--annotations", type=Path, nargs="+", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--cards", type=Path, help="folder whose raw/README.md and norm/README.md get the tables"
+    )
+    parser.add_argument("--cache", type=Path, default=Path(".classifier-cache"))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--skip", nargs="*", choices=["boosting", "published"], default=[])
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    data = Data(options.annotations)
+    result: dict[str, Any] = {kind: evaluate(data, kind, options) for kind in options.kinds}
+    result["methods"] = METHODS
+    result["provenance"] = provenance()
+    write_json(options.output, result)
+    if options.cards:
+        for kind in options.kinds:
+            write_card(options.cards / kind / "README.md", render(result, kind))
+
+
+if __name__ == "__main__":
+    main()
