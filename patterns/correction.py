@@ -4,7 +4,8 @@ A classifier that takes one diagonal map of ten for a vertical one reports too m
 confusion matrix on maps of heads it had not seen says how likely each prediction is given each pattern,
 ``C[t, p] = P(predicted p | pattern t)``, and the shares that fit the predictions best are the ones under which
 they are most likely (adjusted counting, Forman 2008; by expectation maximisation, which stays within 0 and 1).
-This holds as far as the classifier errs on the new model as it did on the annotated ones.
+This holds as far as the classifier errs on the new model as it did on the annotated ones; :func:`misfit` says when
+it visibly does not.
 """
 
 from __future__ import annotations
@@ -52,6 +53,30 @@ def corrected_shares(
     return shares, np.percentile(drawn, [2.5, 97.5], axis=0).T
 
 
+def misfit(counts: npt.NDArray[np.integer], confusions: npt.NDArray[np.integer], shares: Floats) -> float:
+    """Return which share of the predictions the corrected shares leave unexplained (total variation, 0 to 1).
+
+    It is near 0 where shares within 0 and 1 explain what was predicted, and larger where the annotated maps, many of
+    them chosen because they are hard, are confused more often than those of the model at hand can have been.
+
+    Args:
+        counts: as :func:`corrected_shares`.
+        confusions: as :func:`corrected_shares`.
+        shares: what that returned.
+    """
+    observed = counts.sum(axis=0) / counts.sum()
+    return float(np.abs(observed - shares @ _given(confusions.sum(axis=0)[None].astype(float))[0]).sum() / 2)
+
+
+def _given(confusion: Floats) -> Floats:
+    """Return ``P(predicted | pattern) [R, 5, 5]`` of counts, one map added to each row; see :func:`most_likely`."""
+    total = confusion.sum(axis=(1, 2), keepdims=True)
+    overall = confusion.sum(axis=1, keepdims=True) / total
+    right = np.trace(confusion, axis1=1, axis2=2)[:, None, None] / total
+    filled = confusion + right * np.eye(_N) + (1 - right) * overall
+    return filled / filled.sum(axis=2, keepdims=True)
+
+
 def most_likely(predicted: Floats, confusion: Floats, steps: int = _STEPS) -> Floats:
     """Return the shares ``[R, 5]`` under which `predicted` counts ``[R, 5]`` are most likely.
 
@@ -61,11 +86,7 @@ def most_likely(predicted: Floats, confusion: Floats, steps: int = _STEPS) -> Fl
             right as often as all maps are and else as they are, so that a pattern without maps is possible.
         steps: of expectation maximisation at most.
     """
-    total = confusion.sum(axis=(1, 2), keepdims=True)
-    overall = confusion.sum(axis=1, keepdims=True) / total
-    right = np.trace(confusion, axis1=1, axis2=2)[:, None, None] / total
-    filled = confusion + right * np.eye(_N) + (1 - right) * overall
-    given = filled / filled.sum(axis=2, keepdims=True)
+    given = _given(confusion)
     observed = predicted / predicted.sum(axis=1, keepdims=True)
     shares = np.full_like(observed, 1 / _N)
     for _ in range(steps):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from models.errors import InputError
 from models.subnetwork import Subnetwork
 
-from .correction import corrected_shares
+from .correction import corrected_shares, misfit
 from .distribution import bootstrap_ci95, distribution, head_frame, interpretable_shares
 from .taxonomy import PATTERNS
 
@@ -126,13 +126,20 @@ class HeadPatterns:
             p.value: (float(lo), float(hi)) for p, (lo, hi) in zip(PATTERNS, found[1], strict=True)
         }
 
+    def correction_misfit(self, kind: str) -> float | None:
+        """Return how badly the corrected shares explain what was predicted, see :func:`patterns.correction.misfit`."""
+        self._counted(kind)
+        found = self._corrections.get(kind)
+        return found and found[2]
+
     @cached_property
-    def _corrections(self) -> dict[str, tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]]:
+    def _corrections(self) -> dict[str, tuple[npt.NDArray[np.floating], npt.NDArray[np.floating], float]]:
         found = {}
         for kind, known in self.confusions.items():
             labels = self._counted(kind)
             counts = np.stack([(labels == i).sum(axis=1) for i in range(len(PATTERNS))], axis=1)
-            found[kind] = corrected_shares(counts, known, self.seed)
+            shares, intervals = corrected_shares(counts, known, self.seed)
+            found[kind] = shares, intervals, misfit(counts, known, shares)
         return found
 
     def select(self, subnetwork: Subnetwork) -> HeadPatterns:

@@ -23,12 +23,15 @@ from .distribution import check_seed, counts
 from .heads import MapSink, check_sizes, classify_heads
 from .maps import check_kinds
 from .result import HeadPatterns
+from .tables import percent
 from .taxonomy import INTERPRETABLE, KINDS, PATTERNS
 
 if TYPE_CHECKING:
     from models.inputs import Encoded
 
     from .store import MapWriter
+
+_MISFIT = 0.01  # from this share of the predictions on, the corrected shares come with a warning
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class ClassifyHeads:
             if len(rows.rows) < self.examples:
                 few = f"{self.examples} examples were asked for, but {rows.source} has {len(rows.rows)}."
                 patterns = replace(patterns, warnings=(few, *patterns.warnings))
+            patterns = replace(patterns, warnings=(*patterns.warnings, *_correction_warnings(patterns)))
             summary = self._summary(patterns, checkpoint, rows, classifiers)
             if folder is not None:
                 write_results(folder, patterns, summary)
@@ -192,10 +196,20 @@ def summarise(patterns: HeadPatterns, kind: str) -> dict[str, Any]:
             "distribution_ci95": {pattern: _known(bounds) for pattern, bounds in intervals.items()},
             "interpretable_ratio": shares[INTERPRETABLE],
             "interpretable_ratio_ci95": _known(intervals[INTERPRETABLE]),
+            "misfit": patterns.correction_misfit(kind),
         },
         "classified_maps": len(patterns.examples) * int(patterns.heads.sum()),
         "warnings": list(patterns.warnings),
     }
+
+
+def _correction_warnings(patterns: HeadPatterns) -> list[str]:
+    return [
+        f"The corrected {kind} shares leave {percent(gap)} of the predictions unexplained: the classifier was wrong "
+        "more often on the annotated maps than it can have been on these, so read the plain shares instead."
+        for kind in patterns.kinds
+        if (gap := patterns.correction_misfit(kind) or 0.0) > _MISFIT
+    ]
 
 
 def _known(bounds: tuple[float, float]) -> list[float | None]:

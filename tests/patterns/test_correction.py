@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from patterns.correction import corrected_shares, most_likely
+from patterns.correction import corrected_shares, misfit, most_likely
 from patterns.result import HeadPatterns
 from patterns.stage import distributions, ratios, summarise
 
@@ -116,6 +116,18 @@ def test_nothing_can_be_drawn_anew_from_one_example_or_one_head() -> None:
     for some in (corrected_shares(counts[:1], errors), corrected_shares(counts, errors[:1])):
         assert np.isfinite(some[0]).all()
         assert np.isnan(some[1]).all()
+
+
+def test_what_the_errors_cannot_explain_is_said() -> None:
+    errors = annotated(GIVEN, 60, 4, 0)
+    fitting = sample(SHARES, GIVEN, 60, 72, 0)
+    assert misfit(fitting, errors, corrected_shares(fitting, errors)[0]) < 0.005
+    sure = np.tile([60, 0, 12, 0, 0], (60, 1))  # fewer stray labels than GIVEN lets happen
+    gap = misfit(sure, errors, corrected_shares(sure, errors)[0])
+    assert gap > 0.02
+    given = errors.sum(axis=0) / errors.sum(axis=(0, 2))[:, None]
+    shares = corrected_shares(sure, errors)[0]
+    assert gap == pytest.approx(np.abs(sure[0] / 72 - shares @ given).sum() / 2, abs=0.01)
 
 
 def found(confusions: dict[str, np.ndarray]) -> HeadPatterns:
