@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .store import MapWriter
 
 _MISFIT = 0.01  # from this share of the predictions on, the corrected shares come with a warning
+_NO_FIT = " (no fit)"
 
 
 @dataclass(frozen=True)
@@ -231,31 +232,41 @@ def write_results(folder: Path, patterns: HeadPatterns, summary: dict[str, Any])
     ).to_csv(folder / "distribution.csv", index=False)
     save_figure(patterns.plot(), folder / "heads.png")
     save_figure(
-        distribution_bars(distributions(patterns), ratios(patterns)),
+        distribution_bars(distributions(patterns, fitting=True), ratios(patterns, fitting=True)),
         folder / "distribution.png",
     )
     write_json(folder / "summary.json", summary)
 
 
-def distributions(patterns: HeadPatterns) -> dict[str, dict[str, float]]:
-    """Return each pattern's share by kind, and corrected where that can be, to be shown under these names."""
+def distributions(patterns: HeadPatterns, fitting: bool = False) -> dict[str, dict[str, float]]:
+    """Return each pattern's share by kind, and corrected where that can be, under the names to be shown.
+
+    With `fitting`, corrected shares that leave too much unexplained are left out; else their name says so.
+    """
     shown = {}
     for kind in patterns.kinds:
         shown[kind] = patterns.distribution(kind)
-        if corrected := patterns.corrected_distribution(kind):
-            shown[f"{kind}, corrected"] = corrected
+        name, corrected = _corrected_name(patterns, kind), patterns.corrected_distribution(kind)
+        if corrected and not (fitting and name.endswith(_NO_FIT)):
+            shown[name] = corrected
     return shown
 
 
-def ratios(patterns: HeadPatterns) -> dict[str, tuple[float, float, float]]:
+def ratios(patterns: HeadPatterns, fitting: bool = False) -> dict[str, tuple[float, float, float]]:
     """Return the interpretable ratio and its 95% interval under the names of :func:`distributions`."""
     shown = {}
     for kind in patterns.kinds:
         shown[kind] = (patterns.interpretable_ratio(kind), *patterns.interpretable_ratio_ci95(kind))
         shares, intervals = patterns.corrected_distribution(kind), patterns.corrected_distribution_ci95(kind)
         if shares and intervals:
-            shown[f"{kind}, corrected"] = (shares[INTERPRETABLE], *intervals[INTERPRETABLE])
-    return shown
+            name = _corrected_name(patterns, kind)
+            shown[name] = (shares[INTERPRETABLE], *intervals[INTERPRETABLE])
+    return {name: ratio for name, ratio in shown.items() if not (fitting and name.endswith(_NO_FIT))}
+
+
+def _corrected_name(patterns: HeadPatterns, kind: str) -> str:
+    unfit = (patterns.correction_misfit(kind) or 0.0) > _MISFIT
+    return f"{kind}, corrected{_NO_FIT if unfit else ''}"
 
 
 def _to_store(writer: MapWriter, checkpoint: Checkpoint, task: str) -> MapSink:

@@ -158,6 +158,15 @@ def test_a_result_corrects_the_heads_it_counts() -> None:
     assert list(distributions(patterns)) == list(ratios(patterns)) == ["raw", "raw, corrected"]
 
 
+def test_corrected_shares_that_do_not_fit_are_named_so_and_not_drawn() -> None:
+    patterns = found({"raw": annotated(GIVEN, 60, 4, 0)})
+    sure = np.where(np.arange(24).reshape(4, 6) < 20, 0, 2).astype(np.int8)
+    patterns = dataclasses.replace(patterns, labels={"raw": np.tile(sure, (30, 1, 1))})
+    assert patterns.correction_misfit("raw") > 0.01
+    assert list(distributions(patterns)) == list(ratios(patterns)) == ["raw", "raw, corrected (no fit)"]
+    assert list(distributions(patterns, fitting=True)) == list(ratios(patterns, fitting=True)) == ["raw"]
+
+
 def test_nothing_is_corrected_by_a_classifier_whose_errors_are_unknown() -> None:
     patterns = found({})
     assert patterns.corrected_distribution("raw") is None
