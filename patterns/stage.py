@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from .store import MapWriter
 
 _MISFIT = 0.01  # from this share of the predictions on, the corrected shares come with a warning
-_NO_FIT = " (no fit)"
 
 
 @dataclass(frozen=True)
@@ -209,8 +208,12 @@ def _correction_warnings(patterns: HeadPatterns) -> list[str]:
         f"The corrected {kind} shares leave {percent(gap)} of the predictions unexplained: the classifier was wrong "
         "more often on the annotated maps than it can have been on these, so read the plain shares instead."
         for kind in patterns.kinds
-        if (gap := patterns.correction_misfit(kind) or 0.0) > _MISFIT
+        if (gap := patterns.correction_misfit(kind)) is not None and not _fits(patterns, kind)
     ]
+
+
+def _fits(patterns: HeadPatterns, kind: str) -> bool:
+    return (patterns.correction_misfit(kind) or 0.0) <= _MISFIT
 
 
 def _known(bounds: tuple[float, float]) -> list[float | None]:
@@ -246,9 +249,9 @@ def distributions(patterns: HeadPatterns, fitting: bool = False) -> dict[str, di
     shown = {}
     for kind in patterns.kinds:
         shown[kind] = patterns.distribution(kind)
-        name, corrected = _corrected_name(patterns, kind), patterns.corrected_distribution(kind)
-        if corrected and not (fitting and name.endswith(_NO_FIT)):
-            shown[name] = corrected
+        corrected = patterns.corrected_distribution(kind)
+        if corrected and (_fits(patterns, kind) or not fitting):
+            shown[_corrected_name(patterns, kind)] = corrected
     return shown
 
 
@@ -258,15 +261,13 @@ def ratios(patterns: HeadPatterns, fitting: bool = False) -> dict[str, tuple[flo
     for kind in patterns.kinds:
         shown[kind] = (patterns.interpretable_ratio(kind), *patterns.interpretable_ratio_ci95(kind))
         shares, intervals = patterns.corrected_distribution(kind), patterns.corrected_distribution_ci95(kind)
-        if shares and intervals:
-            name = _corrected_name(patterns, kind)
-            shown[name] = (shares[INTERPRETABLE], *intervals[INTERPRETABLE])
-    return {name: ratio for name, ratio in shown.items() if not (fitting and name.endswith(_NO_FIT))}
+        if shares and intervals and (_fits(patterns, kind) or not fitting):
+            shown[_corrected_name(patterns, kind)] = (shares[INTERPRETABLE], *intervals[INTERPRETABLE])
+    return shown
 
 
 def _corrected_name(patterns: HeadPatterns, kind: str) -> str:
-    unfit = (patterns.correction_misfit(kind) or 0.0) > _MISFIT
-    return f"{kind}, corrected{_NO_FIT if unfit else ''}"
+    return f"{kind}, corrected" if _fits(patterns, kind) else f"{kind}, corrected (no fit)"
 
 
 def _to_store(writer: MapWriter, checkpoint: Checkpoint, task: str) -> MapSink:
