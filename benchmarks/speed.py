@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from speed_pruning import BARS as PRUNING_BARS
+from speed_pruning import interleaved, pruning_ratios
 
 from models.anatomy import anatomy_of
 from models.files import write_json
@@ -37,6 +37,7 @@ BARS = {
     "classify": ("at most", 1.8),
     "full_tensor_norms": ("at least", 15.0),
     "extra_memory_in_layers": ("at most", 3.0),
+    **PRUNING_BARS,
 }
 
 
@@ -65,19 +66,6 @@ def classification(model: Any, batch: dict[str, torch.Tensor]) -> Callable[[], N
     return run
 
 
-def interleaved(variants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each variant; the first round warms up and is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    with torch.inference_mode():
-        for repeat in range(repeats + 1):
-            for name, run in variants.items():
-                start = time.perf_counter()
-                run()
-                if repeat:
-                    seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def forward_ratios(small: bool, repeats: int) -> dict[str, Any]:
     model, batch = build(small, 16 if small else 128)
     eager, _ = build(small, 16)
@@ -95,17 +83,18 @@ def forward_ratios(small: bool, repeats: int) -> dict[str, Any]:
         with observe(model, form):
             model(**batch)
 
-    medians = interleaved(
-        {
-            "forward": lambda: model(**batch),
-            "eager_attentions": lambda: eager(**batch, output_attentions=True),
-            "watch": watched,
-            "maps_streamed": streamed,
-            "maps": lambda: attention_maps(model, batch),
-            "classify": classification(model, batch),
-        },
-        repeats,
-    )
+    with torch.inference_mode():
+        medians = interleaved(
+            {
+                "forward": lambda: model(**batch),
+                "eager_attentions": lambda: eager(**batch, output_attentions=True),
+                "watch": watched,
+                "maps_streamed": streamed,
+                "maps": lambda: attention_maps(model, batch),
+                "classify": classification(model, batch),
+            },
+            repeats,
+        )
     return {"seconds": medians, "ratios": {name: s / medians["forward"] for name, s in medians.items()}}
 
 
@@ -130,7 +119,7 @@ def norm_speedup(small: bool, repeats: int) -> float:
 
     with torch.inference_mode():
         torch.testing.assert_close(factored(), full(), rtol=1e-4, atol=1e-6)
-    medians = interleaved({"full": full, "factored": factored}, repeats)
+        medians = interleaved({"full": full, "factored": factored}, repeats)
     return medians["full"] / medians["factored"]
 
 
@@ -180,6 +169,7 @@ def main() -> None:
         **forward["ratios"],
         "full_tensor_norms": norm_speedup(options.small, max(3, options.repeats // 3)),
         "extra_memory_in_layers": memory_in_layers(options.small),
+        **pruning_ratios(options.small, max(3, options.repeats // 2)),
     }
     passed = {
         name: measured[name] <= bar if side == "at most" else measured[name] >= bar

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from .errors import HeadscopeError
+from .files import reason
 
 ModelOption = Annotated[str, typer.Option("--model", help="Hub id or folder of the model under study.")]
 RevisionOption = Annotated[
@@ -35,11 +37,15 @@ OverwriteOption = Annotated[
 ]
 
 
-def command(function: Callable[..., None]) -> Callable[[], None]:
+def command(function: Callable[..., None], after: str = "nothing was written.") -> Callable[[], None]:
     """Turn a Typer function into a console script.
 
-    It ends with 0 when done, with 2 and one sentence on stderr on bad input, and with 130 when interrupted.
-    Terminated, it cleans up too and ends with 143.
+    It ends with 0 when done, with 2 and one sentence on stderr on bad input or a full disk, and with 130 when
+    interrupted. Terminated, it cleans up too and ends with 143.
+
+    Args:
+        function: what the command does.
+        after: what to say of the output when it was interrupted.
     """
 
     @functools.wraps(function)
@@ -49,7 +55,13 @@ def command(function: Callable[..., None]) -> Callable[[], None]:
         except HeadscopeError as error:
             _stop(str(error), 2)
         except KeyboardInterrupt:
-            _stop("interrupted; nothing was written.", 130)
+            _stop(f"interrupted; {after}", 130)
+        except Exception as error:  # each library has its own type for it
+            if not _disk_is_full(error):
+                raise
+            _stop(
+                f"The disk is full: {reason(error)}. Free some space, then run the command again; {after}", 2
+            )
 
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
     app.command()(guarded)
@@ -63,6 +75,15 @@ def command(function: Callable[..., None]) -> Callable[[], None]:
     main.__name__ = function.__name__
     main.__doc__ = function.__doc__
     return main
+
+
+def resumable(function: Callable[..., None]) -> Callable[[], None]:
+    """Turn a Typer function whose job goes on where it stopped into a console script, see :func:`command`."""
+    return command(function, after="what is done is kept, and the same command goes on from there.")
+
+
+def _disk_is_full(error: Exception) -> bool:
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def quiet_libraries() -> None:

@@ -1,0 +1,206 @@
+"""The commands ``prune-heads``, ``prune-weights`` and ``compare-survivors``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from models.cli import DataOption, DeviceOption, JsonOption, RevisionOption, TaskOption, resumable, say
+
+FineTunedOption = Annotated[
+    str, typer.Option("--model", help="Folder or Hub id of a model fine-tuned on the task.")
+]
+SearchOption = Annotated[
+    Path, typer.Option("--output", help="Folder of the search; one that was stopped is continued.")
+]
+ReplaceOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier search in the output folder.")
+]
+ModelSeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", help="Seed that the model was fine-tuned with. Default: as its metrics.json says."
+    ),
+]
+ExamplesOption = Annotated[
+    int | None,
+    typer.Option("--examples", help="Rows to draw at random, the same for every seed. Default: all."),
+]
+HoldoutOption = Annotated[
+    float,
+    typer.Option("--holdout", help="Share of the rows that the search does not see and is reported on too."),
+]
+SplitOption = Annotated[str, typer.Option("--split", help="Which split's score decides.")]
+ThresholdOption = Annotated[
+    float, typer.Option("--threshold", help="Share of the full model's score to hold.")
+]
+BatchOption = Annotated[int, typer.Option("--batch-size", help="Inputs per pass.")]
+LengthOption = Annotated[int, typer.Option("--max-length", help="Tokens; longer inputs are cut.")]
+
+
+@resumable
+def prune_heads(
+    model: FineTunedOption,
+    task: TaskOption,
+    output: SearchOption,
+    data: DataOption = None,
+    revision: RevisionOption = None,
+    seed: ModelSeedOption = None,
+    what: Annotated[str, typer.Option("--what", help="heads-and-mlps, heads or mlps.")] = "heads-and-mlps",
+    threshold: ThresholdOption = 0.9,
+    head_step: Annotated[
+        float, typer.Option("--head-step", help="Share of all heads that a step removes.")
+    ] = 0.1,
+    fine_head_step: Annotated[
+        float, typer.Option("--fine-head-step", help="The same once removing heads and MLPs together fails.")
+    ] = 0.05,
+    mlp_step: Annotated[int, typer.Option("--mlp-step", help="MLPs that a step removes.")] = 1,
+    protocol: Annotated[
+        str,
+        typer.Option("--protocol", help="corrected, or as-released: with the published code's importances."),
+    ] = "corrected",
+    split: SplitOption = "validation",
+    examples: ExamplesOption = None,
+    holdout: HoldoutOption = 0.0,
+    batch_size: BatchOption = 32,
+    max_length: LengthOption = 128,
+    device: DeviceOption = "auto",
+    compaction: Annotated[
+        bool, typer.Option(help="Take out what is pruned while searching (faster); else gate it to zero.")
+    ] = True,
+    overwrite: ReplaceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the heads and MLPs that a fine-tuned model needs for its task.
+
+    The least important heads and MLPs are removed step by step, without training, as long as the model keeps 90%
+    of its score: first together, then heads alone, then MLPs alone (Prasanna, Rogers & Rumshisky 2020).
+    The folder holds the subnetwork, the history of every step and all importances. Run the same command again to
+    continue a search that was stopped.
+
+    Example: prune-heads --model out/mrpc/seed_42 --task mrpc --output searches/mrpc/seed_42
+    """
+    from .heads import PruneHeads
+    from .structured import StructuredSearch
+    from .subject import Subject
+
+    job = PruneHeads(
+        subject=Subject(
+            model=model,
+            task=task,
+            data=data,
+            split=split,
+            examples=examples,
+            holdout=holdout,
+            seed=seed,
+            revision=revision,
+            batch_size=batch_size,
+            max_length=max_length,
+            device=device,
+        ),
+        output=output,
+        search=StructuredSearch(what, threshold, head_step, fine_head_step, mlp_step, protocol),
+        compaction=compaction,
+        overwrite=overwrite,
+    )
+    _show(job.run(progress=True, say=say), output, as_json)
+
+
+@resumable
+def prune_weights(
+    model: FineTunedOption,
+    task: TaskOption,
+    output: SearchOption,
+    data: DataOption = None,
+    revision: RevisionOption = None,
+    seed: ModelSeedOption = None,
+    threshold: ThresholdOption = 0.9,
+    fraction: Annotated[
+        float,
+        typer.Option("--fraction", help="Share of the weights left that a step removes (published: 0.05)."),
+    ] = 0.05,
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", help="Steps at most. Default: no limit.")
+    ] = None,
+    last_bias: Annotated[
+        bool, typer.Option("--last-bias", help="Prune the bias of each MLP's last layer too.")
+    ] = False,
+    split: SplitOption = "validation",
+    examples: ExamplesOption = None,
+    holdout: HoldoutOption = 0.0,
+    batch_size: BatchOption = 32,
+    max_length: LengthOption = 128,
+    device: DeviceOption = "auto",
+    overwrite: ReplaceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find how many of the smallest weights a fine-tuned model can lose.
+
+    A share of the encoder's weights that are left, the smallest of all layers together, is set to zero step by
+    step, without training, as long as the model keeps 90% of its score (Prasanna, Rogers & Rumshisky 2020).
+    The folder holds the weight masks (a bit a weight), how much of each head and MLP survives, and the history.
+    Run the same command again to continue a search that was stopped.
+
+    Example: prune-weights --model out/mrpc/seed_42 --task mrpc --output searches/mrpc-weights/seed_42
+    """
+    from .subject import Subject
+    from .weight_search import PruneWeights
+
+    job = PruneWeights(
+        subject=Subject(
+            model=model,
+            task=task,
+            data=data,
+            split=split,
+            examples=examples,
+            holdout=holdout,
+            seed=seed,
+            revision=revision,
+            batch_size=batch_size,
+            max_length=max_length,
+            device=device,
+        ),
+        output=output,
+        threshold=threshold,
+        fraction=fraction,
+        max_steps=max_steps,
+        last_bias=last_bias,
+        overwrite=overwrite,
+    )
+    _show(job.run(progress=True, say=say), output, as_json)
+
+
+def _show(summary: dict[str, Any], output: Path, as_json: bool) -> None:
+    for warning in summary["warnings"]:
+        say(f"warning: {warning}")
+    if as_json:
+        print(json.dumps(summary, indent=2))
+        return
+    lines = [
+        f"{summary['model']}, {summary['task']} {summary['split']}, {summary['examples']} examples",
+        f"{summary['metric']}: full model {summary['full_score']:.4f}, subnetwork {summary['score']:.4f} "
+        f"(threshold {summary['threshold'] * summary['full_score']:.4f})",
+        *(
+            f"{name} kept: {summary[key]['kept']} of {summary[key]['all']}"
+            for key, name in (("heads", "heads"), ("mlps", "MLPs"), ("weights", "weights"))
+            if key in summary
+        ),
+    ]
+    if share := summary.get("encoder_share"):
+        lines.append(
+            f"of the encoder: {share['parameters']:.1%} of the parameters, {share['flops']:.1%} of the work"
+        )
+    report = summary["reported_on"]
+    if report["held_out"]:
+        name = summary["metric"]
+        lines.append(
+            f"on {report['examples']} held-out examples: full model {report['full'][name]:.4f}, "
+            f"subnetwork {report['subnetwork'][name]:.4f}"
+        )
+    else:
+        lines.append(report["note"])
+    print("\n".join(lines))
+    say(f"written to {output}")

@@ -1,0 +1,113 @@
+"""The folder of one search: written after every step, so that a search that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from models.errors import InputError
+from models.files import atomic_file, check_output, read_json, reason, write_json
+
+CONFIG, HISTORY, IMPORTANCE, SUMMARY = "config.json", "history.jsonl", "importance.parquet", "summary.json"
+SUBNETWORK, WEIGHT_MASKS, SURVIVAL = "subnetwork.safetensors", "weight_masks.safetensors", "survival.parquet"
+_OURS = (SUMMARY, HISTORY, IMPORTANCE, SUBNETWORK, WEIGHT_MASKS, SURVIVAL, CONFIG)
+
+
+class SearchFolder:
+    """A search on disk: its config, its history so far, and at the end its result.
+
+    Args:
+        path: a new or empty folder, or that of a search with the same config, which is continued.
+        config: everything that decides the result; ready for JSON.
+        provenance: written with the config, and not compared.
+        overwrite: delete the files of an earlier search first.
+
+    Raises:
+        InputError: the folder holds something else, or a search with another config; the differences are named.
+    """
+
+    def __init__(
+        self, path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], overwrite: bool = False
+    ) -> None:
+        self.path = Path(path)
+        earlier = self.path / CONFIG
+        config = json.loads(json.dumps(config))  # as it will be read again
+        if not earlier.is_file() or overwrite:
+            check_output(self.path, overwrite, marker=CONFIG)
+            for name in _OURS:  # the config last: without it the folder is no search
+                (self.path / name).unlink(missing_ok=True)
+            write_json(earlier, {**config, "provenance": dict(provenance)})
+        else:
+            self._check_same(config)
+        self.history: list[dict[str, Any]] = self._read_history()
+        """One record an iteration."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search came to its end."""
+        return (self.path / SUMMARY).is_file()
+
+    def _check_same(self, config: Mapping[str, Any]) -> None:
+        file = self.path / CONFIG
+        found = read_json(file, "the config of a search")
+        if not isinstance(found, dict):
+            raise InputError(f"{file} is not the config of a search; give a new folder.")
+        found.pop("provenance", None)
+        differing = [key for key in {**found, **config} if found.get(key) != config.get(key)]
+        if differing:
+            told = "; ".join(f"{key} {found.get(key)!r} there, {config.get(key)!r} here" for key in differing)
+            raise InputError(
+                f"--output {self.path} holds another search ({told}); give a new folder, or --overwrite to replace it."
+            )
+
+    def _read_history(self) -> list[dict[str, Any]]:
+        file = self.path / HISTORY
+        if not file.is_file():
+            return []
+        try:
+            records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            if [record["iteration"] for record in records] != list(range(len(records))):
+                raise ValueError("its iterations are not numbered 0, 1, 2")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{file} is not the history of a search ({reason(error)}); --overwrite starts anew."
+            ) from error
+        return records
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append one iteration to the history."""
+        self.history.append(record)
+        lines = "".join(json.dumps(one, allow_nan=False) + "\n" for one in self.history)
+        with atomic_file(self.path / HISTORY) as temporary:
+            temporary.write_text(lines, encoding="utf-8")
+
+    def write_importance(self, table: pd.DataFrame) -> None:
+        """Write the importances of all iterations so far."""
+        with atomic_file(self.path / IMPORTANCE) as temporary:
+            table.to_parquet(temporary, index=False)
+
+    def read_importance(self) -> pd.DataFrame | None:
+        """Read what :meth:`write_importance` wrote; None if nothing was.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        file = self.path / IMPORTANCE
+        if not file.is_file():
+            return None
+        try:
+            return pd.read_parquet(file)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{file} cannot be read ({reason(error)}); --overwrite starts the search anew."
+            ) from error
+
+
+def number(value: float) -> float | None:
+    """Return a number as JSON has it: null for what is not finite."""
+    return float(value) if np.isfinite(value) else None

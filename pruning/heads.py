@@ -1,0 +1,250 @@
+"""The job of ``prune-heads``: a structured search on disk, from a fine-tuned model and its dev set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from models.compaction import compact, size_share
+from models.evaluation import predict
+
+from models.errors import InputError
+from models.files import write_json
+from models.provenance import provenance
+from models.subnetwork import Subnetwork
+
+from .folder import SUBNETWORK, SUMMARY, SearchFolder, number
+from .importance import Importance, head_importance
+from .structured import Measurement, Step, StructuredSearch
+from .subject import Loaded, Subject
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PruneHeads:
+    """One run of ``prune-heads``.
+
+    Raises:
+        InputError: an option is out of range.
+    """
+
+    subject: Subject
+    """The model and the examples."""
+    output: Path
+    """Folder of the search; one with the same config is continued."""
+    search: StructuredSearch = field(default_factory=StructuredSearch)
+    """How to search."""
+    compaction: bool = True
+    """Remove what is pruned before measuring on, which is faster; else it is gated to zero. The masks are the same.
+    The as-released protocol always gates."""
+    overwrite: bool = False
+    """Whether an earlier search in the folder may be replaced."""
+
+    def run(self, progress: bool = False, say: Say = lambda line: None) -> dict[str, Any]:
+        """Search, or go on searching, and return what ``summary.json`` holds.
+
+        Raises:
+            HeadscopeError: the model or the data is not what it should be, or the folder holds another search.
+        """
+        loaded = self.subject.load()
+        folder = SearchFolder(
+            self.output,
+            {"command": "prune-heads", **loaded.record(), **_settings(self.search)},
+            {**provenance(), "device": str(loaded.model.device), "compaction": self.compaction},
+            self.overwrite,
+        )
+        model, metric = loaded.model, loaded.metric
+        known = Recall(folder, model)
+
+        def measure(subnetwork: Subnetwork) -> Measurement:
+            if (recalled := known.next(subnetwork)) is not None:
+                return recalled
+            released = self.search.protocol == "as-released"
+            gates = released or not self.compaction
+            found = loaded.in_one_pass(
+                lambda batches: head_importance(
+                    model if gates else compact(model, subnetwork),
+                    batches,
+                    subnetwork=subnetwork if gates else None,
+                    protocol=self.search.protocol,
+                    progress=progress,
+                ),
+                in_order=released,
+            )
+            return Measurement(loaded.score(found.logits), found)
+
+        full = Subnetwork.full(model)
+        kept, at, started = full, Measurement(float("nan"), _nothing(full)), time.monotonic()
+        steps: list[Step] = []
+        for step in self.search.run(full, measure):
+            before = kept
+            if step.accepted:
+                kept, at = step.subnetwork, step.measured
+            steps.append(step)
+            if len(folder.history) == step.iteration:
+                known.write(steps)
+                folder.add(
+                    {
+                        **_record(step, before, metric),
+                        "seconds": round(time.monotonic() - started, 3),
+                    }
+                )
+            say(
+                f"{step.iteration:3d} {step.phase:5s} {step.subnetwork.n_heads} heads, {step.subnetwork.n_mlps} MLPs: "
+                f"{metric} {step.measured.score:.4f}{'' if step.accepted else ', below the threshold'}"
+            )
+            started = time.monotonic()
+        return self._finish(folder, loaded, kept, at, steps)
+
+    def _finish(
+        self, folder: SearchFolder, loaded: Loaded, kept: Subnetwork, at: Measurement, steps: list[Step]
+    ) -> dict[str, Any]:
+        full = steps[0]
+        metadata = {
+            "method": f"structured, {self.search.what}, {self.search.protocol}",
+            "model": self.subject.model,
+            "task": loaded.task.name,
+            "seed": str(loaded.seed),
+            "metric": loaded.metric,
+            "score": f"{at.score:.6f}",
+            "full_score": f"{full.measured.score:.6f}",
+            "threshold": str(self.search.threshold),
+        }
+        kept = Subnetwork(kept.heads, kept.mlps, metadata)
+        kept.save(folder.path / SUBNETWORK)
+        share = size_share(loaded.model, kept)
+        summary = {
+            "command": "prune-heads",
+            **loaded.record(),
+            **_settings(self.search),
+            "metric": loaded.metric,
+            "full_score": full.measured.score,
+            "score": at.score,
+            "heads": {"kept": kept.n_heads, "all": kept.heads.size},
+            "mlps": {"kept": kept.n_mlps, "all": kept.mlps.size},
+            "encoder_share": {"parameters": share.parameters, "flops": share.flops},
+            "iterations": len(steps) - 1,
+            "reported_on": loaded.report(
+                lambda held: held.scores(predict(compact(loaded.model, kept), held, self.subject.batch_size))
+            ),
+            "warnings": [*loaded.warnings(full.measured.score), *_warnings(kept, steps)],
+            "provenance": provenance(),
+        }
+        write_json(folder.path / SUMMARY, summary)
+        return summary
+
+
+class Recall:
+    """The measurements that a folder holds, given out again in their order."""
+
+    def __init__(self, folder: SearchFolder, model: PreTrainedModel) -> None:
+        self._folder = folder
+        self._shape = Subnetwork.full(model).heads.shape
+        self._records = list(folder.history)
+        table = folder.read_importance()
+        self._table = {} if table is None else dict(iter(table.groupby("iteration")))
+        self._frames: list[pd.DataFrame] = []
+        self._asked = 0
+
+    def next(self, subnetwork: Subnetwork) -> Measurement | None:
+        """Return the next recorded measurement, or None when all are given out.
+
+        Raises:
+            InputError: the record is of another subnetwork than the search now looks at.
+        """
+        iteration = self._asked
+        self._asked += 1
+        if iteration >= len(self._records):
+            return None
+        record, frame = self._records[iteration], self._table.get(iteration)
+        same = (record.get("heads"), record.get("mlps")) == (subnetwork.n_heads, subnetwork.n_mlps)
+        if frame is None or not same or not np.array_equal(_kept(frame, self._shape), subnetwork.heads):
+            raise InputError(
+                f"{self._folder.path} cannot be continued: what it recorded of iteration {iteration} is not what "
+                "this search does there; --overwrite starts anew."
+            )
+        heads = frame[frame["component"] == "head"]["importance"].to_numpy(dtype=np.float64)
+        mlps = frame[frame["component"] == "mlp"]["importance"].to_numpy(dtype=np.float64)
+        score = record["score"] if record["score"] is not None else float("nan")
+        importance = Importance(
+            heads.reshape(self._shape), mlps, record["examples"], record["loss"], np.zeros((0, 0), np.float32)
+        )
+        return Measurement(score, importance)
+
+    def write(self, steps: list[Step]) -> None:
+        """Write the importances of all steps so far, before the history says that the last one is done."""
+        self._frames += [importance_frame(step) for step in steps[len(self._frames) :]]
+        self._folder.write_importance(pd.concat(self._frames, ignore_index=True))
+
+
+def importance_frame(step: Step) -> pd.DataFrame:
+    """Return one row a head and MLP.
+
+    Columns: ``iteration, component, layer, head, kept, importance, normalized``; the head of an MLP is -1; NaN for
+    what is removed.
+    """
+    L, H = step.subnetwork.heads.shape
+    raw, scaled = step.measured.importance, step.measured.importance.normalized()
+    return pd.DataFrame(
+        {
+            "iteration": step.iteration,
+            "component": ["head"] * (L * H) + ["mlp"] * L,
+            "layer": np.r_[np.repeat(np.arange(L), H), np.arange(L)],
+            "head": np.r_[np.tile(np.arange(H), L), np.full(L, -1)],
+            "kept": np.r_[step.subnetwork.heads.ravel(), step.subnetwork.mlps],
+            "importance": np.r_[raw.heads.ravel(), raw.mlps],
+            "normalized": np.r_[scaled.heads.ravel(), scaled.mlps],
+        }
+    )
+
+
+def _kept(frame: pd.DataFrame, shape: tuple[int, ...]) -> Any:
+    kept = frame[frame["component"] == "head"]["kept"].to_numpy(dtype=bool)
+    return kept.reshape(shape) if kept.size == np.prod(shape) else kept
+
+
+def _record(step: Step, before: Subnetwork, metric: str) -> dict[str, Any]:
+    return {
+        "iteration": step.iteration,
+        "phase": step.phase,
+        "heads": step.subnetwork.n_heads,
+        "mlps": step.subnetwork.n_mlps,
+        "metric": metric,
+        "score": number(step.measured.score),
+        "loss": step.measured.importance.loss,
+        "examples": step.measured.importance.examples,
+        "accepted": step.accepted,
+        "removed_heads": np.argwhere(before.heads & ~step.subnetwork.heads).tolist(),
+        "removed_mlps": np.flatnonzero(before.mlps & ~step.subnetwork.mlps).tolist(),
+    }
+
+
+def _settings(search: StructuredSearch) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(search)
+
+
+def _nothing(full: Subnetwork) -> Importance:
+    nan = np.full(full.heads.shape, np.nan)
+    return Importance(nan, nan[:, 0], 0, float("nan"), np.zeros((0, 0), np.float32))
+
+
+def _warnings(kept: Subnetwork, steps: list[Step]) -> list[str]:
+    found = []
+    if len(steps) > 1 and not any(step.accepted for step in steps[1:]):
+        found.append(
+            "The first step of every phase falls below the threshold, so that the whole model is kept."
+        )
+    if kept.n_heads == 0:
+        found.append("No head is left: the score holds without any attention.")
+    return found

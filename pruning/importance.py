@@ -1,0 +1,162 @@
+"""How much the loss depends on each head and each MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from models.compaction import kept_of
+from models.evaluation import losses
+
+from models.errors import InputError
+from models.gating import gated
+from models.subnetwork import Subnetwork
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Floats = npt.NDArray[np.float64]
+PROTOCOLS = ("corrected", "as-released")
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """Importance of each head and MLP of a model, NaN for what is not there."""
+
+    heads: Floats
+    """``[L, H]``."""
+    mlps: Floats
+    """``[L]``."""
+    examples: int
+    """Number of examples it was measured on."""
+    loss: float
+    """Mean loss over these examples."""
+    logits: npt.NDArray[np.float32]
+    """``[N, C]``: what the model answered in the same pass, in the order of the batches."""
+
+    def normalized(self) -> Importance:
+        """Make heads comparable over layers, as Michel et al. (2019) and Prasanna et al. (2020) do.
+
+        Each layer's heads are divided by their L2 norm, then all heads are scaled to [0, 1]; MLPs are scaled to
+        [0, 1] without the former. Where all are alike they become 0. What is not there counts for nothing.
+        """
+        norms = np.sqrt(np.nansum(self.heads**2, axis=1, keepdims=True))
+        return replace(self, heads=_scaled(self.heads / (norms + 1e-20)), mlps=_scaled(self.mlps))
+
+    def of(self, subnetwork: Subnetwork) -> Importance:
+        """Return the same with NaN for what `subnetwork` does not keep."""
+        return replace(
+            self,
+            heads=np.where(subnetwork.heads, self.heads, np.nan),
+            mlps=np.where(subnetwork.mlps, self.mlps, np.nan),
+        )
+
+
+def _scaled(values: Floats) -> Floats:
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return values
+    low, high = known.min(), known.max()
+    return (values - low) / (high - low if high > low else 1.0)
+
+
+def head_importance(
+    model: PreTrainedModel,
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    *,
+    subnetwork: Subnetwork | None = None,
+    protocol: str = "corrected",
+    progress: bool = False,
+) -> Importance:
+    """Return the mean over examples of ``|d loss(x) / d gate|`` for every head and MLP (Michel et al. 2019, eq. 3).
+
+    Each example has its own gates, so that one backward pass of the summed loss gives every example's own gradient,
+    and the result does not depend on the batch size. The weights are frozen meanwhile: no gradients of theirs are
+    computed.
+
+    Args:
+        model: with a classification head (or one output: squared error), in evaluation mode; it may be compacted,
+            then what was removed is NaN.
+        batches: inputs padded on the right, with ``labels [B]``: class ids, or scores.
+        subnetwork: gate everything else to zero; its gradient is measured all the same (use :meth:`Importance.of`).
+        protocol: ``corrected``; or ``as-released``: the published code takes the gradient of each batch's mean loss,
+            never zeroes it, and sums the absolute running sums, so that signs cancel and order matters.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        InputError: no batch, no labels, a model in training mode or without a classification head, an unknown
+            protocol, a subnetwork of another model, or a loss that is not finite.
+        UnsupportedModelError: the model's family is not supported.
+    """
+    from tqdm import tqdm
+
+    if protocol not in PROTOCOLS:
+        raise InputError(f"protocol={protocol!r}: give {' or '.join(PROTOCOLS)}.")
+    if model.training:
+        raise InputError(
+            "The model is in training mode, so its loss is after dropout; call model.eval() first."
+        )
+    full = Subnetwork.full(model)
+    shape, there = full.heads.shape, kept_of(model) or full
+    if subnetwork is not None and subnetwork.heads.shape != shape:
+        raise InputError(f"The subnetwork has {subnetwork.heads.shape} heads, but the model has {shape}.")
+    left = subnetwork or full
+    open_gates = [
+        torch.as_tensor(mask.copy(), dtype=model.dtype, device=model.device)
+        for mask in (left.heads, left.mlps)
+    ]
+    totals = [torch.zeros(gate.shape, dtype=torch.float64, device=model.device) for gate in open_gates]
+    running = [torch.zeros_like(total) for total in totals]
+    answers: list[torch.Tensor] = []
+    loss_sum, examples = 0.0, 0
+    with _frozen(model):
+        for batch in tqdm(batches, desc="importance", unit="batch", disable=None if progress else True):
+            inputs = dict(batch)
+            if (labels := inputs.pop("labels", None)) is None:
+                raise InputError("Importance is a gradient of the loss: each batch needs 'labels'.")
+            gates = [gate.expand(len(labels), *gate.shape).clone().requires_grad_() for gate in open_gates]
+            with gated(model, *gates):
+                output = model(**inputs)
+            logits = getattr(output, "logits", None)
+            if logits is None or logits.ndim != 2:
+                raise InputError(
+                    f"{type(model).__name__} has no classification head; load a fine-tuned model with its head."
+                )
+            each = losses(logits, labels)
+            if not bool(each.isfinite().all()):
+                raise InputError("The loss is not finite: the model's weights are broken or overflow.")
+            gradients = torch.autograd.grad(each.sum(), gates, allow_unused=True)
+            for total, sums, gradient in zip(totals, running, gradients, strict=True):
+                if gradient is None:  # nothing of that sort is left
+                    continue
+                if protocol == "corrected":
+                    total += gradient.abs().sum(dim=0, dtype=torch.float64)
+                else:
+                    sums += gradient.mean(dim=0, dtype=torch.float64)
+                    total += sums.abs()
+            answers.append(logits.detach().float().cpu())
+            loss_sum += float(each.detach().double().sum())
+            examples += len(labels)
+    if not examples:
+        raise InputError("Importance needs at least one example; there is none.")
+    heads, mlps = (total.cpu().numpy() / (examples if protocol == "corrected" else 1) for total in totals)
+    found = Importance(heads, mlps, examples, loss_sum / examples, torch.cat(answers).numpy())
+    return found.of(there)
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """Ask for no gradients of the weights, and afterwards for those that were asked for before."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)

@@ -1,0 +1,207 @@
+"""What a search is about: a fine-tuned model, the examples that decide, and those that are reported on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from models.evaluation import Examples, examples_of, predict
+from models.metrics import baselines, threshold_metric
+
+from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
+from models.errors import InputError
+from models.glue import Row, Rows, Task, load_rows, select_rows, task_named
+
+from .importance import Importance
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_DRAW = 0
+"""Seed of the draw of examples: the same for the models of all seeds, so that they are compared on the same rows."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Which model is pruned, and on which examples.
+
+    Raises:
+        InputError: a number is out of range, or the task unknown.
+    """
+
+    model: str
+    """Folder or Hub id of a model fine-tuned on the task."""
+    task: str
+    """A GLUE task, in any spelling."""
+    data: str | None = None
+    """Folder or Hub data set; the Hub's GLUE if None."""
+    split: str = "validation"
+    """Whose score decides."""
+    examples: int | None = None
+    """Rows to draw at random, the same for every seed; all if None."""
+    holdout: float = 0.0
+    """Share of the rows that the search does not see; the result is reported on them too."""
+    seed: int | None = None
+    """The seed that the model was fine-tuned with; read from the folder's ``metrics.json`` if None."""
+    revision: str | None = None
+    batch_size: int = 32
+    """Inputs per pass; it does not change the result, except as-released."""
+    max_length: int = 128
+    """Tokens; longer inputs are cut."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        task_named(self.task)
+        if self.examples is not None and self.examples < 1:
+            raise InputError(f"--examples {self.examples}: give at least 1.")
+        if not 0 <= self.holdout < 1:
+            raise InputError(f"--holdout {self.holdout}: give a share from 0 (none) to below 1.")
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size {self.batch_size}: give at least 1.")
+        if self.seed is not None and self.seed < 0:
+            raise InputError(f"--seed {self.seed}: give a whole number of at least 0.")
+
+    def load(self) -> Loaded:
+        """Load the model and the examples.
+
+        Raises:
+            HeadscopeError: either is not what it should be, or all examples have the same label.
+        """
+        task = task_named(self.task)
+        rows = load_rows(task, self.data, self.split)
+        checkpoint = load_checkpoint(self.model, self.revision, pick_device(self.device), task=task)
+        drawn = select_rows(rows.rows, task, self.examples or len(rows.rows), _DRAW)
+        wanted = {id(row) for row in drawn}
+        drawn = [
+            row for row in rows.rows if id(row) in wanted
+        ]  # the file's order matters to the as-released protocol
+        seen, unseen = _split(drawn, task, self.holdout)
+        examples = examples_of(checkpoint, task, seen, self.max_length, rows.source)
+        if len(np.unique(examples.targets)) < 2:
+            raise InputError(
+                f"{rows.source}: all {len(examples)} examples have the same label, so that their score says nothing; "
+                "give rows of two labels or more."
+            )
+        held = examples_of(checkpoint, task, unseen, self.max_length, rows.source) if unseen else None
+        seed = _seed_of(self.model) if self.seed is None else self.seed
+        return Loaded(self, checkpoint, task, rows, examples, held, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A subject with its model and examples in memory."""
+
+    subject: Subject
+    checkpoint: Checkpoint
+    task: Task
+    rows: Rows
+    examples: Examples
+    held_out: Examples | None
+    seed: int
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, with its classification head."""
+        return self.checkpoint.model
+
+    @property
+    def metric(self) -> str:
+        """The name of the score that decides."""
+        return threshold_metric(self.task)
+
+    def record(self) -> dict[str, Any]:
+        """Return what decides the result, ready for JSON."""
+        model = model_record(self.checkpoint)
+        return {
+            "model": self.subject.model,
+            "revision": model["revision"],
+            "model_sha256": model["sha256"],
+            "task": self.task.name,
+            "seed": self.seed,
+            "data": self.rows.source,
+            "data_sha256": self.rows.sha256 or self.rows.revision,
+            "split": self.subject.split,
+            "examples": len(self.examples),
+            "holdout": self.subject.holdout,
+            "max_length": self.subject.max_length,
+        }
+
+    def batches(self, in_order: bool = False) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+        """Yield positions and inputs of the examples that decide."""
+        return self.examples.batches(self.subject.batch_size, device=self.model.device, in_order=in_order)
+
+    def in_one_pass(
+        self, importance: Callable[[Iterator[Mapping[str, torch.Tensor]]], Importance], in_order: bool = False
+    ) -> Importance:
+        """Measure importance, with the logits brought into the order of the examples."""
+        order: list[int] = []
+
+        def inputs() -> Iterator[Mapping[str, torch.Tensor]]:
+            for positions, batch in self.batches(in_order):
+                order.extend(positions)
+                yield batch
+
+        found = importance(inputs())
+        return replace(found, logits=found.logits[np.argsort(order)])
+
+    def score(self, logits: npt.NDArray[np.floating]) -> float:
+        """Return the score that decides, of logits in the order of the examples."""
+        return self.examples.scores(logits)[self.metric]
+
+    def report(self, scored: Callable[[Examples], dict[str, float]]) -> dict[str, Any]:
+        """Score the full model and what was found on the examples that the search has not seen, if there are some.
+
+        Args:
+            scored: scores of what was found, on these examples.
+        """
+        if self.held_out is None:
+            return {
+                "split": self.subject.split,
+                "held_out": False,
+                "note": "selected and reported on the same examples, as published: an upper bound",
+            }
+        full = self.held_out.scores(predict(self.model, self.held_out, self.subject.batch_size))
+        return {
+            "split": self.subject.split,
+            "held_out": True,
+            "examples": len(self.held_out),
+            "full": full,
+            "subnetwork": scored(self.held_out),
+        }
+
+    def warnings(self, full_score: float) -> list[str]:
+        """Return what a reader has to know of a full model with this score."""
+        always = baselines(self.task, self.examples.targets, self.examples.targets)["majority"][self.metric]
+        if isnan(full_score) or full_score > always:
+            return []
+        return [
+            f"The full model's {self.metric} on {self.task.name}, {full_score:.4f}, is no better than that of always "
+            f"saying the commonest label, {always:.4f}: anything holds the threshold, and what survives means nothing."
+        ]
+
+
+def _split(rows: Sequence[Row], task: Task, holdout: float) -> tuple[list[Row], list[Row]]:
+    """Return the rows that decide and those that are held out, each in its order; the draw is by their texts."""
+    number = round(len(rows) * holdout)
+    if holdout and not 0 < number < len(rows):
+        raise InputError(
+            f"--holdout {holdout} of {len(rows)} rows leaves nothing on one side; give more rows."
+        )
+    chosen = {id(row) for row in select_rows(rows, task, number, _DRAW + 1)}
+    return [row for row in rows if id(row) not in chosen], [row for row in rows if id(row) in chosen]
+
+
+def _seed_of(model: str) -> int:
+    """Return the seed that a fine-tuned model's folder names, 0 if it names none."""
+    try:
+        seed = json.loads((Path(model) / "metrics.json").read_text(encoding="utf-8"))["seed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return seed if type(seed) is int and seed >= 0 else 0
