@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .anatomy import family_of
-from .errors import HeadscopeError, InputError
+from .errors import HeadError, HeadscopeError, InputError
 from .files import reason
+from .glue import Task, class_ids
 from .hub import hub_answers
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Checkpoint:
     """A model and what is needed to feed and to name it."""
 
     model: PreTrainedModel
-    """Without its task head, float32, in evaluation mode."""
+    """Float32, in evaluation mode; with its classification head if it was loaded for a task, else without any."""
     tokenizer: PreTrainedTokenizerBase
     name: str
     """Hub id or folder, as given."""
@@ -36,16 +37,29 @@ class Checkpoint:
     """Digest of a folder's weight files; None for a Hub model, whose commit says as much."""
 
 
-def load_checkpoint(name: str, revision: str | None = None, device: str | torch.device = "cpu") -> Checkpoint:
-    """Load a base model and its tokenizer.
+def load_checkpoint(
+    name: str,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    task: Task | None = None,
+) -> Checkpoint:
+    """Load a model and its tokenizer: the base model, or with `task` the model with its classification head.
 
     The precision is float32: bfloat16 moves attention probabilities by up to 0.09.
 
     Raises:
         UnsupportedModelError: the model's family is not supported (found out before any weights are read).
         InputError: there is no such model, it is incomplete or corrupt, or it has no tokenizer.
+        HeadError: it has no classification head, or one for other labels than the task's.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        PreTrainedConfig,
+    )
 
     folder = Path(name) if Path(name).is_dir() else None
     if folder is None and Path(name).exists():
@@ -65,7 +79,8 @@ def load_checkpoint(name: str, revision: str | None = None, device: str | torch.
         family_of(config)
         if getattr(config, "quantization_config", None):
             raise InputError(f"--model {name} is quantized; give the model in full precision.")
-        model, report = AutoModel.from_pretrained(
+        auto = AutoModel if task is None else AutoModelForSequenceClassification
+        model, report = auto.from_pretrained(
             name,
             config=config,
             dtype=torch.float32,
@@ -77,11 +92,21 @@ def load_checkpoint(name: str, revision: str | None = None, device: str | torch.
         raise
     except Exception as error:  # a corrupt file shows as almost any type: the library passes all of them on
         raise InputError(_no_model(name, folder, source["local_files_only"], error)) from error
-    # A wrong prefix would leave weights at random without a word; a missing pooler does not matter here.
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    # A wrong prefix would leave weights at random without a word; a missing pooler matters only to a head.
+    prefix = "" if task is None else f"{model.base_model_prefix}."
+    head = [key for key in report["missing_keys"] if not key.startswith(prefix)]
+    poolers = task is not None and not head
+    missing = sorted(
+        key for key in report["missing_keys"] if key.startswith(prefix) and (poolers or "pooler" not in key)
+    )
     if missing:
         raise InputError(
             f"--model {name} lacks {len(missing)} of the weights that its config asks for, e.g. {missing[0]}."
+        )
+    if task is not None and head:
+        raise HeadError(
+            f"--model {name} has no classification head; fine-tune it on {task.name} first (finetune-glue).",
+            missing=True,
         )
     for key, stored, wanted in sorted(report["mismatched_keys"]):
         raise InputError(
@@ -102,6 +127,12 @@ def load_checkpoint(name: str, revision: str | None = None, device: str | torch.
         raise InputError(
             f"--model {name} has no tokenizer: there is no vocabulary; add the tokenizer's files (tokenizer.json)."
         )
+    if task is not None:
+        try:
+            class_ids(task, config)
+        except InputError as error:
+            raise HeadError(f"--model {name}: {error}", missing=False) from error
+        _set_padding(model.config, tokenizer)
     model.eval()
     return Checkpoint(
         model=model.to(device),
@@ -110,6 +141,12 @@ def load_checkpoint(name: str, revision: str | None = None, device: str | torch.
         revision=getattr(model.config, "_commit_hash", None) or revision,
         sha256=_digest(folder) if folder else None,
     )
+
+
+def _set_padding(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Name a padding token that has an embedding: the head of a decoder looks for the last other token."""
+    choices = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    config.pad_token_id = next(i for i in choices if i is not None and 0 <= i < config.vocab_size)
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -9,6 +9,15 @@ class InputError(HeadscopeError, ValueError):
     """A file, a row, an option or an argument is not what it should be."""
 
 
+class HeadError(InputError):
+    """A checkpoint has no classification head, or one for other labels; fine-tuning makes a new one."""
+
+    def __init__(self, message: str, missing: bool) -> None:
+        super().__init__(message)
+        self.missing = missing
+        """Whether there is no head at all."""
+
+
 class UnsupportedModelError(HeadscopeError, TypeError):
     """headscope does not know where this model keeps its heads; the message lists the families it knows."""
 

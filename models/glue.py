@@ -8,12 +8,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 from .files import reason
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from transformers import PreTrainedConfig
 
 Row = Mapping[str, Any]
 """One example in the Hub's column names, or as read from a file after renaming."""
@@ -61,6 +66,7 @@ _SPLITS = {
     "validation_mismatched": ("validation_mismatched", "dev_mismatched"),
 }
 _ENDINGS = (".jsonl", ".parquet", ".csv", ".tsv")
+_SCORES = (0.0, 5.0)  # the range of STS-B's similarity
 _BROKEN_OFF = 100  # GLUE's QQP files have lines that break off: at most one row in so many may be left out
 
 
@@ -121,6 +127,83 @@ def load_rows(task: Task, data: str | Path | None = None, split: str = "validati
 def texts_of(row: Row, task: Task) -> tuple[str, str | None]:
     """Return the one or two texts of a row, in the order in which the model reads them."""
     return row[task.columns[0]], row[task.columns[1]] if len(task.columns) == 2 else None
+
+
+def class_ids(task: Task, config: PreTrainedConfig) -> tuple[int, ...]:
+    """Return, for each of the task's labels in its order, the class id that this model gives it.
+
+    The names in ``config.id2label`` decide, in any case and spelling; ``LABEL_0`` or a bare number is the place
+    in the task's own order. A regression task has the one output 0.
+
+    Raises:
+        InputError: the model's classes are not this task's labels.
+    """
+    names = [str(name) for _, name in sorted((config.id2label or {}).items())]
+    known = {_plain_label(label): i for i, label in enumerate(task.labels)}
+    known |= {f"{prefix}{i}": i for i in range(len(task.labels)) for prefix in ("label", "")}
+    found = [known.get(_plain_label(name), -1) for name in names]
+    if not task.labels and len(names) == 1:
+        return (0,)
+    if not task.labels or sorted(found) != list(range(len(task.labels))):
+        wanted = (
+            f"{len(task.labels)}: {', '.join(task.labels)}" if task.labels else "one output, a similarity"
+        )
+        raise InputError(
+            f"The model has {len(names)} classes ({', '.join(names)}), but {task.name} has {wanted}."
+        )
+    return tuple(found.index(i) for i in range(len(task.labels)))
+
+
+def targets_of(
+    rows: Sequence[Row], task: Task, config: PreTrainedConfig, source: str = "rows"
+) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+    """Return the rows' labels ``[N]`` as class ids of the model, or for STS-B as float32 scores.
+
+    A row's ``label`` is a place in the task's order (as on the Hub), digits included, or a label's name.
+
+    Args:
+        rows: with their labels.
+        task: whose rows they are.
+        config: the model's; see :func:`class_ids`.
+        source: what to call the rows in an error.
+
+    Raises:
+        InputError: a label is missing, NaN, unknown or out of range, naming source and row; or as :func:`class_ids`.
+    """
+    import numpy as np
+
+    ids = class_ids(task, config)
+    labels = [_label_of(row, task, f"{source}, row {number}") for number, row in enumerate(rows, start=1)]
+    if not task.labels:
+        return np.array(labels, dtype=np.float32)
+    return np.array([ids[int(label)] for label in labels], dtype=np.int64)
+
+
+def _label_of(row: Row, task: Task, where: str) -> float:
+    """Return the place in the task's order, or the score."""
+    choices = " or ".join(f"{i} ({name})" for i, name in enumerate(task.labels))
+    right = choices or f"a number from {_SCORES[0]:g} to {_SCORES[1]:g}"
+    value = row.get("label")
+    if value is None or value == "":
+        problem = "has no label" if "label" in row else "has no column 'label'"
+        raise InputError(f"{where} {problem}; {task.name} needs {right}.")
+    names = {_plain_label(label): i for i, label in enumerate(task.labels)}
+    if isinstance(value, str) and _plain_label(value) in names:
+        return names[_plain_label(value)]
+    try:
+        number = float(value) if isinstance(value, str | Real) and not isinstance(value, bool) else None
+    except ValueError:
+        number = None
+    low, high = (0, len(task.labels) - 1) if task.labels else _SCORES
+    # A comparison with NaN is false.
+    if number is None or not low <= number <= high or (task.labels and number != int(number)):
+        hint = " (-1 stands in splits without labels, such as test)" if number == -1 else ""
+        raise InputError(f"{where} has the label {value!r}{hint}; {task.name} needs {right}.")
+    return number
+
+
+def _plain_label(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def select_rows(rows: Sequence[Row], task: Task, examples: int, seed: int) -> list[Row]:

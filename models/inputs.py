@@ -140,20 +140,27 @@ def _borders(encoding: Any) -> tuple[int, ...]:
 
 
 def batches(
-    encoded: Sequence[Encoded], batch_size: int, pad_token_id: int | None, device: torch.device | str = "cpu"
+    encoded: Sequence[Encoded],
+    batch_size: int,
+    pad_token_id: int | None,
+    device: torch.device | str = "cpu",
+    in_order: bool = False,
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
     """Yield ``(positions in `encoded`, model inputs [B, n])``, longest first, right-padded within each batch.
 
     Longest first, so that the batch that needs most memory comes first. Padding is always on the right:
     a left-padded model with absolute positions is another model. The padding is masked, so its token
     matters to nobody; one with a high id may have no embedding, and a token of the batch then stands in for it.
+    With `in_order`, inputs stay in the order in which they are given.
 
     Raises:
         InputError: `batch_size` is less than 1.
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: give at least 1.")
-    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), encoded[i].input_ids))
+    order = list(range(len(encoded)))
+    if not in_order:
+        order.sort(key=lambda i: (-len(encoded[i]), encoded[i].input_ids))
     for start in range(0, len(order), batch_size):
         positions = order[start : start + batch_size]
         members = [encoded[i] for i in positions]

@@ -194,3 +194,80 @@ def run_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
         return int(end.value.code or 0), out, err
 
     return run
+
+
+WORDS = (
+    "good",
+    "bad",
+    "the",
+    "film",
+    "was",
+    "rather",
+    "long",
+    "but",
+    "really",
+    "so",
+    "and",
+    "it",
+    "is",
+    "plot",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """Words of ``WORDS`` and special tokens as BERT has them, segment ids included; [PAD] is 0."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    special = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
+    words = {word: i for i, word in enumerate((*special, *WORDS))}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+    )
+    names = {f"{name.strip('[]').lower()}_token": name for name in special}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **names,
+    )
+
+
+@pytest.fixture
+def save_tiny(tmp_path: Path, tiny_tokenizer: Any) -> Any:
+    """Save a tiny random model with the tiny tokenizer: ``save(family, labels=..., **config) -> folder``.
+
+    With `labels` (a list of names, or a number of unnamed ones) it has a classification head, else none.
+    """
+    from transformers import AutoModel, AutoModelForSequenceClassification
+
+    def save(family: str = "bert", labels: list[str] | int | None = None, **values: Any) -> Path:
+        config = copy.deepcopy(TINY[family].config)
+        config.update(values)
+        if labels is not None:
+            names = [f"LABEL_{i}" for i in range(labels)] if isinstance(labels, int) else labels
+            config.id2label = dict(enumerate(names))
+            config.label2id = {name: i for i, name in enumerate(names)}
+        auto = AutoModel if labels is None else AutoModelForSequenceClassification
+        model = auto.from_config(config)
+        generator = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                centre = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+                parameter.copy_(centre + torch.randn(parameter.shape, generator=generator) * 0.3)
+        folder = tmp_path / f"{family}-{len(list(tmp_path.iterdir()))}"
+        model.save_pretrained(folder)
+        tokenizer = copy.deepcopy(tiny_tokenizer)
+        if family not in ("bert", "electra", "albert"):
+            tokenizer.model_input_names = ["input_ids", "attention_mask"]
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
