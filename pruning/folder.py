@@ -52,6 +52,19 @@ class SearchFolder:
         """Whether the search came to its end."""
         return (self.path / SUMMARY).is_file()
 
+    def read_summary(self) -> dict[str, Any]:
+        """Return the summary of a finished search.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        found = read_json(self.path / SUMMARY, "the summary of a search")
+        if not isinstance(found, dict):
+            raise InputError(
+                f"{self.path / SUMMARY} is not the summary of a search; --overwrite starts anew."
+            )
+        return found
+
     def _check_same(self, config: Mapping[str, Any]) -> None:
         file = self.path / CONFIG
         found = read_json(file, "the config of a search")

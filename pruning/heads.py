@@ -62,6 +62,8 @@ class PruneHeads:
             {**provenance(), "device": str(loaded.model.device), "compaction": self.compaction},
             self.overwrite,
         )
+        if folder.finished:
+            return folder.read_summary()
         model, metric = loaded.model, loaded.metric
         known = Recall(folder, model)
 

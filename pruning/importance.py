@@ -130,7 +130,10 @@ def head_importance(
             each = losses(logits, labels)
             if not bool(each.isfinite().all()):
                 raise InputError("The loss is not finite: the model's weights are broken or overflow.")
-            gradients = torch.autograd.grad(each.sum(), gates, allow_unused=True)
+            if not each.requires_grad:  # nothing is left to have an importance
+                gradients: tuple[torch.Tensor | None, ...] = (None, None)
+            else:
+                gradients = torch.autograd.grad(each.sum(), gates, allow_unused=True)
             for total, sums, gradient in zip(totals, running, gradients, strict=True):
                 if gradient is None:  # nothing of that sort is left
                     continue

@@ -75,6 +75,8 @@ class PruneWeights:
             {**provenance(), "device": str(loaded.model.device)},
             self.overwrite,
         )
+        if folder.finished:
+            return folder.read_summary()
         model, metric = loaded.model, loaded.metric
         order = MagnitudeOrder(model, self.fraction, self.last_bias)
         recorded = [record["score"] for record in folder.history]

@@ -72,7 +72,7 @@ def slow_importance(model: Any, rows: list[dict[str, torch.Tensor]]) -> tuple[np
         one, other = torch.autograd.grad(out.loss, (a, b))
         heads += one.abs().numpy() / len(rows)
         mlps += other.abs().numpy() / len(rows)
-        loss += float(out.loss) / len(rows)
+        loss += float(out.loss.detach()) / len(rows)
     return heads, mlps, loss
 
 

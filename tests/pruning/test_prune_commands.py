@@ -22,10 +22,6 @@ from models.glue import load_rows, task_named
 from pruning.cli import prune_heads, prune_weights
 
 COMMANDS = {"prune-heads": prune_heads, "prune-weights": prune_weights}
-RESULT = {
-    "prune-heads": ("subnetwork.safetensors", "importance.parquet"),
-    "prune-weights": ("weight_masks.safetensors", "survival.parquet"),
-}
 
 
 def words_for(tuned: Path, output: Path, *more: Any) -> list[str]:
@@ -35,13 +31,22 @@ def words_for(tuned: Path, output: Path, *more: Any) -> list[str]:
     ]
 
 
-def result_of(command: str, folder: Path) -> tuple[Any, ...]:
+def result_of(command: str, folder: Path) -> dict[str, Any]:
+    """Everything that a search ends with but times."""
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     for record in history:
         record.pop("seconds")
     summary = json.loads((folder / "summary.json").read_text())
     summary.pop("provenance")
-    return history, summary, *((folder / name).read_bytes() for name in RESULT[command])
+    found = {"history": history, "summary": summary}
+    if command == "prune-heads":
+        kept = Subnetwork.load(folder / "subnetwork.safetensors")
+        found |= {"subnetwork": kept, "metadata": kept.metadata}
+        found["importance"] = (folder / "importance.parquet").read_bytes()
+    else:
+        found["masks"] = WeightMasks.load(folder / "weight_masks.safetensors")
+        found["survival"] = (folder / "survival.parquet").read_bytes()
+    return found
 
 
 def score_of(tuned: Path, subnetwork: Subnetwork) -> float:
@@ -183,7 +188,9 @@ def test_a_search_that_was_killed_ends_as_if_it_had_not_been(
     process.wait()
     done = history.read_text().count("\n")
     assert done >= 2
-    assert done < len(result_of(command, searched[command])[0])  # so that there is something left to do
+    assert done < len(
+        result_of(command, searched[command])["history"]
+    )  # so that there is something left to do
     run_in_process(COMMANDS[command], words_for(tuned, output))
     assert result_of(command, output) == result_of(command, searched[command])
     assert not list(output.glob(".*"))
