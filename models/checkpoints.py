@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .anatomy import family_of
+from .anatomy import STRUCTURE, family_of
 from .errors import HeadscopeError, InputError
 from .files import reason
 from .hub import hub_answers
+from .saving import read_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+# Of a compacted model, which is read by a reader of ours that refuses what would be reported.
+_NOTHING_TO_REPORT: dict[str, list[Any]] = {"missing_keys": [], "mismatched_keys": [], "unexpected_keys": []}
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ def load_checkpoint(name: str, revision: str | None = None, device: str | torch.
         "trust_remote_code": False,
         "local_files_only": folder is not None or not hub_answers(name, "model", "--model", revision),
     }
+    model: Any
     try:
         raw, _ = PreTrainedConfig.get_config_dict(name, **source)
         # Asked here too, as it may be one that the library has never heard of.
@@ -65,14 +71,19 @@ def load_checkpoint(name: str, revision: str | None = None, device: str | torch.
         family_of(config)
         if getattr(config, "quantization_config", None):
             raise InputError(f"--model {name} is quantized; give the model in full precision.")
-        model, report = AutoModel.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # they are reported, and refused below
-            output_loading_info=True,
-            **source,
-        )
+        if hasattr(config, STRUCTURE):
+            if folder is None:
+                raise InputError(f"--model {name} is a compacted model; download it and give its folder.")
+            model, report = read_model(folder, AutoModel)[0], _NOTHING_TO_REPORT
+        else:
+            model, report = AutoModel.from_pretrained(
+                name,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are reported, and refused below
+                output_loading_info=True,
+                **source,
+            )
     except HeadscopeError:
         raise
     except Exception as error:  # a corrupt file shows as almost any type: the library passes all of them on
