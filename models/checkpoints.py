@@ -72,6 +72,7 @@ def load_checkpoint(
         "local_files_only": folder is not None or not hub_answers(name, "model", "--model", revision),
     }
     model: Any
+    report: Any
     try:
         raw, _ = PreTrainedConfig.get_config_dict(name, **source)
         # Asked here too, as it may be one that the library has never heard of.

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from models.compaction import compact, size_share
-from models.evaluation import predict
 
+from models.compaction import compact, size_share
 from models.errors import InputError
+from models.evaluation import predict
 from models.files import write_json
 from models.provenance import provenance
 from models.subnetwork import Subnetwork

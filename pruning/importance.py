@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
-from models.compaction import kept_of
-from models.evaluation import losses
 
+from models.compaction import kept_of
 from models.errors import InputError
+from models.evaluation import losses
 from models.gating import gated
 from models.subnetwork import Subnetwork
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from models.evaluation import predict
 
 from models.errors import InputError
+from models.evaluation import predict
 from models.files import atomic_file, write_json
 from models.provenance import provenance
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from models.evaluation import examples_of, predict
-from pruning.weights import WeightMasks
 
 from models import Subnetwork, gated, load_checkpoint
+from models.evaluation import examples_of, predict
 from models.glue import load_rows, task_named
 from pruning.cli import prune_heads, prune_weights
+from pruning.weights import WeightMasks
 
 COMMANDS = {"prune-heads": prune_heads, "prune-weights": prune_weights}
 
