@@ -10,6 +10,8 @@ from .errors import HeadscopeError as HeadscopeError
 from .errors import InputError as InputError
 from .errors import TapError as TapError
 from .errors import UnsupportedModelError as UnsupportedModelError
+from .finetuning import FineTuning as FineTuning
+from .finetuning import finetune as finetune
 from .gating import gated as gated
 from .saving import load as load
 from .saving import save as save

@@ -141,7 +141,7 @@ def load_checkpoint(
             class_ids(task, config)
         except InputError as error:
             raise HeadError(f"--model {name}: {error}", missing=False) from error
-        _set_padding(model.config, tokenizer)
+        set_padding(model.config, tokenizer)
     model.eval()
     return Checkpoint(
         model=model.to(device),
@@ -152,7 +152,7 @@ def load_checkpoint(
     )
 
 
-def _set_padding(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def set_padding(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Name a padding token that has an embedding: the head of a decoder looks for the last other token."""
     choices = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     config.pad_token_id = next(i for i in choices if i is not None and 0 <= i < config.vocab_size)

@@ -11,6 +11,7 @@ from typing import Any
 PACKAGES = (
     "torch",
     "transformers",
+    "accelerate",
     "tokenizers",
     "datasets",
     "safetensors",

@@ -245,10 +245,13 @@ def save_tiny(tmp_path: Path, tiny_tokenizer: Any) -> Any:
     """Save a tiny random model with the tiny tokenizer: ``save(family, labels=..., **config) -> folder``.
 
     With `labels` (a list of names, or a number of unnamed ones) it has a classification head, else none.
+    A `fresh` one keeps the library's first weights, from which it learns sooner.
     """
     from transformers import AutoModel, AutoModelForSequenceClassification
 
-    def save(family: str = "bert", labels: list[str] | int | None = None, **values: Any) -> Path:
+    def save(
+        family: str = "bert", labels: list[str] | int | None = None, fresh: bool = False, **values: Any
+    ) -> Path:
         config = copy.deepcopy(TINY[family].config)
         config.update(values)
         if labels is not None:
@@ -256,12 +259,12 @@ def save_tiny(tmp_path: Path, tiny_tokenizer: Any) -> Any:
             config.id2label = dict(enumerate(names))
             config.label2id = {name: i for i, name in enumerate(names)}
         auto = AutoModel if labels is None else AutoModelForSequenceClassification
+        torch.manual_seed(7)
         model = auto.from_config(config)
-        generator = torch.Generator().manual_seed(7)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
+            for name, parameter in model.named_parameters() if not fresh else ():
                 centre = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
-                parameter.copy_(centre + torch.randn(parameter.shape, generator=generator) * 0.3)
+                parameter.copy_(centre + torch.randn(parameter.shape) * 0.3)
         folder = tmp_path / f"{family}-{len(list(tmp_path.iterdir()))}"
         model.save_pretrained(folder)
         tokenizer = copy.deepcopy(tiny_tokenizer)

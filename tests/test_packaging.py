@@ -14,7 +14,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("models", "patterns", "annotations", "pruning")
-COMMANDS = ("classify-heads", "train-classifier", "evaluate-classifier", "prune-heads", "prune-weights")
+COMMANDS = (
+    "classify-heads",
+    "train-classifier",
+    "evaluate-classifier",
+    "finetune-glue",
+    "prune-heads",
+    "prune-weights",
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +73,8 @@ def test_public_names_are_these(tmp_path: Path) -> None:
     import pruning
 
     assert sorted(models.__all__) == [
-        "Anatomy", "Checkpoint", "HeadscopeError", "InputError", "Subnetwork", "TapError",
-        "UnsupportedModelError", "anatomy_of", "gated", "load_checkpoint", "observe",
+        "Anatomy", "Checkpoint", "FineTuning", "HeadscopeError", "InputError", "Subnetwork", "TapError",
+        "UnsupportedModelError", "anatomy_of", "finetune", "gated", "load_checkpoint", "observe",
     ]  # fmt: skip
     assert sorted(patterns.__all__) == [
         "HeadPatterns", "INTERPRETABLE", "Pattern", "PatternClassifier", "attention_maps", "classify_heads",
