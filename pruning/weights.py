@@ -40,8 +40,13 @@ class _Layer(NamedTuple):
     projections: tuple[nn.Module, ...]
     """Queries, keys, values: three modules, or one that computes them side by side."""
     output: nn.Module
-    mlp_first: tuple[nn.Module, ...]
-    mlp_last: nn.Module
+    mlp_inputs: tuple[nn.Module, ...]
+    mlp: nn.Module
+    """The MLP's last projection."""
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        return *self.projections, self.output, *self.mlp_inputs, self.mlp
 
 
 def prunable_weights(model: PreTrainedModel, last_bias: bool = False) -> dict[str, nn.Parameter]:
@@ -61,14 +66,15 @@ def prunable_weights(model: PreTrainedModel, last_bias: bool = False) -> dict[st
         the pretrained model that it was fine-tuned from.
 
     Raises:
-        UnsupportedModelError: the family is not supported, or a layer is not a plain linear one.
+        UnsupportedModelError: the family is not supported, or a projection is not a plain linear layer.
+        InputError: heads or MLPs were removed from the model.
     """
     names = {parameter: name for name, parameter in anatomy_of(model).base.named_parameters()}
     found: dict[str, nn.Parameter] = {}
     for layer in _layers(model):
-        for module in (*layer.projections, layer.output, *layer.mlp_first, layer.mlp_last):
+        for module in layer.modules:
             parameters = [module.weight]
-            if module.bias is not None and (last_bias or module is not layer.mlp_last):
+            if module.bias is not None and (last_bias or module is not layer.mlp):
                 parameters.append(module.bias)
             found.update((names[parameter], parameter) for parameter in parameters)  # type: ignore[index,misc]
     return found
@@ -279,7 +285,7 @@ def survival(masks: WeightMasks, model: PreTrainedModel) -> Survival:
         heads.append(kept / size)
         parts_of_mlp = [
             mask
-            for module in (*layer.mlp_first, layer.mlp_last)
+            for module in (*layer.mlp_inputs, layer.mlp)
             for mask in (weight(module), bias(module))
             if mask is not None
         ]
@@ -297,30 +303,28 @@ def _layers(model: PreTrainedModel) -> list[_Layer]:
     from transformers.pytorch_utils import Conv1D
 
     anatomy = anatomy_of(model)
-    modules = anatomy.family.in_call_order(
-        model.config, list(anatomy.base.get_submodule(anatomy.family.layers).children())
-    )
-    found: list[_Layer] = []
-    for module, attention, output, last in zip(
-        modules, anatomy.attentions, anatomy.outputs, anatomy.mlps, strict=True
-    ):
-        inside = set(attention.modules())
-        linear = [one for one in module.modules() if isinstance(one, (nn.Linear, Conv1D))]
-        projections = tuple(one for one in linear if one in inside and one is not output)
-        first = tuple(one for one in linear if one not in inside and one not in (output, last))
-        layer = _Layer(projections, output, first, last)
-        plain = all(
-            type(one) in (nn.Linear, Conv1D) and isinstance(one._parameters.get("weight"), nn.Parameter)
-            for one in linear
-        )
-        if not plain or len(projections) not in (1, 3) or len(first) not in (1, 2):
+    if not all(anatomy.kept_mlps) or any(len(heads) < anatomy.n_heads for heads in anatomy.kept):
+        raise InputError("Heads or MLPs were removed from this model; weights are pruned in a whole model.")
+    layers = [
+        _Layer(*parts)
+        for parts in zip(anatomy.projections, anatomy.outputs, anatomy.mlp_inputs, anatomy.mlps, strict=True)
+    ]
+    for number, layer in enumerate(layers):
+        for module in layer.modules:
+            # A weight that is computed from other parameters cannot be set to zero.
+            own = module._parameters
+            if (
+                type(module) in (nn.Linear, Conv1D)
+                and own.get("weight") is not None
+                and (module.bias is None or own.get("bias") is not None)
+            ):
+                continue
             raise UnsupportedModelError(
-                f"Layer {len(found)} of this {type(model).__name__} does not consist of plain linear layers, so "
-                "headscope cannot tell which weights to prune; merge adapters, load it without quantisation, and "
-                "remove earlier pruning hooks."
+                f"Layer {number} of this {type(model).__name__} has a {type(module).__name__} that is not a plain "
+                "linear layer, so its weights cannot be pruned; merge adapters, load the model without "
+                "quantisation, and make earlier pruning permanent."
             )
-        found.append(layer)
-    return found
+    return layers
 
 
 def _shapes(path: Path, text: str | None, names: set[str]) -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import tempfile
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 from torch.nn.utils import prune
 
-from models import InputError, UnsupportedModelError, gated
+from models import InputError, Subnetwork, UnsupportedModelError, compact, gated
 from pruning.magnitude import (
     Iteration,
     MagnitudeOrder,
@@ -181,15 +182,29 @@ class TestPrunableWeights:
         assert sum(w.numel() for w in prunable_weights(model).values()) == weights == 85_008_384
         assert sum(w.numel() for w in prunable_weights(model, True).values()) == weights + 12 * 768
 
+    @pytest.mark.parametrize("kind", _BOTH)
     @pytest.mark.parametrize("where", ["attention.self.value", "intermediate.dense", "output.dense"])
     def test_a_layer_that_computes_something_else_than_its_weight_says_is_refused(
-        self, tiny_bert: Any, where: str
+        self, tiny_bert: Any, where: str, kind: str
     ) -> None:
-        prune.random_unstructured(tiny_bert.encoder.layer[1].get_submodule(where), "weight", amount=0.1)
+        prune.random_unstructured(tiny_bert.encoder.layer[1].get_submodule(where), kind, amount=0.1)
         with pytest.raises(
-            UnsupportedModelError, match=r"Layer 1 of this BertModel does not consist of plain"
+            UnsupportedModelError, match=r"Layer 1 of this BertModel has a Linear that is not a plain"
         ):
             prunable_weights(tiny_bert)
+
+    def test_a_model_that_lost_heads_or_an_mlp_is_refused_and_one_that_lost_nothing_is_not(
+        self, tiny_bert: Any
+    ) -> None:
+        full = Subnetwork.full(tiny_bert)
+        assert list(prunable_weights(compact(tiny_bert, full))) == list(prunable_weights(tiny_bert))
+        for part in ("heads", "mlps"):
+            mask = getattr(full, part).copy()
+            mask[(1,) * mask.ndim] = False
+            with pytest.raises(
+                InputError, match="removed from this model; weights are pruned in a whole model"
+            ):
+                prunable_weights(compact(tiny_bert, dataclasses.replace(full, **{part: mask})))
 
 
 class TestOrder:
@@ -613,6 +628,7 @@ class TestFile:
             ('{"a": [-3, -3]}', "its metadata tells no shapes"),
             ('{"a": [3, 3], "b": [2]}', "a mask without a shape: 'b'"),
             ('{"a": [3, 6]}', r"the mask 'a' of shape \[3, 6\] should be 3 bytes, got uint8\[2\]"),
+            ('{"a": [11]}', "bits beyond its 11 weights are set"),
             ('{"a": [3, 3]}', "the mask 'a' is damaged: bits beyond its 9 weights are set"),
         ],
     )
