@@ -2,6 +2,10 @@ from .anatomy import Anatomy as Anatomy
 from .anatomy import anatomy_of as anatomy_of
 from .checkpoints import Checkpoint as Checkpoint
 from .checkpoints import load_checkpoint as load_checkpoint
+from .compaction import SizeShare as SizeShare
+from .compaction import compact as compact
+from .compaction import kept_of as kept_of
+from .compaction import size_share as size_share
 from .errors import HeadscopeError as HeadscopeError
 from .errors import InputError as InputError
 from .errors import TapError as TapError
@@ -9,5 +13,7 @@ from .errors import UnsupportedModelError as UnsupportedModelError
 from .finetuning import FineTuning as FineTuning
 from .finetuning import finetune as finetune
 from .gating import gated as gated
+from .saving import load as load
+from .saving import save as save
 from .subnetwork import Subnetwork as Subnetwork
 from .tap import observe as observe

@@ -6,16 +6,24 @@ that conformance test shows whether the entry is right.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import UnsupportedModelError
+from .errors import InputError, UnsupportedModelError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
+
+
+STRUCTURE = "headscope"
+"""Attribute of a compacted model's config: ``{"heads": [[numbers kept] per layer], "mlps": [bool per layer]}``."""
+
+Structure = tuple[tuple[tuple[int, ...], ...], tuple[bool, ...]]
+"""Per layer, the numbers of the heads that are there; per layer, whether the MLP is."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,16 @@ class Family:
     """Dotted path from a layer to the module that calls the attention function."""
     output: str
     """Dotted path from a layer to the attention's output projection W_O."""
+    projections: tuple[str, ...]
+    """Dotted paths from a layer to the query, key and value projections; one path where one module gives all."""
     mlp: str
     """Dotted path from a layer to the MLP's last projection; its output, bias included, is the MLP's."""
+    mlp_inputs: tuple[str, ...]
+    """Dotted paths from a layer to the MLP's other projections."""
+    head_count: str | None = None
+    """Attribute of the attention module that holds its number of heads, if it has one."""
+    width: str | None = None
+    """Attribute of the attention module that holds the number of heads times d_head, if it has one."""
     causal: bool = False
     """Whether a token attends only to itself and to what stands before it."""
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
@@ -42,6 +58,8 @@ class Family:
         lambda config, layers: list(layers)
     )
     """The layers in the order in which a forward pass runs them, one that runs twice standing twice."""
+    unshare: Callable[[PreTrainedConfig, nn.ModuleList], None] | None = None
+    """Gives, in place, each layer modules of its own, where the family shares them between layers."""
 
 
 def _after_padding(config: PreTrainedConfig) -> int:
@@ -55,17 +73,32 @@ def _shared(config: PreTrainedConfig, groups: Sequence[nn.Module]) -> list[nn.Mo
     return [layer for group in order for layer in groups[group].albert_layers]  # type: ignore[union-attr]
 
 
+def _unshare(config: PreTrainedConfig, groups: nn.ModuleList) -> None:
+    """ALBERT: as many groups as there are turns, each a copy of the one that served before."""
+    turns = config.num_hidden_layers
+    served = [groups[int(i / (turns / config.num_hidden_groups))] for i in range(turns)]
+    del groups[:]
+    groups.extend(copy.deepcopy(group, {id(config): config}) for group in served)
+    config.num_hidden_groups = turns
+
+
 _BERT: dict[str, Any] = {
     "layers": "encoder.layer",
     "attention": "attention.self",
     "output": "attention.output.dense",
+    "projections": ("attention.self.query", "attention.self.key", "attention.self.value"),
     "mlp": "output.dense",
+    "mlp_inputs": ("intermediate.dense",),
+    "head_count": "num_attention_heads",
+    "width": "all_head_size",
 }
 _LLAMA: dict[str, Any] = {
     "layers": "layers",
     "attention": "self_attn",
     "output": "self_attn.o_proj",
+    "projections": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "mlp": "mlp.down_proj",
+    "mlp_inputs": ("mlp.gate_proj", "mlp.up_proj"),
     "causal": True,
 }
 
@@ -80,7 +113,10 @@ FAMILIES: tuple[Family, ...] = (
         layers="transformer.layer",
         attention="attention",
         output="attention.out_lin",
+        projections=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
         mlp="ffn.lin2",
+        mlp_inputs=("ffn.lin1",),
+        head_count="n_heads",
     ),
     Family(
         "ALBERT",
@@ -88,12 +124,36 @@ FAMILIES: tuple[Family, ...] = (
         layers="encoder.albert_layer_groups",
         attention="attention",
         output="attention.dense",
+        projections=("attention.query", "attention.key", "attention.value"),
         mlp="ffn_output",
+        mlp_inputs=("ffn",),
+        head_count="num_attention_heads",
+        width="all_head_size",
         in_call_order=_shared,
+        unshare=_unshare,
     ),
-    Family("ModernBERT", "modernbert", layers="layers", attention="attn", output="attn.Wo", mlp="mlp.Wo"),
     Family(
-        "GPT-2", "gpt2", layers="h", attention="attn", output="attn.c_proj", mlp="mlp.c_proj", causal=True
+        "ModernBERT",
+        "modernbert",
+        layers="layers",
+        attention="attn",
+        output="attn.Wo",
+        projections=("attn.Wqkv",),
+        mlp="mlp.Wo",
+        mlp_inputs=("mlp.Wi",),
+    ),
+    Family(
+        "GPT-2",
+        "gpt2",
+        layers="h",
+        attention="attn",
+        output="attn.c_proj",
+        projections=("attn.c_attn",),
+        mlp="mlp.c_proj",
+        mlp_inputs=("mlp.c_fc",),
+        head_count="num_heads",
+        width="split_size",
+        causal=True,
     ),
     Family("Llama", "llama", **_LLAMA),
     Family("Qwen2", "qwen2", **_LLAMA),
@@ -110,12 +170,22 @@ class Anatomy:
     family: Family
     base: PreTrainedModel
     """The model without its task head."""
+    layers: tuple[nn.Module, ...]
+    """Per layer, the module that holds its attention, MLP and norms."""
     attentions: tuple[nn.Module, ...]
     """Per layer, the module that calls the attention function."""
     outputs: tuple[nn.Module, ...]
     """Per layer, the attention's output projection (``nn.Linear`` or the library's ``Conv1D``)."""
+    projections: tuple[tuple[nn.Module, ...], ...]
+    """Per layer, the query, key and value projections, or the one that gives all three side by side."""
     mlps: tuple[nn.Module, ...]
     """Per layer, the MLP's last projection (``nn.Linear`` or ``Conv1D``)."""
+    mlp_inputs: tuple[tuple[nn.Module, ...], ...]
+    """Per layer, the MLP's other projections."""
+    kept: tuple[tuple[int, ...], ...]
+    """Per layer, the numbers of the heads that are there, in order: all, unless the model was compacted."""
+    kept_mlps: tuple[bool, ...]
+    """Per layer, whether its MLP is there."""
     causal: bool
     """Whether every map is lower triangular."""
     local_layers: tuple[int, ...]
@@ -132,11 +202,14 @@ class Anatomy:
 
     @property
     def n_heads(self) -> int:
-        """Number of attention heads of a layer."""
+        """Number of attention heads of a layer, those that compacting removed included."""
         return int(self.base.config.num_attention_heads)
 
     def output_slices(self, layer: int, n_heads: int) -> torch.Tensor:
-        """Return each head's slice of W_O, ``[H, hidden, d_head]``: a head adds ``slice @ z_h`` to the output."""
+        """Return each head's slice of W_O, ``[H, hidden, d_head]``: a head adds ``slice @ z_h`` to the output.
+
+        `n_heads` is how many the layer has now: of a compacted model, ``len(kept[layer])``.
+        """
         from transformers.pytorch_utils import Conv1D
 
         module = self.outputs[layer]
@@ -144,7 +217,8 @@ class Anatomy:
         return weight.unflatten(1, (n_heads, -1)).transpose(0, 1)
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain(module: nn.Module) -> bool:
+    """Return whether a module is a linear layer and no more, so that its ``weight`` says what it computes."""
     from torch import nn
     from torch.nn.utils.parametrize import is_parametrized
     from transformers.pytorch_utils import Conv1D
@@ -172,11 +246,59 @@ def family_of(config: PreTrainedConfig) -> Family:
     )
 
 
+def structure_of(config: PreTrainedConfig) -> Structure | None:
+    """Return what a compacted model's configuration says is there; None for a whole model.
+
+    Raises:
+        InputError: it says something that no compacted model has.
+    """
+    said = getattr(config, STRUCTURE, None)
+    if said is None:
+        return None
+    try:
+        kept = tuple(tuple(numbers) for numbers in said["heads"])
+        mlps = tuple(said["mlps"])
+        numbers = range(config.num_attention_heads)
+        sound = (
+            len(kept) == len(mlps)
+            and all(type(there) is bool for there in mlps)
+            and all(type(n) is int and n in numbers for heads in kept for n in heads)
+            and all(list(heads) == sorted(set(heads)) for heads in kept)
+        )
+    except (TypeError, KeyError):
+        sound = False
+    if not sound:
+        raise InputError(
+            f"{STRUCTURE!r} in the model's config must give the numbers of the heads that each layer keeps "
+            "('heads') and whether it keeps its MLP ('mlps')."
+        )
+    return kept, mlps
+
+
+def _check_structure(
+    config: PreTrainedConfig, kept: Sequence[Sequence[int]], outputs: Sequence[nn.Module]
+) -> None:
+    """Refuse a model whose config speaks of another one's heads, such as one newly made from a compacted one's."""
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    found = [_inputs(module) // width for module in outputs]
+    said = [len(heads) for heads in kept]
+    if found != said:
+        raise UnsupportedModelError(
+            f"The model's layers have {found} heads, but its config says {said}; "
+            f"a compacted model's config describes that model only (remove {STRUCTURE!r} from a copy)."
+        )
+
+
+def _inputs(module: nn.Module) -> int:
+    return int(module.in_features if hasattr(module, "in_features") else module.nx)  # type: ignore[arg-type]
+
+
 def anatomy_of(model: PreTrainedModel) -> Anatomy:
     """Find every attention layer of `model`, with or without a task head.
 
     Raises:
         UnsupportedModelError: the architecture is unknown, or a known one looks different inside.
+        InputError: the config of a compacted model is damaged.
     """
     if not hasattr(model, "config") or not hasattr(model, "base_model_prefix"):
         raise UnsupportedModelError(
@@ -190,25 +312,37 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         attentions = tuple(layer.get_submodule(family.attention) for layer in layers)
         outputs = tuple(layer.get_submodule(family.output) for layer in layers)
         mlps = tuple(layer.get_submodule(family.mlp) for layer in layers)
+        projections = tuple(tuple(map(layer.get_submodule, family.projections)) for layer in layers)
+        mlp_inputs = tuple(tuple(map(layer.get_submodule, family.mlp_inputs)) for layer in layers)
     except AttributeError as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} is not laid out like a {family.name} model: {error}."
         ) from error
     for module in outputs:
         # An adapter or a quantised layer computes something else than its ``weight`` says.
-        if not _is_plain(module):
+        if not is_plain(module):
             raise UnsupportedModelError(
                 f"The output projection is a {type(module).__name__}; headscope needs plain linear layers. "
                 "Merge adapters first (PEFT: merge_and_unload()) and load the model without quantisation."
             )
+    kept, kept_mlps = structure_of(config) or (
+        (tuple(range(config.num_attention_heads)),) * len(layers),
+        (True,) * len(layers),
+    )
+    _check_structure(config, kept, outputs)
     types = getattr(config, "layer_types", None) or []
     local = tuple(i for i, kind in enumerate(types) if kind != "full_attention")
     return Anatomy(
         family=family,
         base=base,
+        layers=tuple(layers),
         attentions=attentions,
         outputs=outputs,
+        projections=projections,
         mlps=mlps,
+        mlp_inputs=mlp_inputs,
+        kept=kept,
+        kept_mlps=kept_mlps,
         causal=family.causal or bool(getattr(config, "is_decoder", False)),
         local_layers=local,
         window=int(config.sliding_window) if local else None,

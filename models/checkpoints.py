@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .anatomy import family_of
+from .anatomy import STRUCTURE, family_of
 from .errors import HeadError, HeadscopeError, InputError
 from .files import reason
 from .glue import Task, class_ids
 from .hub import hub_answers
+from .saving import read_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -70,6 +71,7 @@ def load_checkpoint(
         "trust_remote_code": False,
         "local_files_only": folder is not None or not hub_answers(name, "model", "--model", revision),
     }
+    model: Any
     try:
         raw, _ = PreTrainedConfig.get_config_dict(name, **source)
         # Asked here too, as it may be one that the library has never heard of.
@@ -80,14 +82,21 @@ def load_checkpoint(
         if getattr(config, "quantization_config", None):
             raise InputError(f"--model {name} is quantized; give the model in full precision.")
         auto = AutoModel if task is None else AutoModelForSequenceClassification
-        model, report = auto.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # they are reported, and refused below
-            output_loading_info=True,
-            **source,
-        )
+        if hasattr(config, STRUCTURE):
+            if folder is None:
+                raise InputError(f"--model {name} is a compacted model; download it and give its folder.")
+            # This reader of ours refuses itself what would be reported, but for the weights of a head.
+            model, new = read_model(folder, auto)
+            report: dict[str, Any] = {"missing_keys": new, "mismatched_keys": [], "unexpected_keys": []}
+        else:
+            model, report = auto.from_pretrained(
+                name,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are reported, and refused below
+                output_loading_info=True,
+                **source,
+            )
     except HeadscopeError:
         raise
     except Exception as error:  # a corrupt file shows as almost any type: the library passes all of them on

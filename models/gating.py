@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,6 +54,9 @@ def gated(model: PreTrainedModel, heads: Any | None = None, mlps: Any | None = N
             gradient of a loss summed over examples is each example's own. None: heads are left alone.
         mlps: ``[L]`` or ``[B, L]``, likewise.
 
+    Gates of a compacted model have the shape that they had for the whole one; those of what is gone are ignored,
+    and their gradient is 0 (None if nothing is left for any of these gates to act on).
+
     The model is as before afterwards, whatever happens inside. Blocks can be nested (gates multiply), with
     :func:`models.observe` too; one model must not run in two threads at once.
 
@@ -77,15 +81,16 @@ def gated(model: PreTrainedModel, heads: Any | None = None, mlps: Any | None = N
             site.check()
 
     with ExitStack() as stack:
-        for what, modules, gates, attach in (
-            ("attention", anatomy.outputs, head_gates, _before),
-            ("MLP", anatomy.mlps, mlp_gates, _after),
+        for what, modules, there, gates, attach in (
+            ("attention", anatomy.outputs, anatomy.kept, head_gates, partial(_before, anatomy.kept)),
+            ("MLP", anatomy.mlps, anatomy.kept_mlps, mlp_gates, _after),
         ):
             if gates is None:
                 continue
             for module, layers in _shared(modules):
-                sites.append(_Site(what, layers))
-                stack.callback(attach(module, sites[-1], gates).remove)
+                if any(there[layer] for layer in layers):
+                    sites.append(_Site(what, layers))
+                    stack.callback(attach(module, sites[-1], gates).remove)
         stack.callback(anatomy.base.register_forward_pre_hook(start).remove)
         stack.callback(anatomy.base.register_forward_hook(finish).remove)
         yield anatomy
@@ -129,11 +134,14 @@ def _of_layer(gates: torch.Tensor, layer: int, axis: int, hidden: torch.Tensor) 
     return gate[:, None]  # the same for every token
 
 
-def _before(module: nn.Module, site: _Site, gates: torch.Tensor) -> Any:
+def _before(kept: Sequence[Sequence[int]], module: nn.Module, site: _Site, gates: torch.Tensor) -> Any:
     def gate_heads(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden = inputs[0]  # [B, n, H * d_head]
-        gate = _of_layer(gates, site.next_layer(), -2, hidden)
-        return ((hidden.unflatten(-1, (gates.shape[-1], -1)) * gate[..., None]).flatten(-2), *inputs[1:])
+        layer = site.next_layer()
+        gate = _of_layer(gates, layer, -2, hidden)
+        if len(kept[layer]) < gate.shape[-1]:
+            gate = gate[..., kept[layer]]
+        return ((hidden.unflatten(-1, (gate.shape[-1], -1)) * gate[..., None]).flatten(-2), *inputs[1:])
 
     return module.register_forward_pre_hook(gate_heads)
 

@@ -56,12 +56,14 @@ class Subnetwork:
 
     @classmethod
     def full(cls, model: PreTrainedModel) -> Subnetwork:
-        """Return the subnetwork that keeps all of `model`."""
+        """Return the subnetwork that keeps all of `model`: of a compacted one, all that is there."""
         from .anatomy import anatomy_of
 
         anatomy = anatomy_of(model)
-        shape = (anatomy.n_layers, anatomy.n_heads)
-        return cls(np.ones(shape, dtype=bool), np.ones(shape[0], dtype=bool))
+        heads = np.zeros((anatomy.n_layers, anatomy.n_heads), dtype=bool)
+        for layer, numbers in enumerate(anatomy.kept):
+            heads[layer, list(numbers)] = True
+        return cls(heads, np.array(anatomy.kept_mlps))
 
     @property
     def n_heads(self) -> int:

@@ -28,7 +28,9 @@ IMPLEMENTATION = "headscope"
 
 Observer = Callable[[int, torch.Tensor, torch.Tensor], None]
 """Called as ``observer(layer, P, V)``: layer 0-based, probabilities ``P [B, H, n, n]`` and values
-``V [B, H, n, d_head]`` (value bias included, key/value groups expanded to H), padded positions included."""
+``V [B, H, n, d_head]`` (value bias included, key/value groups expanded to H), padded positions included.
+Of a compacted model, H is the number of heads that the layer has left, ``Anatomy.kept[layer]`` are their
+numbers, and a layer without heads is not observed."""
 
 
 class _Tap:
@@ -36,6 +38,7 @@ class _Tap:
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
+        self._layers = [layer for layer, heads in enumerate(anatomy.kept) if heads]
         self.observers: list[tuple[Observer, frozenset[int]]] = []
         self._model = model
         self._calls = 0
@@ -62,10 +65,10 @@ class _Tap:
 
     def next_layer(self, module: nn.Module) -> int:
         """Return the layer that `module` now serves; modules shared by layers are told apart by order."""
-        layer = self._calls
-        if layer >= self.anatomy.n_layers or module is not self.anatomy.attentions[layer]:
+        layer = self._layers[self._calls] if self._calls < len(self._layers) else self.anatomy.n_layers
+        if layer == self.anatomy.n_layers or module is not self.anatomy.attentions[layer]:
             raise TapError(
-                f"Attention call {layer + 1} of this forward pass was not made by layer {layer} of "
+                f"Attention call {self._calls + 1} of this forward pass was not made by layer {layer} of "
                 f"{self.anatomy.n_layers}: the layers ran out of order, or outside the model's forward."
             )
         if module.training:
@@ -77,9 +80,9 @@ class _Tap:
         self._calls = 0
 
     def _finish(self, *_: Any) -> None:
-        if self._calls != self.anatomy.n_layers:
+        if self._calls != len(self._layers):
             raise TapError(
-                f"The forward pass went through {self._calls} of {self.anatomy.n_layers} attention layers."
+                f"The forward pass went through {self._calls} of {len(self._layers)} attention layers."
             )
 
 
@@ -144,6 +147,8 @@ def _attention(
     Shapes: query ``[B, H, n, d]``, key and value ``[B, H_kv, n, d]``, mask ``[B, 1, n, n]`` (added to the
     scores) or None; returns ``[B, n, H, d]``.
     """
+    if not query.shape[1]:  # a layer whose heads were all removed
+        return query.transpose(1, 2), None
     tap = _TAPS.get(module)
     layer = tap.next_layer(module) if tap else -1
     callbacks = [callback for callback, layers in tap.observers if layer in layers] if tap else []

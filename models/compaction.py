@@ -1,0 +1,299 @@
+"""Take heads and MLPs out of a model for good: the same outputs as with their gates at 0, from fewer weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from .anatomy import STRUCTURE, Anatomy, anatomy_of, is_plain, structure_of
+from .errors import InputError, UnsupportedModelError
+from .subnetwork import Subnetwork
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class SizeShare:
+    """How much of a model's encoder a subnetwork is: attention, MLPs and norms of all layers, and nothing else."""
+
+    parameters: float
+    """Of the parameters, as counted in the compacted model."""
+    flops: float
+    """Of the multiplications in matrix products, for one input."""
+
+
+def compact(model: PreTrainedModel, subnetwork: Subnetwork, *, unshare: bool = False) -> PreTrainedModel:
+    """Return a smaller copy of `model` without the heads and MLPs that `subnetwork` does not keep.
+
+    Its outputs are those of the model with these gates at 0 (:func:`models.gated`). Removed are a head's rows of
+    the query, key and value projections and its columns of the output projection, whose bias stays; and all of
+    an MLP's linear layers, biases included. Norms and residual connections stay. Class, task head, precision,
+    device and mode are the model's; ``copy.config.headscope`` says what is left.
+
+    In a model with grouped queries, a layer that loses a head gets each remaining head's key and value heads of
+    its own, so that it can grow; :func:`size_share` tells.
+
+    Args:
+        model: of a supported family, compacted or not; it is not changed.
+        subnetwork: what is kept, numbered as in the whole model, whatever was removed before.
+        unshare: where layers share modules (ALBERT), give each its own copy, so that they can differ.
+
+    Raises:
+        UnsupportedModelError: the model's family is not supported, or a linear layer is wrapped or quantised.
+        InputError: a subnetwork of another model, or of more than a compacted model has left; layers share
+            modules and `unshare` is false.
+    """
+    anatomy = anatomy_of(model)
+    _check(anatomy, subnetwork)
+    if _shares(anatomy) and (unshare or subnetwork != Subnetwork.full(model)):
+        if not unshare:
+            raise InputError(
+                f"The layers of this {anatomy.family.name} model share their modules, so none can lose heads or its "
+                "MLP alone: give unshare=True for a model in which each layer has its own copy."
+            )
+        model = _unshared(model)
+        anatomy = anatomy_of(model)
+    # What is to be smaller is cut first and the copy made around it, so that no full-size copy ever exists.
+    memo: dict[int, Any] = {}
+    for layer in range(anatomy.n_layers):
+        for module, cut in _cuts(anatomy, layer, subnetwork):
+            memo[id(module)] = _smaller(module, cut)
+    small = copy.deepcopy(model, memo)
+    for layer, attention in enumerate(anatomy.attentions):
+        number = int(subnetwork.heads[layer].sum())
+        if number < len(anatomy.kept[layer]):
+            _recount(anatomy, memo[id(attention)], number, _head_width(anatomy, layer))
+    if not (subnetwork.heads.all() and subnetwork.mlps.all()):
+        numbers = [np.flatnonzero(heads).tolist() for heads in subnetwork.heads]
+        setattr(small.config, STRUCTURE, {"heads": numbers, "mlps": subnetwork.mlps.tolist()})
+    return small
+
+
+def kept_of(model: PreTrainedModel | PreTrainedConfig) -> Subnetwork | None:
+    """Return what is left of a compacted model, or of the model that a configuration describes; None if all is.
+
+    Raises:
+        InputError: the configuration is damaged.
+    """
+    config: Any = getattr(model, "config", model)
+    structure = structure_of(config)
+    if structure is None:
+        return None
+    heads = np.zeros((len(structure[0]), config.num_attention_heads), dtype=bool)
+    for layer, numbers in enumerate(structure[0]):
+        heads[layer, list(numbers)] = True
+    return Subnetwork(heads, np.array(structure[1]))
+
+
+def size_share(model: PreTrainedModel, subnetwork: Subnetwork, n_tokens: int = 128) -> SizeShare:
+    """Return which share of the encoder of `model` the model compacted to `subnetwork` has.
+
+    The encoder is all layers: attention, MLPs, norms. Embeddings, pooler and task head are left out, since
+    pruning never touches them and they would hide what it does. Each layer is counted on its own, although layers
+    that share modules (ALBERT) are stored once; local attention is counted as if it were global.
+
+    Args:
+        model: of a supported family; of a compacted one, it is the share of what is left.
+        subnetwork: as for :func:`compact`.
+        n_tokens: length of the input that the FLOPs are for: linear layers are linear in it, the products of
+            queries with keys and of probabilities with values quadratic.
+
+    Raises:
+        UnsupportedModelError, InputError: as :func:`compact`; `n_tokens` is less than 1.
+    """
+    if n_tokens < 1:
+        raise InputError(f"n_tokens={n_tokens}: give at least 1.")
+    anatomy = anatomy_of(model)
+    _check(anatomy, subnetwork)
+    whole, left = np.zeros(2), np.zeros(2)  # parameters, FLOPs / (2 * n_tokens)
+    for layer, module in enumerate(anatomy.layers):
+        linear = _linear(anatomy, layer)
+        width = _head_width(anatomy, layer)
+        size = np.array(
+            [
+                sum(parameter.numel() for parameter in module.parameters()),
+                sum(_weight(one).numel() for one in linear) + 2 * n_tokens * width * len(anatomy.kept[layer]),
+            ]
+        )
+        whole += size
+        for one, cut in _cuts(anatomy, layer, subnetwork):
+            size -= _size(one) - cut.size
+        size[1] -= 2 * n_tokens * width * (len(anatomy.kept[layer]) - int(subnetwork.heads[layer].sum()))
+        left += size
+    parameters, flops = (float(part / all_) if all_ else 1.0 for part, all_ in zip(left, whole, strict=True))
+    return SizeShare(parameters, flops)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What is kept of a linear layer."""
+
+    outputs: torch.Tensor
+    """Indices of the features that it still gives; they may repeat."""
+    inputs: torch.Tensor
+    """Indices of the features that it still takes."""
+    bias: bool
+    """Whether it keeps its bias (that of the outputs kept)."""
+
+    @property
+    def size(self) -> np.ndarray:
+        """Number of parameters, and of weights alone."""
+        weights = len(self.outputs) * len(self.inputs)
+        return np.array([weights + self.bias * len(self.outputs), weights])
+
+
+def _cuts(anatomy: Anatomy, layer: int, subnetwork: Subnetwork) -> Iterator[tuple[nn.Module, _Cut]]:
+    """Yield what is to become smaller in one layer."""
+    now, kept = anatomy.kept[layer], np.flatnonzero(subnetwork.heads[layer])
+    if len(kept) < len(now):
+        places = torch.as_tensor(np.searchsorted(now, kept))
+        width = _head_width(anatomy, layer)
+        output = anatomy.outputs[layer]
+        yield output, _Cut(_all(output, 0), _features(places, width), _bias(output) is not None)
+        parts = 3 // len(anatomy.projections[layer])  # of one module: 1, or 3 where it gives all
+        for module in anatomy.projections[layer]:
+            given = _weight(module).shape[0] // width // parts
+            of_module = places // (
+                len(now) // given
+            )  # fewer key and value heads serve several query heads each
+            rows = torch.cat([_features(of_module + part * given, width) for part in range(parts)])
+            yield module, _Cut(rows, _all(module, 1), _bias(module) is not None)
+    if anatomy.kept_mlps[layer] and not subnetwork.mlps[layer]:
+        nothing = torch.arange(0)
+        for module in anatomy.mlp_inputs[layer]:
+            yield module, _Cut(nothing, _all(module, 1), _bias(module) is not None)
+        # Without inputs or bias, a linear layer gives exact zeros.
+        yield anatomy.mlps[layer], _Cut(_all(anatomy.mlps[layer], 0), nothing, bias=False)
+
+
+def _smaller(module: nn.Module, cut: _Cut) -> nn.Module:
+    """Return a linear layer with some features of another; precision, device and mode are the same."""
+    if not is_plain(module):
+        raise UnsupportedModelError(
+            f"A linear layer is a {type(module).__name__}, of which nothing can be cut; merge adapters first "
+            "(PEFT: merge_and_unload()) and load the model without quantisation."
+        )
+    weight, bias = _weight(module).detach(), _bias(module)
+    weight = weight.index_select(0, cut.outputs.to(weight.device))
+    weight = weight.index_select(1, cut.inputs.to(weight.device))
+    outputs, inputs = weight.shape
+    small: Any
+    if isinstance(module, Conv1D) and inputs:
+        small = Conv1D(1, 1)
+        small.nf, small.nx, weight = outputs, inputs, weight.T.contiguous()
+    else:  # also for a Conv1D that would be without inputs, on which its forward fails
+        small = nn.Linear(1, 1, bias=cut.bias)
+        small.in_features, small.out_features = inputs, outputs
+    small.weight = nn.Parameter(weight, requires_grad=_weight(module).requires_grad)
+    if bias is not None and cut.bias:
+        chosen = bias.detach().index_select(0, cut.outputs.to(bias.device))
+        small.bias = nn.Parameter(chosen, requires_grad=bias.requires_grad)
+    small.train(module.training)
+    return small
+
+
+def _recount(anatomy: Anatomy, attention: Any, number: int, width: int) -> None:
+    """Tell an attention module how many heads it has now."""
+    family = anatomy.family
+    if family.head_count:
+        setattr(attention, family.head_count, number)
+    if family.width:
+        # Where one module gives all, the width is what it is split by: three times nothing has to be said in full.
+        in_one = len(family.projections) == 1
+        setattr(attention, family.width, number * width if number or not in_one else [0, 0, 0])
+    if hasattr(attention, "num_key_value_groups"):
+        attention.num_key_value_groups = 1
+    if anatomy.causal and not number:
+        attention.register_forward_pre_hook(_count_tokens, with_kwargs=True)
+
+
+def _count_tokens(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """Before an attention without heads: let a key/value cache count the tokens, which it does by looking at keys."""
+    cache = named.get("past_key_values")
+    if cache is not None:
+        hidden = inputs[0] if inputs else named["hidden_states"]  # [B, n, hidden]
+        mark = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
+        cache.update(mark, mark, module.layer_idx)
+        named = named | {"past_key_values": None, "attention_mask": None}
+    return inputs, named
+
+
+def _check(anatomy: Anatomy, subnetwork: Subnetwork) -> None:
+    if not isinstance(subnetwork, Subnetwork):
+        raise InputError(f"subnetwork must be a Subnetwork, not a {type(subnetwork).__name__}.")
+    if subnetwork.heads.shape != (anatomy.n_layers, anatomy.n_heads):
+        raise InputError(
+            f"The subnetwork has {' x '.join(map(str, subnetwork.heads.shape))} heads, "
+            f"but the model has {anatomy.n_layers} x {anatomy.n_heads}."
+        )
+    for layer, (there, mlp) in enumerate(zip(anatomy.kept, anatomy.kept_mlps, strict=True)):
+        gone = sorted(set(np.flatnonzero(subnetwork.heads[layer]).tolist()) - set(there))
+        if gone or (subnetwork.mlps[layer] and not mlp):
+            what = f"head {gone[0]}" if gone else "the MLP"
+            raise InputError(
+                f"The subnetwork keeps {what} of layer {layer}, which was removed from this model before; "
+                "a compacted model can only shrink."
+            )
+
+
+def _shares(anatomy: Anatomy) -> bool:
+    return len(set(anatomy.attentions)) < anatomy.n_layers
+
+
+def _unshared(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy in which each layer has its own modules."""
+    model = copy.deepcopy(model)
+    anatomy = anatomy_of(model)
+    unshare = anatomy.family.unshare
+    if unshare is None:
+        raise UnsupportedModelError(f"Layers of this {anatomy.family.name} model share modules unexpectedly.")
+    unshare(model.config, anatomy.base.get_submodule(anatomy.family.layers))  # type: ignore[arg-type]
+    return model
+
+
+def _linear(anatomy: Anatomy, layer: int) -> list[nn.Module]:
+    return [
+        *anatomy.projections[layer],
+        anatomy.outputs[layer],
+        *anatomy.mlp_inputs[layer],
+        anatomy.mlps[layer],
+    ]
+
+
+def _head_width(anatomy: Anatomy, layer: int) -> int:
+    """d_head; 0 if the layer has no head left."""
+    number = len(anatomy.kept[layer])
+    return _weight(anatomy.outputs[layer]).shape[1] // number if number else 0
+
+
+def _weight(module: nn.Module) -> torch.Tensor:
+    """``[outputs, inputs]``."""
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def _bias(module: nn.Module) -> torch.Tensor | None:
+    return module.bias  # type: ignore[return-value]
+
+
+def _size(module: nn.Module) -> np.ndarray:
+    """Number of parameters, and of weights alone."""
+    weights, bias = _weight(module).numel(), _bias(module)
+    return np.array([weights + (0 if bias is None else bias.numel()), weights])
+
+
+def _all(module: nn.Module, axis: int) -> torch.Tensor:
+    return torch.arange(_weight(module).shape[axis])
+
+
+def _features(heads: torch.Tensor, width: int) -> torch.Tensor:
+    """Return the indices of the features of some heads, each `width` wide and beside each other."""
+    return (heads[:, None] * width + torch.arange(width)).flatten()

@@ -1,0 +1,216 @@
+"""Models as folders, compacted ones too: the library's own format knows only whole models."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .anatomy import STRUCTURE, anatomy_of, family_of
+from .compaction import compact, kept_of
+from .errors import InputError
+from .files import atomic_folder, check_output, read_json, reason
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+WHOLE = "model.safetensors"
+COMPACTED = "headscope.safetensors"
+"""The weights of a compacted model have a name that the library does not look for. From weights of other shapes
+than it expects, it may start some anew without a word; without any, it stops."""
+
+
+def save(
+    model: PreTrainedModel,
+    path: Path | str,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a model, compacted or not, with or without a task head, into a folder, at once or not at all.
+
+    The folder holds ``config.json`` and the weights in one safetensors file: ``model.safetensors``, which
+    ``from_pretrained`` reads too, or, of a compacted model, ``headscope.safetensors``, which only headscope reads.
+
+    Args:
+        model: of a supported family; its precision is kept.
+        path: a new or empty folder.
+        tokenizer: saved with it, so that the folder can be a ``--model``.
+        overwrite: whether an earlier model there may be replaced.
+
+    Raises:
+        UnsupportedModelError: the model's family is not supported.
+        InputError: the folder is not empty, or cannot be written to; the model's weights are parametrised.
+    """
+    from safetensors.torch import save_file
+    from torch.nn.utils.parametrize import is_parametrized
+
+    anatomy_of(model)
+    if any(is_parametrized(module) for module in model.modules()):
+        raise InputError(
+            "The model computes some of its weights from others; make them plain first "
+            "(torch.nn.utils.parametrize.remove_parametrizations)."
+        )
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = str(model.dtype).removeprefix("torch.")
+    seen: set[tuple[int, torch.Size]] = set()
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() and place in seen:  # tied to one that is saved under another name
+            continue
+        seen.add(place)
+        weights[name] = tensor.detach().cpu().contiguous()
+    path = Path(path)
+    check_output(path, overwrite, marker="config.json")
+    with atomic_folder(path, overwrite) as folder:
+        config.save_pretrained(folder)
+        save_file(weights, folder / (COMPACTED if kept_of(config) else WHOLE), metadata={"format": "pt"})
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+
+
+def load(path: Path | str) -> PreTrainedModel:
+    """Read what :func:`save` wrote: a model of the same class with the same weights, in evaluation mode and float32.
+
+    Raises:
+        UnsupportedModelError: the model's family is not supported.
+        InputError: the folder is missing, damaged, or holds something else; the message says what is wrong.
+    """
+    return read_model(path)[0]
+
+
+def read_model(
+    path: Path | str, auto_class: Any = None, **settings: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """Read a folder that :func:`save` wrote as a model of the class saved, or with another task head or none.
+
+    Args:
+        path: the folder.
+        auto_class: ``AutoModel`` for the model without a head, ``AutoModelForSequenceClassification`` and so on
+            for a certain head.
+        settings: changes to the configuration, e.g. ``num_labels=3``.
+
+    Returns:
+        The model, and the names of the weights of its head that the folder does not have; they are newly
+        initialised.
+
+    Raises:
+        UnsupportedModelError, InputError: as :func:`load`.
+    """
+    path = Path(path)
+    config = _config(path, settings)
+    build = auto_class.from_config if auto_class else _class_of(path, config)
+    try:
+        kept = kept_of(config)
+        if kept is not None:
+            delattr(config, STRUCTURE)  # the whole model is built first
+        config.dtype = torch.float32
+        model = build(config).float()
+        if kept is not None:
+            model = compact(model, kept)
+    except InputError as error:
+        raise InputError(f"{path / 'config.json'} describes no compacted model: {error}") from error
+    except Exception as error:  # whatever a value of the configuration makes the library stumble on
+        raise InputError(f"{path} holds no model that can be built: {reason(error)}.") from error
+    new = _fill(path, model, _weights(path, kept is not None), other_head=auto_class is not None)
+    return model.eval(), new
+
+
+def _config(path: Path, settings: dict[str, Any]) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder; give one that models.save wrote.")
+    raw = read_json(path / "config.json", "the configuration of a model")
+    if not isinstance(raw, dict) or not raw.get("model_type"):
+        raise InputError(f"{path / 'config.json'} is not the configuration of a model: it has no model_type.")
+    family_of(SimpleNamespace(model_type=raw["model_type"]))  # type: ignore[arg-type]
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False, **settings)
+    except Exception as error:
+        raise InputError(
+            f"{path / 'config.json'} is not the configuration of a model: {reason(error)}."
+        ) from error
+
+
+def _weights(path: Path, compacted: bool) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    # save_pretrained and the Trainer write a compacted model's weights too, under the usual name.
+    names = (COMPACTED, WHOLE) if compacted else (WHOLE,)
+    found = [path / name for name in names if (path / name).is_file()]
+    if not found:
+        raise InputError(f"{path} has no weights: there is no {' or '.join(names)}.")
+    try:
+        return load_file(found[0])
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{found[0]} is truncated or corrupt: {reason(error)}.") from error
+
+
+def _class_of(path: Path, config: PreTrainedConfig) -> Any:
+    """Return the class that the configuration names; only one of the library's own is looked for."""
+    import transformers
+
+    names = config.architectures or ["nothing"]
+    found = getattr(transformers, str(names[0]), None)
+    if (
+        not isinstance(found, type)
+        or not issubclass(found, transformers.PreTrainedModel)
+        or found.config_class is not type(config)
+    ):
+        raise InputError(
+            f"{path / 'config.json'}: 'architectures' names {names[0]}, not a {config.model_type} model's class."
+        )
+    return found
+
+
+def _fill(
+    path: Path, model: PreTrainedModel, weights: dict[str, torch.Tensor], other_head: bool
+) -> list[str]:
+    """Give `model` its weights, or say which are missing, of another shape, or too many; return those left as new."""
+    base = anatomy_of(model).base
+    prefix = "" if base is model else f"{model.base_model_prefix}."
+    if other_head:
+        stored = f"{model.base_model_prefix}."
+        inside = {name.removeprefix(stored): w for name, w in weights.items() if name.startswith(stored)}
+        outside = (
+            {} if not inside else {name: w for name, w in weights.items() if not name.startswith(stored)}
+        )
+        weights = {prefix + name: tensor for name, tensor in (inside or weights).items()}
+        if prefix:
+            known = model.state_dict()
+            weights |= {
+                name: w for name, w in outside.items() if name in known and w.shape == known[name].shape
+            }
+    if base is model and getattr(base, "pooler", None) and not any("pooler" in name for name in weights):
+        base.pooler = None  # type: ignore[assignment]  # a model built without one
+
+    wanted = model.state_dict()
+    filled = {wanted[name].data_ptr() for name in weights if name in wanted}
+    missing = [
+        n for n, t in wanted.items() if n not in weights and (not t.numel() or t.data_ptr() not in filled)
+    ]
+    foreign = [name for name in weights if name not in wanted and not (other_head and "pooler" in name)]
+    lacking = [
+        name for name in missing if not other_head or (name.startswith(prefix) and "pooler" not in name)
+    ]
+    if lacking:
+        raise InputError(f"{path} lacks {len(lacking)} of the model's weights, e.g. {lacking[0]}.")
+    if foreign:
+        raise InputError(
+            f"{path} holds {len(foreign)} weights that are none of the model's, e.g. {foreign[0]}."
+        )
+    for name, tensor in weights.items():
+        if name in wanted and tensor.shape != wanted[name].shape:
+            raise InputError(
+                f"{path}: {name} has the shape {list(tensor.shape)}, "
+                f"but the config asks for {list(wanted[name].shape)}."
+            )
+    model.load_state_dict(weights, strict=False)
+    return missing
