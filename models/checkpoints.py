@@ -72,7 +72,6 @@ def load_checkpoint(
         "local_files_only": folder is not None or not hub_answers(name, "model", "--model", revision),
     }
     model: Any
-    report: Any
     try:
         raw, _ = PreTrainedConfig.get_config_dict(name, **source)
         # Asked here too, as it may be one that the library has never heard of.
@@ -86,8 +85,9 @@ def load_checkpoint(
         if hasattr(config, STRUCTURE):
             if folder is None:
                 raise InputError(f"--model {name} is a compacted model; download it and give its folder.")
+            # This reader of ours refuses itself what would be reported, but for the weights of a head.
             model, new = read_model(folder, auto)
-            report = {"missing_keys": new, "mismatched_keys": [], "unexpected_keys": []}  # it refuses such
+            report: dict[str, Any] = {"missing_keys": new, "mismatched_keys": [], "unexpected_keys": []}
         else:
             model, report = auto.from_pretrained(
                 name,

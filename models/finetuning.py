@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .anatomy import STRUCTURE
 from .checkpoints import (
     Checkpoint,
     count_parameters,
@@ -20,12 +21,14 @@ from .checkpoints import (
     pick_device,
     set_padding,
 )
+from .compaction import compact, kept_of
 from .errors import HeadError, InputError
 from .evaluation import examples_of, predict
-from .files import atomic_folder, check_output, reason, write_json
+from .files import atomic_folder, check_output, write_json
 from .glue import Row, Rows, Task, class_ids, select_rows, targets_of
 from .metrics import baselines, threshold_metric
 from .provenance import provenance
+from .saving import save
 from .subnetwork import Subnetwork
 from .training import FineTuning as FineTuning
 from .training import train
@@ -92,8 +95,6 @@ def finetune(
     dev = examples_of(checkpoint, task, dev_rows, settings.max_length, dev_source["source"])
     model = checkpoint.model
     if subnetwork is not None:
-        from .compaction import compact
-
         model = compact(model, subnetwork)
 
     started = time.perf_counter()
@@ -132,13 +133,7 @@ def finetune(
         },
     }
     with atomic_folder(output, overwrite) as folder:
-        if subnetwork is None:
-            model.save_pretrained(folder)
-        else:
-            from .saving import save
-
-            save(model, folder)
-        checkpoint.tokenizer.save_pretrained(folder)
+        save(model, folder, tokenizer=checkpoint.tokenizer)
         write_json(folder / METRICS, result)
     return result
 
@@ -173,16 +168,15 @@ def _with_head(name: str, revision: str | None, task: Task, seed: int) -> tuple[
         config = copy.deepcopy(base.model.config)
         config.id2label = dict(enumerate(task.labels or ("similarity",)))
         set_padding(config, base.tokenizer)
+        kept = kept_of(config)
+        if kept is not None:
+            delattr(config, STRUCTURE)  # the whole model is built first
         set_seed(seed)
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-        try:
-            model.base_model.load_state_dict(
-                base.model.state_dict(), strict=False
-            )  # some heads need no pooler
-        except RuntimeError as problem:
-            raise InputError(
-                f"--model {name} cannot get a new classification head: {reason(problem)}."
-            ) from problem
+        if kept is not None:
+            model = compact(model, kept, unshare=True)
+        # Some heads need no pooler, so not all is taken.
+        model.base_model.load_state_dict(base.model.state_dict(), strict=False)
         checkpoint = replace(base, model=model)
     config = checkpoint.model.config
     config.id2label = dict(sorted(zip(class_ids(task, config), task.labels or ("similarity",), strict=True)))

@@ -118,9 +118,8 @@ def train(
             )
         except (ValueError, ImportError) as error:  # bf16 where there is none, an integration not installed
             raise InputError(f"These settings do not work on {device}: {reason(error)}.") from error
-        arguments._n_gpu = min(
-            arguments.n_gpu, 1
-        )  # several would share a model in threads and multiply the batch
+        # Several GPUs would run the model in threads and multiply the batch.
+        arguments._n_gpu = min(arguments.n_gpu, 1)
         trainer: Trainer
         trainer = Trainer(
             model=model,

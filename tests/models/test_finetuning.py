@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models import FineTuning, InputError, finetune, load_checkpoint
+from models import FineTuning, InputError, Subnetwork, finetune, load_checkpoint
 from models.commands import finetune_glue
+from models.compaction import kept_of
 from models.evaluation import examples_of, predict
 from models.finetuning import parse_seeds, score_table, summarise
 from models.glue import Rows, task_named
@@ -167,6 +168,57 @@ class TestLearning:
         for name, tensor in before.items():
             if "pooler" not in name:
                 torch.testing.assert_close(after[name], tensor, atol=1e-9, rtol=0)
+
+
+class TestSubnetworks:
+    @pytest.fixture
+    def subnetwork(self) -> Subnetwork:
+        heads = np.array([[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=bool)
+        return Subnetwork(heads, np.array([True, True, False]), {"task": "sst2"})
+
+    def test_the_rest_is_cut_out_before_training_and_stays_away(
+        self, base: str, tmp_path: Path, subnetwork: Subnetwork
+    ) -> None:
+        dev = sentences(40, seed=1)
+        whole = finetune(base, SST2, sentences(8), dev, replace(QUICK, epochs=1), tmp_path / "whole")
+        result = finetune(base, SST2, sentences(200), dev, QUICK, tmp_path / "cut", subnetwork=subnetwork)
+        assert result["score"] == 1.0
+        assert result["subnetwork"] == {"n_heads": 6, "n_mlps": 2, "metadata": {"task": "sst2"}}
+        assert result["parameters"] < 0.9 * whole["parameters"]
+        checkpoint = load_checkpoint(str(tmp_path / "cut"), task=SST2)
+        assert kept_of(checkpoint.model) == subnetwork
+        examples = examples_of(checkpoint, SST2, dev)
+        assert examples.scores(predict(checkpoint.model, examples)) == result["scores"]
+
+    def test_the_seed_starts_the_head_alike_with_and_without_a_subnetwork(
+        self, base: str, tmp_path: Path, subnetwork: Subnetwork
+    ) -> None:
+        still = replace(QUICK, epochs=1, learning_rate=1e-12)
+        heads = []
+        for number, masks in enumerate((None, subnetwork)):
+            finetune(base, SST2, sentences(8), sentences(8), still, tmp_path / str(number), subnetwork=masks)
+            heads.append(load_checkpoint(str(tmp_path / str(number)), task=SST2).model.classifier.weight)
+        torch.testing.assert_close(heads[0], heads[1], atol=1e-9, rtol=0)
+
+    def test_a_compacted_model_gets_a_head_for_another_task(
+        self, base: str, tmp_path: Path, subnetwork: Subnetwork
+    ) -> None:
+        still = replace(QUICK, epochs=1, learning_rate=1e-12)
+        cut, again = tmp_path / "cut", tmp_path / "again"
+        finetune(base, SST2, sentences(8), sentences(8), still, cut, subnetwork=subnetwork)
+        rows = inferences(9)
+        result = finetune(str(cut), MNLI, rows, rows, still, again)
+        assert "It gets a new classification head" in result["warnings"][0]
+        before, after = (load_checkpoint(str(folder)).model for folder in (cut, again))
+        assert kept_of(after) == subnetwork
+        for name, tensor in before.state_dict().items():
+            torch.testing.assert_close(after.state_dict()[name], tensor, atol=1e-9, rtol=0)
+
+    def test_a_subnetwork_of_another_model_is_refused(self, base: str, tmp_path: Path) -> None:
+        other = Subnetwork(np.ones((2, 4), dtype=bool), np.ones(2, dtype=bool))
+        with pytest.raises(InputError):
+            finetune(base, SST2, sentences(8), sentences(8), QUICK, tmp_path / "out", subnetwork=other)
+        assert not (tmp_path / "out").exists()
 
 
 class TestSeeds:
