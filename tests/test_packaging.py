@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("models", "patterns", "annotations", "pruning")
-COMMANDS = ("classify-heads", "train-classifier", "evaluate-classifier")
+COMMANDS = ("classify-heads", "train-classifier", "evaluate-classifier", "compare-survivors")
 
 
 @pytest.fixture(scope="module")
