@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from models.compaction import compact, size_share
 
+from models.compaction import compact, size_share
 from models.gating import gated
 from models.subnetwork import Subnetwork
 from pruning.importance import head_importance

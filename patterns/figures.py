@@ -70,7 +70,7 @@ def head_grid(
     width = max(content, _WIDTH)
 
     missing = any(len(grid) < layers * columns for grid in grids.values())
-    legend = Legend(width - 0.16, [_pattern_key(), _strength_key(missing, survivors is not None)])
+    legend = Legend(width - 0.16, [pattern_key(), _strength_key(missing, survivors is not None)])
     below = 0.46 + legend.height
     page = Page(width, panel_h + below + above + (0.28 if title else 0.0))
     page.title(title or "")
@@ -113,7 +113,7 @@ def distribution_bars(
     right = 1.3 if ratios else 0.2
     panel_w, panel_h = max(2.0, _WIDTH - left - right), step * len(shares)
     width = left + panel_w + right
-    legend = Legend(width - 0.16, [_pattern_key()])
+    legend = Legend(width - 0.16, [pattern_key()])
     below, above = 0.4 + legend.height, 0.34 if ratios else 0.08
     page = Page(width, panel_h + below + above + (0.28 if title else 0.0))
     page.title(title or "")
@@ -123,14 +123,14 @@ def distribution_bars(
     axes.set_yticks(range(len(shares)), list(shares), va="center")
     axes.tick_params(axis="y", length=0, pad=5)
     axes.tick_params(axis="x", length=2, width=0.6, pad=2, color=INK)
-    _plain_ticks(axes)
+    plain_ticks(axes)
 
     for row, (key, share) in enumerate(shares.items()):
-        _draw_bar(axes, row, share, bar, panel_w)
+        draw_bar(axes, row, share, bar, panel_w)
         if key in ratios:
             ratio, lo, hi = ratios[key]
             if interval(lo, hi):
-                _whisker(axes, 1 - share[INTERPRETABLE], 1 - hi, 1 - lo, row + bar / 2)
+                draw_whisker(axes, 1 - share[INTERPRETABLE], 1 - hi, 1 - lo, row + bar / 2)
             words = f"{percent(ratio)} {interval(lo, hi)}".strip()
             page.text(left + panel_w + 0.1, below + panel_h - (row + 0.5) * step, words)
     if ratios:
@@ -197,14 +197,14 @@ def _draw_heads(
             ink = text_style(size, contrast(_faded(pattern, share)))
             axes.text(head + 0.5, layer + 0.53, ABBREVIATIONS[pattern], **ink, ha="center", va="center")
     axes.set(xlim=(0, columns), ylim=(layers, 0))
-    xs, ys = _tick_positions(columns, cell), _tick_positions(layers, cell)
+    xs, ys = tick_positions(columns, cell), tick_positions(layers, cell)
     axes.set_xticks([x + 0.5 for x in xs], [str(x) for x in xs])
     axes.set_yticks([y + 0.5 for y in ys], [str(y) for y in ys])
     axes.tick_params(length=0, pad=2)
-    _plain_ticks(axes)
+    plain_ticks(axes)
 
 
-def _tick_positions(number: int, cell: float) -> range:
+def tick_positions(number: int, cell: float) -> range:
     """Every first, second, fourth ... of `number` cells, so that labels do not touch."""
     step = 1
     while step * cell < 0.155:
@@ -212,14 +212,14 @@ def _tick_positions(number: int, cell: float) -> range:
     return range(0, number, step)
 
 
-def _plain_ticks(axes: Axes) -> None:
+def plain_ticks(axes: Axes) -> None:
     """No frame; small dark labels, drawn as they are."""
     axes.set_frame_on(False)
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         label.set(**text_style(SMALL))
 
 
-def _draw_bar(axes: Axes, row: int, share: Mapping[Pattern, float], bar: float, width: float) -> None:
+def draw_bar(axes: Axes, row: float, share: Mapping[Pattern, float], bar: float, width: float) -> None:
     """A stacked bar, `bar` thick and centred on `row`, in axes `width` inches wide; percents where they fit."""
     edge = 0.0
     for pattern in PATTERNS:
@@ -234,9 +234,9 @@ def _draw_bar(axes: Axes, row: int, share: Mapping[Pattern, float], bar: float, 
         edge += share[pattern]
 
 
-def _whisker(axes: Axes, at: float, start: float, end: float, top: float) -> None:
-    """An interval, hanging from the edge `at` of a bar whose lower side is at `top`."""
-    y = top + 0.15
+def draw_whisker(axes: Axes, at: float, start: float, end: float, top: float, drop: float = 0.15) -> None:
+    """An interval, hanging `drop` below the edge `at` of a bar whose lower side is at `top`."""
+    y = top + drop
     axes.plot([at, at], [top, y], color=INK, linewidth=1.0, solid_capstyle="butt")
     style: dict[str, Any] = {"ecolor": INK, "elinewidth": 1.0, "capsize": 2, "capthick": 1.0}
     axes.errorbar([(start + end) / 2], [y], xerr=[(end - start) / 2], fmt="none", **style)
@@ -248,7 +248,8 @@ def _faded(pattern: Pattern, share: float) -> RGB:
     return 1 - (1 - red) * share, 1 - (1 - green) * share, 1 - (1 - blue) * share
 
 
-def _pattern_key() -> list[Swatch]:
+def pattern_key() -> list[Swatch]:
+    """A legend of the five patterns."""
     return [Swatch(TITLES[p], to_rgb(COLOURS[p]), letter=ABBREVIATIONS[p]) for p in PATTERNS]
 
 

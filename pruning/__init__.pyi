@@ -1,4 +1,8 @@
 from . import stability as stability
+from .controls import Bad as Bad
+from .controls import bad_subnetwork as bad_subnetwork
+from .controls import random_subnetworks as random_subnetworks
+from .controls import super_bad_subnetwork as super_bad_subnetwork
 from .importance import Importance as Importance
 from .importance import head_importance as head_importance
 from .structured import StructuredSearch as StructuredSearch

@@ -168,13 +168,18 @@ def chance_level(
         [statistic([[randomised(one, rng, null) for one in task] for task in tasks]) for _ in range(draws)],
         dtype=float,
     )
+    return beside_chance(observed, values, null)
+
+
+def beside_chance(observed: float, values: npt.NDArray[np.floating], null: str) -> Chance:
+    """Return a statistic beside its values ``[D]`` for random subnetworks; NaN among those are left out."""
     known = values[~np.isnan(values)]
     if np.isnan(observed) or not len(known):
         nan = float("nan")
-        return Chance(observed, nan, (nan, nan), nan, null, draws)
+        return Chance(observed, nan, (nan, nan), nan, null, len(values))
     low, high = np.percentile(known, [2.5, 97.5])
     p_value = (int((known >= observed - 1e-12).sum()) + 1) / (len(known) + 1)
-    return Chance(observed, float(known.mean()), (float(low), float(high)), p_value, null, draws)
+    return Chance(observed, float(known.mean()), (float(low), float(high)), p_value, null, len(values))
 
 
 def randomised(subnetwork: Subnetwork, rng: np.random.Generator, null: str = "size") -> Subnetwork:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from models.evaluation import Examples, examples_of, predict
-from models.metrics import baselines, threshold_metric
 
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
 from models.errors import InputError
+from models.evaluation import Examples, examples_of, predict
 from models.glue import Row, Rows, Task, load_rows, select_rows, task_named
+from models.metrics import baselines, threshold_metric
 
 from .importance import Importance
 

@@ -18,6 +18,7 @@ COMMANDS = (
     "classify-heads",
     "train-classifier",
     "evaluate-classifier",
+    "compare-survivors",
     "finetune-glue",
     "prune-heads",
     "prune-weights",
@@ -81,7 +82,10 @@ def test_public_names_are_these(tmp_path: Path) -> None:
         "load_classifier", "render_map",
     ]  # fmt: skip
     assert sorted(annotations.__all__) == ["AnnotatedMaps"]
-    assert sorted(pruning.__all__) == ["Subnetwork", "never_survivors", "stability", "super_survivors"]
+    assert sorted(pruning.__all__) == [
+        "Bad", "Subnetwork", "bad_subnetwork", "never_survivors", "random_subnetworks", "stability",
+        "super_bad_subnetwork", "super_survivors",
+    ]  # fmt: skip
     for room in (models, patterns, annotations, pruning):
         for name in room.__all__:
             assert getattr(room, name) is not None

@@ -1,0 +1,293 @@
+"""The job of ``compare-survivors``: from several searches to who survives, how reliably, and with what patterns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
+from models.errors import InputError
+from models.files import atomic_folder, check_output, write_json
+from models.glue import Rows, load_rows, row_ids, select_rows, task_named
+from models.provenance import provenance
+from patterns import HeadPatterns, load_classifier
+from patterns.distribution import check_seed
+from patterns.heads import check_sizes
+from patterns.maps import check_kinds
+from patterns.taxonomy import KINDS
+
+from .consistency import COCHRAN, shared_by_pairs, stability_frame, stability_of, survivors_frame
+from .runs import Group, Run, find_groups
+from .survivor_patterns import SIDES, Measured, Source, adjust, compare, measure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class CompareSurvivors:
+    """One run of ``compare-survivors``.
+
+    Raises:
+        InputError: an option is out of range or of no effect, or the output folder is not empty.
+    """
+
+    runs: tuple[str | Path, ...]
+    """Searches, or folders that hold some; see :func:`pruning.runs.find_groups`."""
+    model: str | None = None
+    """Checkpoint to look at instead of the one that a run names; ``{task}`` and ``{seed}`` are filled in."""
+    data: str | None = None
+    """Folder or Hub data set with the tasks' rows; without it, no patterns are looked at."""
+    task: str | None = None
+    """Only this task; runs that do not say theirs are taken to be of it."""
+    maps: tuple[str, ...] = KINDS
+    """Kinds of maps."""
+    examples: int = 100
+    """Rows of each task to draw at random, the same for all its seeds."""
+    split: str = "validation"
+    """Which split of the data."""
+    subnetwork_mode: str = "select"
+    """``select``: the full model is observed, and its heads are told apart. There is no other yet."""
+    permutations: int = 9999
+    """Of each permutation test."""
+    batch_size: int = 16
+    """Inputs per forward pass."""
+    seed: int = 0
+    """Of the draws of rows, random subnetworks, permutations and resamples."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    output: Path | None = None
+    """Folder to write to; nothing is written if None."""
+    overwrite: bool = False
+    """Whether an earlier output may be replaced."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise InputError("Give at least one search's folder.")
+        check_kinds(self.maps)
+        check_seed(self.seed)
+        check_sizes(self.batch_size, 128)
+        for name in ("examples", "permutations"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)}: give at least 1.")
+        if self.subnetwork_mode != "select":
+            raise InputError(f"--subnetwork-mode {self.subnetwork_mode}: the only one is select.")
+        if self.model is not None and self.data is None:
+            raise InputError("--model needs --data DIR, the examples to look at it with.")
+        if self.output is not None:
+            check_output(self.output, self.overwrite, marker="summary.json")
+
+    def run(self, announce: Callable[[str], None] | None = None) -> Compared:
+        """Do it; with an output folder, everything is written there at once or not at all.
+
+        Args:
+            announce: called with a line about each checkpoint before it is run, and then there is a progress bar.
+
+        Raises:
+            HeadscopeError: a run, a model or the data is not what it should be.
+        """
+        groups, warnings = find_groups(self.runs, self.task)
+        with ExitStack() as stack:
+            folder = None
+            if self.output is not None:  # before hours of work that could not be written
+                folder = stack.enter_context(atomic_folder(self.output, self.overwrite))
+            summary: dict[str, Any] = {
+                "tasks": {group.name: self._task(group) for group in groups},
+                "shared_heads": shared_by_pairs(groups, self.seed),
+                "seed": self.seed,
+                "notes": {"cochran_q": COCHRAN},
+                "provenance": provenance(),
+            }
+            if self.data is not None:
+                warnings += self._patterns(groups, summary, announce)
+            summary["warnings"] = warnings
+            done = Compared(groups, summary)
+            if folder is not None:
+                write_results(folder, done)
+        return done
+
+    def _task(self, group: Group) -> dict[str, Any]:
+        return {
+            "task": group.task,
+            "method": group.method,
+            "seeds": group.seeds,
+            "runs": [
+                {
+                    "seed": run.seed,
+                    "source": str(run.source),
+                    "heads": run.subnetwork.n_heads,
+                    "mlps": run.subnetwork.n_mlps,
+                    "model": run.model,
+                }
+                for run in group.runs
+            ],
+            **{what: stability_of(group, what, self.seed) for what in ("heads", "mlps")},
+        }
+
+    def _patterns(
+        self, groups: list[Group], summary: dict[str, Any], announce: Callable[[str], None] | None
+    ) -> list[str]:
+        """Measure and compare; add to the summary what that gives, and return what to warn of."""
+        models = {group.name: [self._model_of(run) for run in group.runs] for group in groups}
+        rows = {
+            name: load_rows(task_named(name), self.data, self.split)
+            for name in dict.fromkeys(group.task for group in groups)
+        }
+        device = pick_device(self.device)
+        classifiers = {kind: load_classifier(kind) for kind in check_kinds(self.maps)}
+        cache: dict[tuple[Source, str], HeadPatterns] = {}
+        loader = _Loader(device)
+        comparisons = []
+        warnings: list[str] = []
+        for group in groups:
+            numbered = _numbered(rows[group.task])
+            drawn = select_rows(numbered, task_named(group.task), self.examples, self.seed)
+            measured = measure(
+                group,
+                models[group.name],
+                loader,
+                drawn,
+                classifiers,
+                cache,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                announce=announce,
+            )
+            warnings += [*self._caveats(group, rows[group.task], measured), *measured.warnings]
+            found = {
+                kind: compare(group, labels, self.permutations, self.seed)
+                for kind, labels in measured.labels.items()
+            }
+            comparisons += list(found.values())
+            summary["tasks"][group.name] |= {
+                "examples": int(next(iter(measured.labels.values())).shape[1]),
+                "models": [model.name for model in measured.models],
+                "patterns": found,
+            }
+        adjust(comparisons)
+        summary |= {"split": self.split, "subnetwork_mode": self.subnetwork_mode, "maps": list(classifiers)}
+        summary["provenance"] |= {
+            "models": loader.records,
+            "data": {
+                name: {"source": one.source, "revision": one.revision, "sha256": one.sha256}
+                for name, one in rows.items()
+            },
+            "classifiers": {
+                kind: {"source": "shipped", "version": c.version} for kind, c in classifiers.items()
+            },
+            "device": str(device),
+        }
+        return list(dict.fromkeys(warnings))
+
+    def _model_of(self, run: Run) -> Source:
+        if self.model is None and run.model is None:
+            raise InputError(
+                f"{run.source} does not say which model it is of; give --model, e.g. models/{{task}}/seed_{{seed}}."
+            )
+        name = (self.model or run.model or "").replace("{task}", run.task).replace("{seed}", str(run.seed))
+        # Found out before hours are spent on the models before it.
+        if not Path(name).is_dir() and not _HUB_ID.fullmatch(name):
+            given = "--model gives" if self.model else f"{run.source} is of"
+            raise InputError(f"{given} {name}, which is no folder here and no Hub id; give --model.")
+        return Source(
+            name, None if self.model else run.revision
+        )  # --model is another's, so its revision is too
+
+    def _caveats(self, group: Group, rows: Rows, measured: Measured) -> list[str]:
+        messages = []
+        if len(rows.rows) < self.examples:
+            messages.append(
+                f"{self.examples} examples were asked for, but {rows.source} has {len(rows.rows)}."
+            )
+        if rows.unread:
+            messages.append(f"{rows.source} was read; not read: {', '.join(rows.unread)}.")
+        if len(group.runs) > 1 and measured.n_models == 1:
+            messages.append(
+                f"{group.name}: one model, {measured.models[0].name}, was looked at for all {len(group.runs)} seeds, "
+                "so the intervals do not cover how models differ over seeds."
+            )
+        return messages
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a run of ``compare-survivors`` ends with."""
+
+    groups: list[Group]
+    """The runs, by task."""
+    summary: dict[str, Any]
+    """What ``summary.json`` holds."""
+
+    @property
+    def patterns(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """By task and kind of maps, what :func:`pruning.survivor_patterns.compare` found; empty without data."""
+        return {name: task["patterns"] for name, task in self.summary["tasks"].items() if "patterns" in task}
+
+
+def write_results(folder: Path, done: Compared) -> None:
+    """Write tables, figures and the summary of one run into an existing folder."""
+    from patterns.figures import save_figure
+
+    from .figures import pattern_bars, survival_maps
+
+    survivors_frame(done.groups).to_parquet(folder / "survivors.parquet", index=False)
+    frame = stability_frame(done.summary["tasks"], done.summary["shared_heads"])
+    frame.to_csv(folder / "stability.csv", index=False)
+    save_figure(survival_maps(done.groups), folder / "survival.png")
+    if done.patterns:
+        patterns_frame(done.patterns).to_csv(folder / "patterns.csv", index=False)
+        save_figure(pattern_bars(done.patterns), folder / "patterns.png")
+    write_json(folder / "summary.json", done.summary)
+
+
+def patterns_frame(patterns: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> pd.DataFrame:
+    """Return one row per task, kind, set of heads and pattern: what ``patterns.csv`` holds.
+
+    Columns: ``task, kind, heads, n_heads, pattern, share, low, high``; the 95% interval is known for
+    heterogeneous only.
+    """
+    import pandas as pd
+
+    rows = []
+    for task, kinds in patterns.items():
+        for kind, found in kinds.items():
+            for side in SIDES:
+                if (part := found[side]) is None:
+                    continue
+                for pattern, share in part["distribution"].items():
+                    low, high = (
+                        part["interpretable_ratio_ci95"] if pattern == "heterogeneous" else (None, None)
+                    )
+                    row = {"task": task, "kind": kind, "heads": side, "n_heads": part["heads"]}
+                    rows.append(row | {"pattern": pattern, "share": share, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+class _Loader:
+    """Loads checkpoints and keeps the last, as one model may be looked at for many runs."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last: tuple[Source, Checkpoint] | None = None
+        self.records: list[dict[str, Any]] = []
+        """One of each checkpoint, in the order of loading."""
+
+    def __call__(self, model: Source) -> Checkpoint:
+        if self._last is None or self._last[0] != model:
+            self._last = None  # not two models in memory
+            checkpoint = load_checkpoint(model.name, model.revision, self._device)
+            if (record := model_record(checkpoint)) not in self.records:
+                self.records.append(record)
+            self._last = model, checkpoint
+        return self._last[1]
+
+
+def _numbered(rows: Rows) -> list[dict[str, Any]]:
+    return [{**row, "idx": i} for row, i in zip(rows.rows, row_ids(rows.rows), strict=True)]
