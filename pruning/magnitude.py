@@ -47,7 +47,7 @@ class MagnitudeOrder:
     magnitudes the earlier goes first (in the order of :func:`prunable_weights`, then row by row). Magnitudes are
     compared in float32. What it holds does not change when the model does: for each weight the step that removes it.
 
-    Memory: 8 bytes a weight while it is made, then 1 or 2 (4 beyond 65,535 steps).
+    Memory: about 10 bytes a weight while it is made, then 1 or 2 (4 beyond 65,535 steps).
 
     Args:
         model: a model of a supported family with or without a task head.

@@ -473,6 +473,9 @@ class TestApplied:
             InputError, match=r"not for this GPT2Model: they lack 'h\.0\.attn\.c_attn\.weight'"
         ):
             masks.check(all_tiny["gpt2"].build())
+        fewer = dict(list(masks.masks.items())[:-1])
+        with pytest.raises(InputError, match=r"they lack 'encoder\.layer\.2\.output\.dense\.weight'"):
+            WeightMasks(fewer).check(all_tiny["bert"].build())
         wide = {name: np.ones((*mask.shape, 2), dtype=bool) for name, mask in masks.masks.items()}
         with pytest.raises(
             InputError, match=r"query\.weight' has shape \[24, 24, 2\], the model's weight \[24, 24\]"
