@@ -15,7 +15,7 @@ from models.glue import TASKS, task_named
 from models.subnetwork import Subnetwork
 
 _SUBNETWORK, _CONFIG = "subnetwork.safetensors", "config.json"
-_SETTINGS = ("threshold", "split")  # what seeds must have in common to be compared
+_SETTINGS = ("threshold", "split", "holdout")  # what seeds must have in common to be compared
 _PUBLISHED = ("head_mask.npy", "mlp_mask.npy")
 _SEED_FOLDER = re.compile(r"seed_(\d+)")
 _PUBLISHED_METHOD = re.compile(r"(heads_mlps|heads|mlps)(_\w+)?")
@@ -36,8 +36,10 @@ class Run:
     model: str | None = None
     """The checkpoint that was pruned, where the run says so."""
     revision: str | None = None
+    sha256: str | None = None
+    """Digest of that checkpoint's weights when it was pruned."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of a search: threshold, split and the like."""
+    """Of a search: what all seeds should have in common."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,9 @@ def find_groups(sources: Sequence[Path | str], task: str | None = None) -> tuple
     wanted = task_named(task).name if task else None
     places, warnings = [], []
     for source in map(Path, sources):
-        found, unfinished = _find(source)
+        found, lacking = _find(source)
         places += found
-        warnings += [f"{folder} has no {_SUBNETWORK} yet, so it was left out." for folder in unfinished]
+        warnings += [f"{message}; it was left out." for message in lacking]
     unique = {place.resolve(): place for place in places}
     runs = [run for place in unique.values() if (run := _read(place, wanted)) is not None]
     if not runs:
@@ -89,8 +91,8 @@ def find_groups(sources: Sequence[Path | str], task: str | None = None) -> tuple
     return groups, [*warnings, *(message for group in groups for message in _differences(group))]
 
 
-def _find(source: Path) -> tuple[list[Path], list[Path]]:
-    """Return the files and folders of runs at or below `source`, and the folders of unfinished searches."""
+def _find(source: Path) -> tuple[list[Path], list[str]]:
+    """Return the files and folders of runs at or below `source`, and what is wrong with searches that are none."""
     if source.is_file():
         beside = source.name == _SUBNETWORK and _is_search(source.parent)
         return [source.parent if beside else source], []
@@ -99,12 +101,15 @@ def _find(source: Path) -> tuple[list[Path], list[Path]]:
             f"{source} does not exist; give a search's folder, a folder of masks, or a subnetwork's .safetensors file."
         )
     found: list[Path] = []
-    unfinished: list[Path] = []
+    lacking: list[str] = []
     for name, folders, files in os.walk(source):
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         folder = Path(name)
         if _is_search(folder):
-            (found if _SUBNETWORK in files else unfinished).append(folder)
+            if _SUBNETWORK in files:
+                found.append(folder)
+            else:
+                lacking.append(_lack(folder))
             folders.clear()
         elif set(_PUBLISHED) & set(files):
             found.append(folder)
@@ -112,9 +117,9 @@ def _find(source: Path) -> tuple[list[Path], list[Path]]:
             paths = (folder / file for file in sorted(files) if file.endswith(".safetensors"))
             found += [path for path in paths if not path.name.startswith(".") and _is_subnetwork(path)]
     if found:
-        return found, unfinished
-    if unfinished:
-        raise InputError(f"{unfinished[0]} is an unfinished search: it has no {_SUBNETWORK} yet.")
+        return found, lacking
+    if lacking:
+        raise InputError(f"{lacking[0]}.")
     raise InputError(
         f"{source} holds no subnetwork: neither {_SUBNETWORK} nor {' and '.join(_PUBLISHED)}, there or below."
     )
@@ -127,6 +132,12 @@ def _is_search(folder: Path) -> bool:
         return False
     config = read_json(path, "a search's config")
     return isinstance(config, dict) and "command" in config
+
+
+def _lack(folder: Path) -> str:
+    if read_json(folder / _CONFIG, "a search's config")["command"] == "prune-weights":
+        return f"{folder} is a search of single weights, which keeps no whole heads; compare those of prune-heads"
+    return f"{folder} is an unfinished search: it has no {_SUBNETWORK} yet"
 
 
 def _is_subnetwork(path: Path) -> bool:
@@ -158,9 +169,11 @@ def _read(place: Path, wanted: str | None) -> Run | None:
     task = _task(place, told, wanted)
     if wanted and task != wanted:
         return None
-    model, revision = (str(told[key]) if told.get(key) else None for key in ("model", "revision"))
+    model, revision, sha256 = (
+        str(told[key]) if told.get(key) else None for key in ("model", "revision", "model_sha256")
+    )
     settings: dict[str, Any] = {key: config[key] for key in _SETTINGS if key in config}
-    return Run(place, subnetwork, task, _seed(place, told), method, model, revision, settings)
+    return Run(place, subnetwork, task, _seed(place, told), method, model, revision, sha256, settings)
 
 
 def _task(place: Path, told: Mapping[str, Any], wanted: str | None) -> str:

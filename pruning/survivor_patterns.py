@@ -47,7 +47,7 @@ class Measured:
     models: tuple[Source, ...]
     """The checkpoint of each run, by seed."""
     warnings: tuple[str, ...]
-    """What :func:`patterns.classify_heads` warned of, once each."""
+    """What :func:`patterns.classify_heads` warned of, once each; checkpoints changed since they were pruned."""
 
     @property
     def n_models(self) -> int:
@@ -85,6 +85,7 @@ def measure(
             example with the others.
     """
     found: list[HeadPatterns] = []
+    warnings: list[str] = []
     for run, model in zip(group.runs, models, strict=True):
         key = model, run.task
         if key not in cache:
@@ -92,6 +93,8 @@ def measure(
                 announce(f"{group.name}, seed {run.seed}: {model.name}")
             checkpoint = load(model)
             _check_size(run, checkpoint)
+            if model.name == run.model and run.sha256 not in (None, checkpoint.sha256):
+                warnings.append(f"{model.name} has other weights now than when {run.source} pruned it.")
             cache[key] = classify_heads(
                 checkpoint.model,
                 checkpoint.tokenizer,
@@ -114,7 +117,10 @@ def measure(
             for kind in classifiers
         },
         models=tuple(models),
-        warnings=tuple(dict.fromkeys(f"{group.name}: {message}" for p in found for message in p.warnings)),
+        warnings=(
+            *warnings,
+            *dict.fromkeys(f"{group.name}: {message}" for p in found for message in p.warnings),
+        ),
     )
 
 

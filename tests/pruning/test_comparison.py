@@ -379,7 +379,10 @@ def test_a_folder_given_twice_counts_once_and_an_unfinished_search_is_named(tmp_
     (search(tmp_path / "two", some(rng), seed=2) / "subnetwork.safetensors").unlink()
     groups, warnings = find_groups([tmp_path, tmp_path / "one"])
     assert groups[0].seeds == [1]
-    assert any("two has no subnetwork.safetensors yet" in warning for warning in warnings)
+    assert any(
+        "two is an unfinished search: it has no subnetwork.safetensors yet; it was left out." in warning
+        for warning in warnings
+    )
     assert any("one seed of qqp" in warning for warning in warnings)
     found = stability_of(groups[0], "heads")
     assert found["fleiss_kappa"] is None
@@ -409,6 +412,12 @@ BAD: dict[str, tuple[Any, str]] = {
     "an unfinished search": (
         lambda at: [(search(at / "a", some(RNG)) / "subnetwork.safetensors").unlink() or "a"],
         "a is an unfinished search",
+    ),
+    "a search of weights": (
+        lambda at: [
+            (search(at / "a", some(RNG), command="prune-weights") / "subnetwork.safetensors").unlink() or "a"
+        ],
+        "a is a search of single weights, which keeps no whole heads",
     ),
     "the same seed twice": (
         lambda at: [search(at / "a", some(RNG)).name, search(at / "b", some(RNG)).name],
@@ -602,8 +611,9 @@ def test_a_run_on_a_real_model_writes_tables_and_pictures(
         search(
             tmp_path / f"qqp/{seed}", Subnetwork(heads, rng.random(6) < 0.7), "qqp", seed, model=minilm_folder
         )
+        changed = {"model_sha256": "0" * 64} if seed == 1 else {}
         nothing = Subnetwork(np.zeros((6, 12), dtype=bool), np.zeros(6, dtype=bool))
-        search(tmp_path / f"cola/{seed}", nothing, "cola", seed, model=minilm_folder)
+        search(tmp_path / f"cola/{seed}", nothing, "cola", seed, model=minilm_folder, **changed)
     words = [tmp_path, "--data", EXAMPLES, "--examples", 2, "--device", "cpu", "--permutations", 99]
     code, out, err = command(*words, "--output", tmp_path / "out")
     assert code == 0, err
@@ -625,6 +635,7 @@ def test_a_run_on_a_real_model_writes_tables_and_pictures(
     assert "not testable" in out
     assert "one model, " in err
     assert "for all 3 seeds" in err
+    assert err.count("has other weights now than when") == 1
     assert "qqp, seed 1: " in err
     assert "seed 2: " not in err  # the same checkpoint is run once for each task
     assert len(summary["provenance"]["models"]) == 1
