@@ -42,7 +42,7 @@ class Checkpoint:
 
 
 def load_checkpoint(name: str, revision: str | None = None, device: str | torch.device = "cpu") -> Checkpoint:
-    """Load a base model and its tokenizer.
+    """Load a base model, compacted (:func:`models.save`) or not, and its tokenizer.
 
     The precision is float32: bfloat16 moves attention probabilities by up to 0.09.
 

@@ -66,8 +66,9 @@ def test_public_names_are_these(tmp_path: Path) -> None:
     import pruning
 
     assert sorted(models.__all__) == [
-        "Anatomy", "Checkpoint", "HeadscopeError", "InputError", "Subnetwork", "TapError",
-        "UnsupportedModelError", "anatomy_of", "gated", "load_checkpoint", "observe",
+        "Anatomy", "Checkpoint", "HeadscopeError", "InputError", "SizeShare", "Subnetwork", "TapError",
+        "UnsupportedModelError", "anatomy_of", "compact", "gated", "kept_of", "load", "load_checkpoint",
+        "observe", "save", "size_share",
     ]  # fmt: skip
     assert sorted(patterns.__all__) == [
         "HeadPatterns", "INTERPRETABLE", "Pattern", "PatternClassifier", "attention_maps", "classify_heads",

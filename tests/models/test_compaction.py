@@ -311,7 +311,6 @@ class TestWatchingAndGating:
 
     def test_gradients_of_gates_are_zero_where_nothing_is_left(self, tiny: Any, ragged_batch: Any) -> None:
         model = tiny.build().double()
-        layers, heads = shape_of(model)
         subnetwork = some_subnetworks(model)["a first layer without heads"]
         small = compact(model, subnetwork, unshare=True)
         gradients = []
@@ -359,7 +358,7 @@ class TestSharedLayers:
     def test_they_cannot_differ(self, all_tiny: Any, ragged_batch: Any) -> None:
         model = all_tiny["albert"].build()
         subnetworks = some_subnetworks(model)
-        with pytest.raises(InputError, match="ALBERT model share their modules.* unshare=True"):
+        with pytest.raises(InputError, match=r"ALBERT model share their modules.* unshare=True"):
             compact(model, subnetworks["no MLPs"])
         small = compact(model, subnetworks["everything"])
         assert len(set(anatomy_of(small).attentions)) == 2

@@ -87,7 +87,7 @@ class TestRoundTrip:
         model = smaller(with_head(tiny))
         model.save_pretrained(tmp_path)
         check_same(load(tmp_path), model)
-        with pytest.raises(RuntimeError, match="size mismatch|mismatched"):
+        with pytest.raises(RuntimeError, match=r"size mismatch|mismatched"):
             type(model).from_pretrained(tmp_path)
 
     def test_tied_weights_are_saved_once_and_stay_tied(self, all_tiny: Any, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     "no number": (lambda f: reconfigure(f, hidden_size="many"), "is not the configuration of a model"),
     "odd heads": (
         lambda f: reconfigure(f, num_attention_heads=5),
-        "m.* describes no compacted model|can be built",
+        "holds no model that can be built: The hidden size .24. is not a multiple",
     ),
     "no class": (lambda f: reconfigure(f, architectures=None), "names nothing, not a bert model's class"),
     "odd class": (lambda f: reconfigure(f, architectures=["pipeline"]), "names pipeline, not a bert model"),
@@ -233,7 +233,7 @@ def test_weights_of_a_whole_model_do_not_pass_for_a_compacted_ones(folder: Path,
     (folder / COMPACTED).unlink()
     tiny_bert.save_pretrained(folder.parent / "whole")
     shutil.copy(folder.parent / "whole" / WHOLE, folder / WHOLE)
-    with pytest.raises(InputError, match="weights that are none of the model's|has the shape"):
+    with pytest.raises(InputError, match=r"weights that are none of the model's|has the shape"):
         load(folder)
 
 
