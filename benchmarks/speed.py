@@ -56,7 +56,7 @@ def classification(model: Any, batch: dict[str, torch.Tensor]) -> Callable[[], N
     anatomy = anatomy_of(model)
     shape = (BATCH, anatomy.n_layers, anatomy.n_heads, len(PATTERNS))
     kept = {kind: np.empty(shape, dtype=np.float32) for kind in KINDS}
-    seen = Classification(ValueNorms(anatomy), {kind: load_classifier(kind) for kind in KINDS}, kept)
+    seen = Classification(anatomy, {kind: load_classifier(kind) for kind in KINDS}, kept)
 
     def run() -> None:
         seen.start(list(range(BATCH)), batch["attention_mask"].sum(dim=1))

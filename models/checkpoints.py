@@ -45,7 +45,7 @@ def load_checkpoint(
     *,
     task: Task | None = None,
 ) -> Checkpoint:
-    """Load a model and its tokenizer: the base model, or with `task` the model with its classification head.
+    """Load a model, compacted or not, and its tokenizer: the base model, or with `task` the one with its head.
 
     The precision is float32: bfloat16 moves attention probabilities by up to 0.09.
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -100,6 +101,10 @@ def _gates(name: str, values: Any, shape: tuple[int, ...], model: PreTrainedMode
     """Return gates as a floating point tensor on the model's device, gradients kept."""
     if values is None:
         return None
+    if (
+        isinstance(values, np.ndarray) and not values.flags.writeable
+    ):  # a subnetwork's; torch warns of sharing it
+        values = values.copy()
     try:
         gates = torch.as_tensor(values, device=model.device)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -39,9 +39,16 @@ def classify_heads(
         str | None,
         typer.Option(
             "--subnetwork",
-            help="File or folder of masks: count only the heads that it keeps; the full model is observed.",
+            help="File or folder of masks: count only the heads that it keeps.",
         ),
     ] = None,
+    subnetwork_mode: Annotated[
+        str,
+        typer.Option(
+            "--subnetwork-mode",
+            help="The rest of the model meanwhile: select leaves it in place, gate closes it, compact removes it.",
+        ),
+    ] = "select",
     raw_classifier: ClassifierOption = None,
     norm_classifier: ClassifierOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Inputs per forward pass.")] = 16,
@@ -76,6 +83,7 @@ def classify_heads(
         examples=examples,
         maps=tuple(kind.strip() for kind in maps.split(",")),
         subnetwork=subnetwork,
+        subnetwork_mode=subnetwork_mode,
         classifiers={kind: source for kind, source in given.items() if source},
         batch_size=batch_size,
         max_length=max_length,

@@ -13,6 +13,7 @@ from models.anatomy import Anatomy, anatomy_of
 from models.errors import InputError
 from models.glue import Row, Task, row_ids, task_named
 from models.inputs import Encoded, TextPair, as_texts, batches, check_segments, encode
+from models.subnetwork import Subnetwork
 from models.tap import observe
 
 from .classifier import PatternClassifier, load_classifier
@@ -29,7 +30,8 @@ MIN_TOKENS = 4
 """Fewer tokens cannot show a pattern: two of them are special tokens."""
 
 MapSink = Callable[[int, int, Encoded, str, npt.NDArray[np.float32]], None]
-"""Called as ``sink(example, layer, encoded, kind, maps [H, n, n])`` for every input and layer."""
+"""Called as ``sink(example, layer, encoded, kind, maps [H, n, n])`` for every input and layer; see
+:data:`models.tap.Observer` for a compacted model."""
 
 
 def classify_heads(
@@ -49,7 +51,8 @@ def classify_heads(
     """Classify the attention map of every head on every row.
 
     Args:
-        model: of a supported family, in evaluation mode, with or without a task head.
+        model: of a supported family, in evaluation mode, with or without a task head. Of a compacted model, the
+            heads that are left are classified and counted, under the numbers that they had.
         tokenizer: the model's.
         rows: GLUE dicts (then `task` is needed) or ``(text, text | None)``.
         task: whose columns the rows have.
@@ -62,7 +65,8 @@ def classify_heads(
         sink: receives every map before it is forgotten; see :data:`MapSink`.
 
     Raises:
-        InputError: no usable row, an unknown kind, a classifier of the wrong kind, or a model in training mode.
+        InputError: no usable row, an unknown kind, a classifier of the wrong kind, or a model in training mode or
+            without any head left.
         UnsupportedModelError: the model's family is not supported.
     """
     from tqdm import tqdm
@@ -72,6 +76,9 @@ def classify_heads(
     check_seed(seed)
     rows = list(rows)
     anatomy = anatomy_of(model)
+    there = Subnetwork.full(model).heads
+    if not there.any():
+        raise InputError("The model has no attention head left, so there is no pattern to see.")
     chosen = _classifiers(kinds, classifiers, model)
     task = task_named(task) if isinstance(task, str) else task
     limit = min(max_length, anatomy.max_tokens)
@@ -84,9 +91,9 @@ def classify_heads(
     ids = np.array(row_ids(rows), dtype=np.int64)[usable]
     check_segments(model, inputs)
 
-    shape = (len(inputs), anatomy.n_layers, anatomy.n_heads)
-    probabilities = {kind: np.empty((*shape, len(PATTERNS)), dtype=np.float32) for kind in kinds}
-    seen = Classification(ValueNorms(anatomy), chosen, probabilities)
+    shape = (len(inputs), *there.shape, len(PATTERNS))
+    probabilities = {kind: np.zeros(shape, dtype=np.float32) for kind in kinds}
+    seen = Classification(anatomy, chosen, probabilities)
     with (
         torch.inference_mode(),
         observe(model, seen),
@@ -105,7 +112,7 @@ def classify_heads(
         probabilities=probabilities,
         examples=ids,
         n_tokens=np.array([len(encoded) for encoded in inputs]),
-        heads=np.ones(shape[1:], dtype=bool),
+        heads=there,
         seed=seed,
         warnings=(
             *_input_warnings(everything, limit, chosen),
@@ -137,11 +144,12 @@ class Classification:
 
     def __init__(
         self,
-        value_norms: ValueNorms,
+        anatomy: Anatomy,
         classifiers: Mapping[str, PatternClassifier],
         probabilities: Mapping[str, npt.NDArray[np.float32]],
     ) -> None:
-        self._value_norms = value_norms
+        self._kept = anatomy.kept
+        self._value_norms = ValueNorms(anatomy)
         self._classifiers = classifiers
         self._probabilities = probabilities
         self.sink: Callable[[int, str, torch.Tensor], None] | None = None
@@ -168,7 +176,8 @@ class Classification:
             images = raw if kind == "raw" or norm is None else norm
             found = classifier.classify_images(images)
             self.empty[kind] += int((images.amax(dim=(-2, -1)) == 0).sum())
-            self._probabilities[kind][self._positions, layer] = found.cpu().numpy()
+            places = np.ix_(self._positions, [layer], self._kept[layer])
+            self._probabilities[kind][places] = found.cpu().numpy()[:, None]
             if self.sink:
                 maps = probabilities if kind == "raw" or norms is None else probabilities * norms[:, :, None]
                 self.sink(layer, kind, maps)
@@ -215,8 +224,8 @@ def _check_finite(probabilities: Mapping[str, npt.NDArray[np.float32]], ids: npt
 
 def _empty_warnings(empty: Mapping[str, int]) -> list[str]:
     return [
-        f"{number} {kind} maps are zero in every cell, as those of removed heads are; they have no pattern, and "
-        "their labels mean nothing."
+        f"{number} {kind} maps are zero in every cell, as those of a head whose weights are all zero; they have "
+        "no pattern, and their labels mean nothing."
         for kind, number in empty.items()
         if number
     ]

@@ -110,7 +110,9 @@ def attention_maps(
     Returns:
         ``(layer, kind, maps, lengths)`` in the order of the layers, raw before norm: maps
         ``[B, H, n, n]`` float32, row = query, column = key; real tokens first, cells beyond an
-        input's length are 0. They share one block of memory: clone what outlives the rest.
+        input's length are 0. They share one block of memory: clone what outlives the rest. Of a compacted
+        model, H is the number of heads that the layer has left (``anatomy_of(model).kept[layer]`` are their
+        numbers), and there is nothing of a layer without heads.
 
     Raises:
         InputError: an unknown kind or layer, left padding, or a model in training mode.

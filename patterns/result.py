@@ -36,7 +36,7 @@ class HeadPatterns:
     n_tokens: npt.NDArray[np.int64]
     """``[E]``: real tokens, special tokens included."""
     heads: npt.NDArray[np.bool_]
-    """``[L, H]``: the heads that are counted; see :meth:`select`."""
+    """``[L, H]``: the heads that are counted, of a compacted model those left; see :meth:`select`."""
     seed: int = 0
     """Of the bootstrap."""
     warnings: tuple[str, ...] = ()
@@ -146,7 +146,7 @@ class HeadPatterns:
         """Return the same result counting only the heads that `subnetwork` keeps.
 
         Raises:
-            InputError: it is a subnetwork of a model of another size, or keeps no head.
+            InputError: it is a subnetwork of a model of another size, or keeps no head that is counted now.
         """
         if not isinstance(subnetwork, Subnetwork):
             raise InputError(f"select() takes a Subnetwork, not a {type(subnetwork).__name__}.")

@@ -74,8 +74,9 @@ def test_public_names_are_these(tmp_path: Path) -> None:
     import pruning
 
     assert sorted(models.__all__) == [
-        "Anatomy", "Checkpoint", "FineTuning", "HeadscopeError", "InputError", "Subnetwork", "TapError",
-        "UnsupportedModelError", "anatomy_of", "finetune", "gated", "load_checkpoint", "observe",
+        "Anatomy", "Checkpoint", "FineTuning", "HeadscopeError", "InputError", "SizeShare", "Subnetwork", "TapError",
+        "UnsupportedModelError", "anatomy_of", "compact", "finetune", "gated", "kept_of", "load", "load_checkpoint",
+        "observe", "save", "size_share",
     ]  # fmt: skip
     assert sorted(patterns.__all__) == [
         "HeadPatterns", "INTERPRETABLE", "Pattern", "PatternClassifier", "attention_maps", "classify_heads",
@@ -83,8 +84,8 @@ def test_public_names_are_these(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert sorted(annotations.__all__) == ["AnnotatedMaps"]
     assert sorted(pruning.__all__) == [
-        "Bad", "Subnetwork", "bad_subnetwork", "never_survivors", "random_subnetworks", "stability",
-        "super_bad_subnetwork", "super_survivors",
+        "Bad", "Importance", "StructuredSearch", "Subnetwork", "bad_subnetwork", "head_importance",
+        "never_survivors", "random_subnetworks", "stability", "super_bad_subnetwork", "super_survivors",
     ]  # fmt: skip
     for room in (models, patterns, annotations, pruning):
         for name in room.__all__:

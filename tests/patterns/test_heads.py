@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import InputError, Subnetwork, UnsupportedModelError
+from models import InputError, Subnetwork, UnsupportedModelError, compact, gated
 from patterns import PatternClassifier, attention_maps, classify_heads, load_classifier
 from patterns.taxonomy import PATTERNS
 
@@ -198,13 +198,70 @@ def test_attention_that_is_not_finite_is_refused(tiny_bert: Any, minilm: Any) ->
         classify_heads(tiny_bert, minilm.tokenizer, ROWS, task="qqp", max_length=30)
 
 
-def test_empty_maps_of_a_removed_head_are_said(minilm: Any) -> None:
+def test_empty_maps_of_a_head_without_weights_are_said(minilm: Any) -> None:
     model = copy.deepcopy(minilm.model)
     with torch.no_grad():
         model.encoder.layer[2].attention.output.dense.weight[:, :32] = 0
     said = " ".join(classify_heads(model, minilm.tokenizer, ROWS, task="qqp").warnings)
     assert "5 norm maps are zero in every cell" in said
     assert "raw maps are zero" not in said
+
+
+def half(layers: int, heads: int) -> Subnetwork:
+    """No head in layer 1, about half of the others, and no MLP in layer 0."""
+    kept = np.random.default_rng(4).random((layers, heads)) < 0.5
+    kept[1] = False
+    return Subnetwork(kept, np.arange(layers) > 0)
+
+
+def same_where_counted(one: Any, other: Any) -> None:
+    """Of what is counted, and nothing else is: what stands elsewhere means nothing."""
+    assert np.array_equal(one.heads, other.heads)
+    for kind in one.kinds:
+        a, b = (found.probabilities[kind][:, found.heads] for found in (one, other))
+        np.testing.assert_allclose(a, b, atol=1e-3)
+        top = np.sort(a, axis=-1)
+        tied = top[..., -1] - top[..., -2] < 2e-3
+        assert (one.labels[kind][:, one.heads] == other.labels[kind][:, one.heads])[~tied].all()
+        assert tied.mean() < 0.1
+
+
+def test_the_heads_left_in_a_compacted_model_are_those_of_the_gated_one(minilm: Any, found: Any) -> None:
+    kept = half(6, 12)
+    small = classify_heads(compact(minilm.model, kept), minilm.tokenizer, ROWS, task="qqp", batch_size=3)
+    with gated(minilm.model, heads=kept.heads, mlps=kept.mlps):
+        closed = classify_heads(minilm.model, minilm.tokenizer, ROWS, task="qqp", batch_size=3)
+    same_where_counted(small, closed.select(kept))
+    assert small.warnings == closed.warnings  # no empty maps
+    for frame in (small.to_frame(), small.maps_frame()):
+        assert set(zip(frame["layer"], frame["head"], strict=True)) == set(
+            zip(*np.nonzero(kept.heads), strict=True)
+        )
+    assert small.interpretable_ratio("norm") == pytest.approx(
+        closed.select(kept).interpretable_ratio("norm"), abs=0.03
+    )
+    assert not np.allclose(
+        small.probabilities["raw"][:, kept.heads], found.probabilities["raw"][:, kept.heads], atol=0.1
+    )
+
+
+@pytest.mark.parametrize("name", ["bert", "albert", "modernbert", "gpt2", "llama"])
+def test_compacted_and_gated_agree_in_other_families(all_tiny: Any, minilm: Any, name: str) -> None:
+    model = all_tiny[name].build()
+    model.resize_token_embeddings(30522)
+    layers, heads = Subnetwork.full(model).heads.shape
+    kept = half(layers, heads)
+    options: Any = {"task": "qqp", "kinds": ["norm"], "max_length": 30}
+    small = classify_heads(compact(model, kept, unshare=True), minilm.tokenizer, ROWS, **options)
+    with gated(model, heads=kept.heads, mlps=kept.mlps):
+        closed = classify_heads(model, minilm.tokenizer, ROWS, **options)
+    same_where_counted(small, closed.select(kept))
+
+
+def test_a_model_without_heads_is_refused(minilm: Any) -> None:
+    nothing = Subnetwork(np.zeros((6, 12), dtype=bool), np.ones(6, dtype=bool))
+    with pytest.raises(InputError, match="no attention head left"):
+        classify_heads(compact(minilm.model, nothing), minilm.tokenizer, ROWS, task="qqp")
 
 
 def test_segment_ids_without_embedding_are_refused(all_tiny: Any, minilm: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models import InputError, Subnetwork
+from models import InputError, Subnetwork, compact, save
 from patterns import cli, stage
 from patterns.stage import ClassifyHeads
 from patterns.taxonomy import PATTERNS
@@ -208,6 +208,81 @@ def test_a_subnetwork_is_counted_in_the_full_model(options: Any, done: Any, tmp_
     pd.testing.assert_frame_equal(mine, full.loc[mine.index])
 
 
+@pytest.fixture(scope="module")
+def subnetwork(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """No head in layer 2, no MLP in layer 1."""
+    heads = np.random.default_rng(0).random((6, 12)) < 0.4
+    heads[2] = False
+    path = tmp_path_factory.mktemp("kept") / "s.safetensors"
+    Subnetwork(heads, np.arange(6) != 1).save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def by_mode(options: dict[str, Any], subnetwork: str) -> dict[str, Any]:
+    return {
+        mode: ClassifyHeads(**options, subnetwork=subnetwork, subnetwork_mode=mode).run()
+        for mode in stage.SUBNETWORK_MODES
+    }
+
+
+def test_closing_and_removing_the_rest_give_the_same_patterns(by_mode: Any, subnetwork: str) -> None:
+    frames = {mode: done.patterns.maps_frame() for mode, done in by_mode.items()}
+    gate, compacted = frames["gate"], frames["compact"]
+    number = Subnetwork.load(subnetwork).n_heads
+    columns = [f"prob_{p}" for p in PATTERNS]
+    np.testing.assert_allclose(gate[columns], compacted[columns], atol=1e-3)
+    assert (gate.label != compacted.label).mean() < 0.01
+    assert np.abs(frames["select"][columns] - gate[columns]).to_numpy().max() > 0.1
+    for mode, done in by_mode.items():
+        assert done.summary["subnetwork_mode"] == mode
+        assert done.summary["subnetwork"] == subnetwork
+        assert done.summary["heads"] == {"counted": number, "all": 72}
+        assert done.summary["provenance"]["model"]["parameters"] == 22_713_216  # of the model that was given
+        assert not any("zero" in warning for warning in done.patterns.warnings)
+
+
+def test_a_compacted_folder_is_a_model(
+    options: Any, by_mode: Any, subnetwork: str, minilm: Any, command: Any, tmp_path: Path
+) -> None:
+    from annotations import AnnotatedMaps
+
+    kept = Subnetwork.load(subnetwork)
+    save(compact(minilm.model, kept), tmp_path / "small", tokenizer=minilm.tokenizer)
+    found = ClassifyHeads(
+        **(options | {"model": str(tmp_path / "small")}), output=tmp_path / "o", save_maps=True
+    ).run()
+    pd.testing.assert_frame_equal(found.patterns.maps_frame(), by_mode["compact"].patterns.maps_frame())
+    assert found.summary["heads"] == {"counted": kept.n_heads, "all": 72}
+    assert found.summary["subnetwork_mode"] is None
+    assert found.summary["provenance"]["model"]["parameters"] < 22_713_216
+    saved = AnnotatedMaps.load(tmp_path / "o" / "maps").info
+    assert set(zip(saved["layer"], saved["head"], strict=True)) == set(
+        zip(*np.nonzero(kept.heads), strict=True)
+    )
+
+    full = tmp_path / "full.safetensors"
+    Subnetwork.full(minilm.model).save(full)
+    code, out, err = command(
+        *(
+            "--model",
+            tmp_path / "small",
+            "--task",
+            "qqp",
+            "--data",
+            EXAMPLES,
+            "--examples",
+            1,
+            "--maps",
+            "raw",
+        ),
+        *("--subnetwork", full, "--subnetwork-mode", "compact", "--json"),
+    )
+    assert code == 0, err
+    assert json.loads(out)["heads"] == {"counted": kept.n_heads, "all": 72}
+    assert f"{72 - kept.n_heads} heads and 1 MLPs of the subnetwork were removed" in err
+
+
 def test_causal_models_say_so_in_output_and_summary(
     command: Any, all_tiny: Any, minilm_folder: str, tmp_path: Path
 ) -> None:
@@ -267,6 +342,8 @@ class TestBadInput:
             (["--model", "no/such/folder/at/all"], "neither a folder"),
             (["--raw-classifier", str(EXAMPLES)], "not a pattern classifier"),
             (["--subnetwork", "missing.safetensors"], "does not exist"),
+            (["--subnetwork-mode", "gate"], "--subnetwork-mode gate needs --subnetwork FILE"),
+            (["--subnetwork-mode", "prune"], "give one of select, gate, compact"),
         ],
     )
     def test_options(
@@ -290,6 +367,17 @@ class TestBadInput:
         (tmp_path / "new" / "thesis.tex").write_text("years of work")
         self.refused(command, tmp_path, "is no earlier output of this command", *good, "--overwrite")
         assert (tmp_path / "new" / "thesis.tex").read_text() == "years of work"
+
+    @pytest.mark.parametrize(
+        ("shape", "match"),
+        [((12, 12), "has 12 x 12 heads, but the model has 6 x 12"), ((6, 12), "keeps no head")],
+    )
+    def test_a_subnetwork_that_is_not_of_the_model(
+        self, command: Any, tmp_path: Path, good: list[Any], shape: tuple[int, int], match: str
+    ) -> None:
+        file = tmp_path / "s.safetensors"
+        Subnetwork(np.full(shape, shape[0] == 12), np.ones(shape[0], dtype=bool)).save(file)
+        self.refused(command, tmp_path, match, *good, "--subnetwork", file)
 
     def test_seeds_out_of_range(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
         self.refused(command, tmp_path, "seed=-1", *good, "--seed", "-1")
