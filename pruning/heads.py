@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from models.compaction import compact, size_share
+from models.compaction import compact, kept_of, size_share
 from models.errors import InputError
 from models.evaluation import predict
 from models.files import write_json
@@ -67,14 +67,17 @@ class PruneHeads:
         model, metric = loaded.model, loaded.metric
         known = Recall(folder, model)
 
+        full = kept_of(model) or Subnetwork.full(model)
+        released = self.search.protocol == "as-released"
+        gates = released or not self.compaction
+
         def measure(subnetwork: Subnetwork) -> Measurement:
             if (recalled := known.next(subnetwork)) is not None:
                 return recalled
-            released = self.search.protocol == "as-released"
-            gates = released or not self.compaction
+            smaller = model if gates or subnetwork == full else compact(model, subnetwork)
             found = loaded.in_one_pass(
                 lambda batches: head_importance(
-                    model if gates else compact(model, subnetwork),
+                    smaller,
                     batches,
                     subnetwork=subnetwork if gates else None,
                     protocol=self.search.protocol,
@@ -84,7 +87,6 @@ class PruneHeads:
             )
             return Measurement(loaded.score(found.logits), found)
 
-        full = Subnetwork.full(model)
         kept, at, started = full, Measurement(float("nan"), _nothing(full)), time.monotonic()
         steps: list[Step] = []
         for step in self.search.run(full, measure):
@@ -131,8 +133,8 @@ class PruneHeads:
             "metric": loaded.metric,
             "full_score": full.measured.score,
             "score": at.score,
-            "heads": {"kept": kept.n_heads, "all": kept.heads.size},
-            "mlps": {"kept": kept.n_mlps, "all": kept.mlps.size},
+            "heads": {"kept": kept.n_heads, "all": full.subnetwork.n_heads},
+            "mlps": {"kept": kept.n_mlps, "all": full.subnetwork.n_mlps},
             "encoder_share": {"parameters": share.parameters, "flops": share.flops},
             "iterations": len(steps) - 1,
             "reported_on": loaded.report(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models import Subnetwork, gated, load_checkpoint
+from models import Subnetwork, compact, gated, load_checkpoint, save
 from models.evaluation import examples_of, predict
 from models.glue import load_rows, task_named
 from pruning.cli import prune_heads, prune_weights
@@ -275,6 +275,27 @@ def test_batch_size_changes_no_mask(tuned: Path, searched: Any, tmp_path: Path) 
     assert Subnetwork.load(tmp_path / "b" / "subnetwork.safetensors") == Subnetwork.load(
         searched["prune-heads"] / "subnetwork.safetensors"
     )
+
+
+def test_a_compacted_model_is_pruned_further(tuned: Path, tmp_path: Path, run_command: Any) -> None:
+    whole = load_checkpoint(str(tuned / "model"), task=task_named("qqp"))
+    heads = np.ones((3, 4), bool)
+    heads[1, :2] = False
+    left = Subnetwork(heads, np.array([True, True, False]))
+    save(compact(whole.model, left), tmp_path / "smaller", tokenizer=whole.tokenizer)
+    rows = rows_with(tuned, tmp_path / "d", lambda row: row)  # by now some labels are no longer what it says
+    code, out, _ = run_command(
+        prune_heads,
+        *("--model", tmp_path / "smaller", "--task", "qqp", "--data", rows, "--output", tmp_path / "o"),
+        *("--device", "cpu", "--json", "--threshold", 0.5),
+    )
+    kept = Subnetwork.load(tmp_path / "o" / "subnetwork.safetensors")
+    summary = json.loads(out)
+    assert code == 0
+    assert (kept & left) == kept
+    assert kept != left
+    assert (summary["heads"]["all"], summary["mlps"]["all"]) == (10, 2)
+    assert summary["score"] == pytest.approx(score_of(tuned, kept))
 
 
 def rows_with(tuned: Path, folder: Path, change: Any, task: str = "qqp") -> Path:
