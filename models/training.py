@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch.utils.data import Sampler
 
 from .errors import InputError
 from .evaluation import Examples, losses
@@ -106,7 +108,6 @@ def train(
                 weight_decay=settings.weight_decay,
                 max_grad_norm=settings.max_grad_norm,
                 per_device_train_batch_size=settings.batch_size,
-                train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
                 bf16=settings.precision == "bf16",
                 use_cpu=device.type == "cpu",
                 dataloader_pin_memory=device.type == "cuda",
@@ -121,7 +122,8 @@ def train(
         # Several GPUs would run the model in threads and multiply the batch.
         arguments._n_gpu = min(arguments.n_gpu, 1)
         trainer: Trainer
-        trainer = Trainer(
+        kind: Any = _grouping_trainer() if settings.group_by_length else Trainer
+        trainer = kind(
             model=model,
             args=arguments,
             train_dataset=_features(examples),
@@ -140,6 +142,49 @@ def train(
         logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     model.eval()
     return [{name: entry[name] for name in ("epoch", "loss", "learning_rate")} for entry in logs]
+
+
+class LengthGroups(Sampler[int]):
+    """Row numbers, so that each ``batch_size`` of them in turn are inputs of like length, in random order.
+
+    Rows are shuffled, sorted by length within pools of up to 50 batches, and the batches shuffled. The library's
+    own sampler leaves the batches of a pool in order of length, from which a model learns less. The order of an
+    epoch depends on the seed and the epoch only, not on what was drawn before.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next; the Trainer does."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order, size = generator.permutation(len(self.lengths)), self.batch_size
+        pool = size * max(1, min(50, len(order) // (4 * size)))  # at least four, or batches would not change
+        batches = []
+        for start in range(0, len(order), pool):
+            rows = sorted(order[start : start + pool].tolist(), key=lambda row: -self.lengths[row])
+            batches += [rows[i : i + size] for i in range(0, len(rows), size)]
+        last = [batches.pop()] if len(batches[-1]) < size else []  # elsewhere it would shift all that follow
+        generator.shuffle(batches)
+        return (row for batch in batches + last for row in batch)
+
+
+def _grouping_trainer() -> type[Trainer]:
+    from transformers import Trainer
+
+    class GroupingTrainer(Trainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+            rows: Any = self.train_dataset if train_dataset is None else train_dataset
+            lengths = [len(row["input_ids"]) for row in rows]
+            return LengthGroups(lengths, self.args.train_batch_size, self.args.seed)
+
+    return GroupingTrainer
 
 
 def _features(examples: Examples) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from models import FineTuning, InputError, Subnetwork, finetune, load_checkpoint
@@ -20,11 +22,11 @@ from models.compaction import kept_of
 from models.evaluation import examples_of, predict
 from models.finetuning import parse_seeds, score_table, summarise
 from models.glue import Rows, task_named
-from models.training import collator
+from models.training import LengthGroups, collator
 
 SST2, MNLI, STSB, QQP = (task_named(name) for name in ("sst2", "mnli", "stsb", "qqp"))
 FILLERS = ("the", "film", "was", "rather", "long", "but", "really", "so", "and", "it", "is", "plot")
-QUICK = FineTuning(epochs=4, learning_rate=3e-3, batch_size=16, seed=1)
+QUICK = FineTuning(epochs=6, learning_rate=3e-3, batch_size=16, seed=1)
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +93,8 @@ class TestLearning:
         examples = examples_of(checkpoint, SST2, dev)
         assert examples.scores(predict(checkpoint.model, examples)) == result["scores"]
         history = result["training"]["history"]
-        assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
-        assert history[-1]["loss"] < history[0]["loss"] / 5
+        assert [entry["epoch"] for entry in history] == [1, 2, 3, 4, 5, 6]
+        assert history[-1]["loss"] < history[0]["loss"] / 2
         assert history[-1]["learning_rate"] < history[0]["learning_rate"]
 
     def test_the_record_says_where_it_comes_from(self, save_tiny: Any, tmp_path: Path) -> None:
@@ -160,8 +162,8 @@ class TestLearning:
         self, save_tiny: Any, tmp_path: Path, family: str
     ) -> None:
         base = save_tiny(family)
-        settings = replace(QUICK, epochs=1, learning_rate=1e-12)
-        finetune(str(base), SST2, sentences(16), sentences(8), settings, tmp_path / "out")
+        how = replace(QUICK, epochs=1, learning_rate=1e-12)
+        finetune(str(base), SST2, sentences(16), sentences(8), how, tmp_path / "out")
         before, after = (
             load_checkpoint(str(folder)).model.state_dict() for folder in (base, tmp_path / "out")
         )
@@ -251,8 +253,8 @@ class TestSeeds:
         )
         base, rows = str(save_tiny()), sentences(50)
         for seed in (1, 2):
-            settings = replace(QUICK, seed=seed, max_examples=10)
-            finetune(base, SST2, rows, rows[:4], settings, tmp_path / str(seed))
+            how = replace(QUICK, seed=seed, max_examples=10)
+            finetune(base, SST2, rows, rows[:4], how, tmp_path / str(seed))
         assert seen[0] == seen[1]
         assert len(seen[0]) == 10
 
@@ -292,10 +294,54 @@ class TestBatches:
             return collate(features)
 
         monkeypatch.setattr(models.training, "collator", lambda pad: spy)
-        settings = replace(QUICK, epochs=1, batch_size=8, group_by_length=grouped)
-        finetune(str(save_tiny()), SST2, sentences(160), sentences(8), settings, tmp_path / "out")
+        how = replace(QUICK, epochs=1, batch_size=8, group_by_length=grouped)
+        finetune(str(save_tiny()), SST2, sentences(160), sentences(8), how, tmp_path / "out")
         assert len(widths) == 20
         assert (np.mean(widths) < 3) == grouped
+
+    @settings(deadline=None, max_examples=60)
+    @given(
+        lengths=st.lists(st.integers(1, 40), min_size=1, max_size=120),
+        size=st.integers(1, 9),
+        seed=st.integers(0, 9),
+    )
+    def test_every_row_comes_once_an_epoch_and_the_seed_decides_the_order(
+        self, lengths: list[int], size: int, seed: int
+    ) -> None:
+        sampler = LengthGroups(lengths, size, seed)
+        order = list(sampler)
+        assert sorted(order) == list(range(len(lengths))) == list(range(len(sampler)))
+        assert list(sampler) == order == list(LengthGroups(lengths, size, seed))
+
+    def test_batches_are_not_in_the_order_of_their_lengths_and_change_with_the_epoch(self) -> None:
+        lengths = np.random.default_rng(0).integers(5, 60, 1005).tolist()
+        sampler = LengthGroups(lengths, 10, seed=1)
+        epochs = []
+        for epoch in (0, 1):
+            sampler.set_epoch(epoch)
+            order = list(sampler)
+            epochs.append([frozenset(order[i : i + 10]) for i in range(0, 1005, 10)])
+        means = [np.mean([lengths[row] for row in batch]) for batch in epochs[0]]
+        spans = [np.ptp([lengths[row] for row in batch]) for batch in epochs[0]]
+        assert np.mean(spans) < 5
+        assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.3
+        assert len(set(epochs[0]) & set(epochs[1])) < 5
+
+    def test_the_trainer_says_which_epoch_it_is(
+        self, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        orders = []
+        drawn = LengthGroups.__iter__
+
+        def spy(self: LengthGroups) -> Iterator[int]:
+            orders.append(list(drawn(self)))
+            return iter(orders[-1])
+
+        monkeypatch.setattr(LengthGroups, "__iter__", spy)
+        how = replace(QUICK, epochs=2, batch_size=4)
+        finetune(base, SST2, sentences(20), sentences(4), how, tmp_path / "out")
+        assert len(orders) == 2
+        assert orders[0] != orders[1]
 
     def test_one_step_is_the_step_that_adamw_takes_on_the_mean_loss(
         self, save_tiny: Any, tmp_path: Path
@@ -307,8 +353,8 @@ class TestBatches:
             )
         )
         rows = sentences(6)
-        settings = replace(QUICK, epochs=1, batch_size=6, learning_rate=1e-3, max_grad_norm=0.5)
-        finetune(base, SST2, rows, rows, settings, tmp_path / "out")
+        how = replace(QUICK, epochs=1, batch_size=6, learning_rate=1e-3, max_grad_norm=0.5)
+        finetune(base, SST2, rows, rows, how, tmp_path / "out")
         checkpoint = load_checkpoint(base, task=SST2)
         (_, batch), *_ = examples_of(checkpoint, SST2, rows).batches(6)
         optimizer = torch.optim.AdamW(checkpoint.model.parameters(), lr=1e-3, eps=1e-8, weight_decay=0)
@@ -352,26 +398,26 @@ class TestRefusals:
         weights = weights_of(base)
         weights["classifier.weight"][0, 0] = float("nan")
         save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(InputError, match=r"^The loss is nan at step 1 of 8; .*--learning-rate") as error:
+        with pytest.raises(InputError, match=r"^The loss is nan at step 1 of 12; .*--learning-rate") as error:
             finetune(str(base), SST2, sentences(20), sentences(8), QUICK, tmp_path / "out")
         assert str(error.value).endswith(".")
         assert not (tmp_path / "out").exists()
 
     def test_a_loss_that_runs_away_stops_where_it_does(self, save_tiny: Any, tmp_path: Path) -> None:
-        settings = replace(QUICK, learning_rate=1e30)
-        with pytest.raises(InputError, match=r"^The loss is (nan|inf) at step [2-9]\d* of 8"):
-            finetune(str(save_tiny()), SST2, sentences(20), sentences(8), settings, tmp_path / "out")
+        how = replace(QUICK, learning_rate=1e30)
+        with pytest.raises(InputError, match=r"^The loss is (nan|inf) at step [2-9]\d* of 12"):
+            finetune(str(save_tiny()), SST2, sentences(20), sentences(8), how, tmp_path / "out")
 
     def test_bad_rows_are_named_before_any_training(self, save_tiny: Any, tmp_path: Path) -> None:
         base, good = str(save_tiny()), sentences(8)
         bad = [*sentences(3), {"sentence": "good", "label": 2}]
         few = replace(QUICK, max_examples=2)
-        for train, dev, settings, where in (
+        for train, dev, how, where in (
             (bad, good, QUICK, "train rows, row 4"), (good, bad, QUICK, "dev rows, row 4"),
             (bad, good, few, "train rows, row 4"),
         ):  # fmt: skip
             with pytest.raises(InputError, match=where):
-                finetune(base, SST2, train, dev, settings, tmp_path / "out")
+                finetune(base, SST2, train, dev, how, tmp_path / "out")
         with pytest.raises(InputError, match="dev rows: there are no rows"):
             finetune(base, SST2, good, [], QUICK, tmp_path / "out")
 
