@@ -49,10 +49,13 @@ def compact(model: PreTrainedModel, subnetwork: Subnetwork, *, unshare: bool = F
     Raises:
         UnsupportedModelError: the model's family is not supported, or a linear layer is wrapped or quantised.
         InputError: a subnetwork of another model, or of more than a compacted model has left; layers share
-            modules and `unshare` is false.
+            modules and `unshare` is false; the model is being gated or observed.
     """
     anatomy = anatomy_of(model)
     _check(anatomy, subnetwork)
+    hooks = (*anatomy.base._forward_hooks.values(), *anatomy.base._forward_pre_hooks.values())
+    if any(getattr(hook, "__module__", None) in ("models.gating", "models.tap") for hook in hooks):
+        raise InputError("compact() copies the model as it is; call it outside of gated() and observe().")
     if _shares(anatomy) and (unshare or subnetwork != Subnetwork.full(model)):
         if not unshare:
             raise InputError(

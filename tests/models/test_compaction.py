@@ -348,6 +348,9 @@ class TestWatchingAndGating:
     def test_the_librarys_own_attentions_have_what_is_left(self, tiny: Any) -> None:
         model = tiny.build("eager")
         subnetwork = some_subnetworks(model)["a first layer without heads"]
+        model(
+            input_ids=torch.tensor([[5, 6, 7]]), output_attentions=True
+        )  # after which it has hooks of its own
         small = compact(model, subnetwork, unshare=True)
         with torch.no_grad():
             attentions = small(input_ids=torch.tensor([[5, 6, 7]]), output_attentions=True).attentions
@@ -438,6 +441,15 @@ def test_a_subnetwork_of_another_model_is_refused(tiny_bert: Any, call: Any) -> 
         call(tiny_bert, Subnetwork(np.ones((3, 5), dtype=bool), np.ones(3, dtype=bool)))
     with pytest.raises(InputError, match="must be a Subnetwork, not a tuple"):
         call(tiny_bert, (np.ones((3, 4)), np.ones(3)))
+
+
+def test_a_model_that_is_gated_or_observed_is_refused(tiny_bert: Any) -> None:
+    """Its copy would stay so for ever."""
+    full = Subnetwork.full(tiny_bert)
+    for block in (gated(tiny_bert, mlps=np.ones(3)), observe(tiny_bert, lambda *_: None)):
+        with block, pytest.raises(InputError, match=r"outside of gated\(\) and observe\(\)"):
+            compact(tiny_bert, full)
+    compact(tiny_bert, full)
 
 
 def test_a_wrapped_projection_is_refused(tiny_bert: Any) -> None:
