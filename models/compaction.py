@@ -164,9 +164,8 @@ def _cuts(anatomy: Anatomy, layer: int, subnetwork: Subnetwork) -> Iterator[tupl
         parts = 3 // len(anatomy.projections[layer])  # of one module: 1, or 3 where it gives all
         for module in anatomy.projections[layer]:
             given = _weight(module).shape[0] // width // parts
-            of_module = places // (
-                len(now) // given
-            )  # fewer key and value heads serve several query heads each
+            # Fewer key and value heads serve several query heads each.
+            of_module = places // (len(now) // given)
             rows = torch.cat([_features(of_module + part * given, width) for part in range(parts)])
             yield module, _Cut(rows, _all(module, 1), _bias(module) is not None)
     if anatomy.kept_mlps[layer] and not subnetwork.mlps[layer]:
