@@ -157,7 +157,7 @@ class TestLearning:
         assert "The model has 3 classes" in result["warnings"][0]
         assert result["warnings"][0].endswith("It gets a new classification head.")
 
-    @pytest.mark.parametrize("family", ["roberta", "distilbert", "gpt2", "modernbert", "llama"])
+    @pytest.mark.parametrize("family", ["roberta", "distilbert", "gpt2"])
     def test_every_kind_of_head_trains_from_the_base_models_weights(
         self, save_tiny: Any, tmp_path: Path, family: str
     ) -> None:
