@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 from collections.abc import Iterator
@@ -27,6 +28,18 @@ from models.training import LengthGroups, collator
 SST2, MNLI, STSB, QQP = (task_named(name) for name in ("sst2", "mnli", "stsb", "qqp"))
 FILLERS = ("the", "film", "was", "rather", "long", "but", "really", "so", "and", "it", "is", "plot")
 QUICK = FineTuning(epochs=6, learning_rate=3e-3, batch_size=16, seed=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_garbage() -> Iterator[None]:
+    """The Trainer collects garbage before each run: half of a test's time, if it looked at all that is imported."""
+    import datasets  # noqa: F401
+    import sklearn.metrics  # noqa: F401
+    import transformers.trainer  # noqa: F401
+
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
