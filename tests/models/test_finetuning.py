@@ -340,7 +340,7 @@ class TestBatches:
         assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.3
         assert len(set(epochs[0]) & set(epochs[1])) < 5
 
-    def test_the_trainer_says_which_epoch_it_is(
+    def test_the_trainer_passes_on_the_seed_and_the_epoch(
         self, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         orders = []
@@ -355,6 +355,8 @@ class TestBatches:
         finetune(base, SST2, sentences(20), sentences(4), how, tmp_path / "out")
         assert len(orders) == 2
         assert orders[0] != orders[1]
+        finetune(base, SST2, sentences(20), sentences(4), replace(how, seed=2), tmp_path / "other")
+        assert orders[2] not in orders[:2]
 
     def test_one_step_is_the_step_that_adamw_takes_on_the_mean_loss(
         self, save_tiny: Any, tmp_path: Path
