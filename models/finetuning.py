@@ -82,7 +82,7 @@ def finetune(
     check_output(output, overwrite, marker=METRICS)
     place = _training_device(device)
     set_seed(settings.seed)
-    checkpoint, warnings = _with_head(model_name, revision, task, settings.seed)
+    checkpoint, warnings = _with_head(model_name, revision, task)
     record = model_record(checkpoint)
     train_rows, train_source = _rows_and_source(train_rows, "train rows")
     dev_rows, dev_source = _rows_and_source(dev_rows, "dev rows")
@@ -155,9 +155,9 @@ def _training_device(name: str) -> torch.device:
     return device
 
 
-def _with_head(name: str, revision: str | None, task: Task, seed: int) -> tuple[Checkpoint, list[str]]:
+def _with_head(name: str, revision: str | None, task: Task) -> tuple[Checkpoint, list[str]]:
     """Load a model with a head for the task, its own or a new one, and what to say about that."""
-    from transformers import AutoModelForSequenceClassification, set_seed
+    from transformers import AutoModelForSequenceClassification
 
     try:
         checkpoint = load_checkpoint(name, revision, task=task)
@@ -171,7 +171,6 @@ def _with_head(name: str, revision: str | None, task: Task, seed: int) -> tuple[
         kept = kept_of(config)
         if kept is not None:
             delattr(config, STRUCTURE)  # the whole model is built first
-        set_seed(seed)
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
         if kept is not None:
             model = compact(model, kept, unshare=True)
