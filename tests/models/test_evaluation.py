@@ -111,7 +111,7 @@ class TestPredictions:
             logits = predict(checkpoint.model, examples, batch_size)
             assert logits.dtype == np.float32
             np.testing.assert_allclose(logits, alone, atol=2e-5)
-        assert np.ptp(logits, axis=0).min() > 0.1  # they do differ
+        assert np.ptp(logits, axis=0).min() > 0.01  # they do differ
 
     def test_a_padding_token_without_embedding_is_replaced(self, save_tiny: Any) -> None:
         for pad in (None, 60, -1):
