@@ -145,6 +145,8 @@ class _Cut:
     """Indices of the features that it still takes."""
     bias: bool
     """Whether it keeps its bias (that of the outputs kept)."""
+    gone: bool = False
+    """Whether it belongs to an MLP of which nothing is left."""
 
     @property
     def size(self) -> np.ndarray:
@@ -171,9 +173,8 @@ def _cuts(anatomy: Anatomy, layer: int, subnetwork: Subnetwork) -> Iterator[tupl
     if anatomy.kept_mlps[layer] and not subnetwork.mlps[layer]:
         nothing = torch.arange(0)
         for module in anatomy.mlp_inputs[layer]:
-            yield module, _Cut(nothing, _all(module, 1), _bias(module) is not None)
-        # Without inputs or bias, a linear layer gives exact zeros.
-        yield anatomy.mlps[layer], _Cut(_all(anatomy.mlps[layer], 0), nothing, bias=False)
+            yield module, _Cut(nothing, _all(module, 1), _bias(module) is not None, gone=True)
+        yield anatomy.mlps[layer], _Cut(_all(anatomy.mlps[layer], 0), nothing, bias=False, gone=True)
 
 
 def _smaller(module: nn.Module, cut: _Cut) -> nn.Module:
@@ -192,7 +193,9 @@ def _smaller(module: nn.Module, cut: _Cut) -> nn.Module:
         small = Conv1D(1, 1)
         small.nf, small.nx, weight = outputs, inputs, weight.T.contiguous()
     else:  # also for a Conv1D that would be without inputs, on which its forward fails
-        small = nn.Linear(1, 1, bias=cut.bias)
+        small = (_Zeros if cut.gone and not inputs else _Empty if cut.gone else nn.Linear)(
+            1, 1, bias=cut.bias
+        )
         small.in_features, small.out_features = inputs, outputs
     small.weight = nn.Parameter(weight, requires_grad=_weight(module).requires_grad)
     if bias is not None and cut.bias:
@@ -200,6 +203,24 @@ def _smaller(module: nn.Module, cut: _Cut) -> nn.Module:
         small.bias = nn.Parameter(chosen, requires_grad=bias.requires_grad)
     small.train(module.training)
     return small
+
+
+class _Empty(nn.Linear):
+    """The linear layer without outputs that an MLP which is gone begins with."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden[..., :0]
+
+
+class _Zeros(nn.Linear):
+    """The one without inputs or bias that it ends with: zeros, for which no memory is touched.
+
+    They are a sum over nothing, so that gradients (zeros) reach the norm before the MLP, as distributed training
+    demands.
+    """
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.sum().expand(*hidden.shape[:-1], self.out_features)
 
 
 def _recount(anatomy: Anatomy, attention: Any, number: int, width: int) -> None:
