@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -32,6 +33,13 @@ DataOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON.")]
+MapsOption = Annotated[str, typer.Option("--maps", help="Kinds of maps: raw, norm, or raw,norm.")]
+SplitOption = Annotated[str, typer.Option("--split", help="Which split of the data.")]
+InputsOption = Annotated[int, typer.Option("--batch-size", help="Inputs per forward pass.")]
+MaxLengthOption = Annotated[int, typer.Option("--max-length", help="Tokens; longer inputs are cut.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", help="New or empty folder for tables, figures and summary.json.")
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Delete an earlier output in the output folder and write anew.")
 ]

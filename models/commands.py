@@ -13,6 +13,7 @@ from .cli import (
     DataOption,
     DeviceOption,
     JsonOption,
+    MaxLengthOption,
     ModelOption,
     OverwriteOption,
     RevisionOption,
@@ -47,7 +48,7 @@ def finetune_glue(
         float, typer.Option("--learning-rate", help="At the beginning; it falls linearly to 0.")
     ] = 2e-5,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Rows per step.")] = 32,
-    max_length: Annotated[int, typer.Option("--max-length", help="Tokens; longer inputs are cut.")] = 128,
+    max_length: MaxLengthOption = 128,
     train_examples: Annotated[
         int | None, typer.Option("--train-examples", help="Train on so many rows, the same for every seed.")
     ] = None,

@@ -90,10 +90,7 @@ def kept_of(model: PreTrainedModel | PreTrainedConfig) -> Subnetwork | None:
     structure = structure_of(config)
     if structure is None:
         return None
-    heads = np.zeros((len(structure[0]), config.num_attention_heads), dtype=bool)
-    for layer, numbers in enumerate(structure[0]):
-        heads[layer, list(numbers)] = True
-    return Subnetwork(heads, np.array(structure[1]))
+    return Subnetwork.of_structure(structure, config.num_attention_heads)
 
 
 def size_share(model: PreTrainedModel, subnetwork: Subnetwork, n_tokens: int = 128) -> SizeShare:

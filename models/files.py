@@ -1,6 +1,7 @@
 """Files that are either whole or absent: write beside the target, then rename."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -39,6 +40,11 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; NaN is refused rather than written as invalid JSON."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def known(value: float) -> float | None:
+    """Return a number as JSON has it: None, written as null, for NaN."""
+    return None if math.isnan(value) else float(value)
 
 
 def check_output(path: Path, overwrite: bool = False, marker: str | None = None) -> None:

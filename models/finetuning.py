@@ -141,7 +141,7 @@ def finetune(
 def _rows_and_source(rows: Rows | Sequence[Row], name: str) -> tuple[Sequence[Row], dict[str, Any]]:
     if not isinstance(rows, Rows):
         return rows, {"source": name, "revision": None, "sha256": None}
-    return rows.rows, {"source": rows.source, "revision": rows.revision, "sha256": rows.sha256}
+    return rows.rows, rows.record()
 
 
 def _training_device(name: str) -> torch.device:

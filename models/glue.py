@@ -101,6 +101,14 @@ class Rows:
     sha256: str | None = None
     """Of a file: its digest."""
 
+    def record(self) -> dict[str, str | None]:
+        """Return what a result says of where its rows come from."""
+        return {"source": self.source, "revision": self.revision, "sha256": self.sha256}
+
+    def numbered(self) -> list[Row]:
+        """Return the rows with ``idx`` set: see :func:`row_ids`."""
+        return [{**row, "idx": i} for row, i in zip(self.rows, row_ids(self.rows), strict=True)]
+
 
 def load_rows(task: Task, data: str | Path | None = None, split: str = "validation") -> Rows:
     """Read one split of a task.

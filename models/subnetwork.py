@@ -15,6 +15,8 @@ from .files import atomic_file, reason
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from .anatomy import Structure
+
 Mask = npt.NDArray[np.bool_]
 
 
@@ -60,10 +62,13 @@ class Subnetwork:
         from .anatomy import anatomy_of
 
         anatomy = anatomy_of(model)
-        heads = np.zeros((anatomy.n_layers, anatomy.n_heads), dtype=bool)
-        for layer, numbers in enumerate(anatomy.kept):
-            heads[layer, list(numbers)] = True
-        return cls(heads, np.array(anatomy.kept_mlps))
+        return cls.of_structure((anatomy.kept, anatomy.kept_mlps), anatomy.n_heads)
+
+    @classmethod
+    def of_structure(cls, structure: Structure, n_heads: int) -> Subnetwork:
+        """Return the subnetwork that keeps the heads of these numbers in each layer, and these MLPs."""
+        kept, mlps = structure
+        return cls(np.array([np.isin(np.arange(n_heads), numbers) for numbers in kept]), np.array(mlps))
 
     @property
     def n_heads(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,11 +10,16 @@ import typer
 from models.cli import (
     DataOption,
     DeviceOption,
+    InputsOption,
     JsonOption,
+    MapsOption,
+    MaxLengthOption,
     ModelOption,
+    OutputOption,
     OverwriteOption,
     RevisionOption,
     SeedOption,
+    SplitOption,
     TaskOption,
     command,
     say,
@@ -32,9 +36,9 @@ def classify_heads(
     task: TaskOption,
     data: DataOption = None,
     revision: RevisionOption = None,
-    split: Annotated[str, typer.Option("--split", help="Which split of the data.")] = "validation",
+    split: SplitOption = "validation",
     examples: Annotated[int, typer.Option("--examples", help="Rows to draw at random.")] = 100,
-    maps: Annotated[str, typer.Option("--maps", help="Kinds of maps: raw, norm, or raw,norm.")] = "raw,norm",
+    maps: MapsOption = "raw,norm",
     subnetwork: Annotated[
         str | None,
         typer.Option(
@@ -51,14 +55,11 @@ def classify_heads(
     ] = "select",
     raw_classifier: ClassifierOption = None,
     norm_classifier: ClassifierOption = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Inputs per forward pass.")] = 16,
-    max_length: Annotated[int, typer.Option("--max-length", help="Tokens; longer inputs are cut.")] = 128,
+    batch_size: InputsOption = 16,
+    max_length: MaxLengthOption = 128,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", help="New or empty folder for tables, figures and summary.json."),
-    ] = None,
+    output: OutputOption = None,
     overwrite: OverwriteOption = False,
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Write every map too (large).")] = False,
     as_json: JsonOption = False,

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.files import known
+
 from .taxonomy import PATTERNS, Pattern
 
 Floats = npt.NDArray[np.floating]
@@ -51,7 +53,7 @@ def score(
         "accuracy": float(whole["accuracy"]),
         "majority_accuracy": float(support.max() / len(truth)),
         **{name: float(whole[name]) for name in ("macro_f1", "log_loss", "brier", "ece")},
-        "f1": {pattern.value: _known(whole[f"f1_{pattern}"]) for pattern in PATTERNS},
+        "f1": {pattern.value: known(whole[f"f1_{pattern}"]) for pattern in PATTERNS},
         "support": {pattern.value: int(support[i]) for i, pattern in enumerate(PATTERNS)},
         "confusion": statistics[:, : _N * _N].sum(axis=0).reshape(_N, _N).astype(int).tolist(),
     }
@@ -99,10 +101,6 @@ def confusions(labels: Sequence[Pattern], probabilities: Floats, groups: Groups)
     """Return ``[G, 5, 5]``, one confusion matrix a group: rows labels, columns the most probable pattern."""
     statistics = _statistics(_indices(labels), probabilities)[:, : _N * _N]
     return _by_group(statistics, groups).reshape(-1, _N, _N).round().astype(np.int64)
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _interval(values: Floats, groups: int) -> list[float | None]:

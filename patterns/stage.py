@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,9 @@ from models.anatomy import Anatomy, anatomy_of
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
 from models.compaction import compact
 from models.errors import InputError
-from models.files import atomic_folder, check_output, write_json
+from models.files import atomic_folder, check_output, known, write_json
 from models.gating import gated
-from models.glue import Rows, load_rows, row_ids, select_rows, task_named
+from models.glue import Rows, load_rows, select_rows, task_named
 from models.provenance import provenance
 from models.subnetwork import Subnetwork
 
@@ -121,8 +120,7 @@ class ClassifyHeads:
         }
         subnetwork = Subnetwork.load(self.subnetwork) if self.subnetwork else None
         checkpoint = load_checkpoint(self.model, self.revision, device)
-        numbered = [{**row, "idx": i} for row, i in zip(rows.rows, row_ids(rows.rows), strict=True)]
-        drawn = select_rows(numbered, task, self.examples, self.seed)
+        drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
 
         with ExitStack() as stack:
             folder = writer = None
@@ -205,7 +203,7 @@ class ClassifyHeads:
             "provenance": {
                 **provenance(),
                 "model": model_record(checkpoint),
-                "data": {"source": rows.source, "revision": rows.revision, "sha256": rows.sha256},
+                "data": rows.record(),
                 "classifiers": {
                     kind: {"source": (self.classifiers or {}).get(kind, "shipped"), "version": c.version}
                     for kind, c in classifiers.items()
@@ -236,14 +234,14 @@ def summarise(patterns: HeadPatterns, kind: str) -> dict[str, Any]:
     return {
         "distribution": patterns.distribution(kind),
         "interpretable_ratio": patterns.interpretable_ratio(kind),
-        "interpretable_ratio_ci95": _known(patterns.interpretable_ratio_ci95(kind)),
+        "interpretable_ratio_ci95": list(map(known, patterns.interpretable_ratio_ci95(kind))),
         "corrected": shares
         and intervals
         and {
             "distribution": shares,
-            "distribution_ci95": {pattern: _known(bounds) for pattern, bounds in intervals.items()},
+            "distribution_ci95": {pattern: list(map(known, bounds)) for pattern, bounds in intervals.items()},
             "interpretable_ratio": shares[INTERPRETABLE],
-            "interpretable_ratio_ci95": _known(intervals[INTERPRETABLE]),
+            "interpretable_ratio_ci95": list(map(known, intervals[INTERPRETABLE])),
             "misfit": patterns.correction_misfit(kind),
         },
         "classified_maps": len(patterns.examples) * int(patterns.heads.sum()),
@@ -262,10 +260,6 @@ def _correction_warnings(patterns: HeadPatterns) -> list[str]:
 
 def _fits(patterns: HeadPatterns, kind: str) -> bool:
     return (patterns.correction_misfit(kind) or 0.0) <= _MISFIT
-
-
-def _known(bounds: tuple[float, float]) -> list[float | None]:
-    return [None if isnan(bound) else bound for bound in bounds]
 
 
 def write_results(folder: Path, patterns: HeadPatterns, summary: dict[str, Any]) -> None:

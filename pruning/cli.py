@@ -11,10 +11,15 @@ import typer
 from models.cli import (
     DataOption,
     DeviceOption,
+    InputsOption,
     JsonOption,
+    MapsOption,
+    MaxLengthOption,
+    OutputOption,
     OverwriteOption,
     RevisionOption,
     SeedOption,
+    SplitOption,
     TaskOption,
     command,
     resumable,
@@ -44,12 +49,11 @@ HoldoutOption = Annotated[
     float,
     typer.Option("--holdout", help="Share of the rows that the search does not see and is reported on too."),
 ]
-SplitOption = Annotated[str, typer.Option("--split", help="Which split's score decides.")]
+DecidingSplitOption = Annotated[str, typer.Option("--split", help="Which split's score decides.")]
 ThresholdOption = Annotated[
     float, typer.Option("--threshold", help="Share of the full model's score to hold.")
 ]
 BatchOption = Annotated[int, typer.Option("--batch-size", help="Inputs per pass.")]
-LengthOption = Annotated[int, typer.Option("--max-length", help="Tokens; longer inputs are cut.")]
 
 
 @resumable
@@ -73,11 +77,11 @@ def prune_heads(
         str,
         typer.Option("--protocol", help="corrected, or as-released: with the published code's importances."),
     ] = "corrected",
-    split: SplitOption = "validation",
+    split: DecidingSplitOption = "validation",
     examples: ExamplesOption = None,
     holdout: HoldoutOption = 0.0,
     batch_size: BatchOption = 32,
-    max_length: LengthOption = 128,
+    max_length: MaxLengthOption = 128,
     device: DeviceOption = "auto",
     compaction: Annotated[
         bool, typer.Option(help="Take out what is pruned while searching (faster); else gate it to zero.")
@@ -139,11 +143,11 @@ def prune_weights(
     last_bias: Annotated[
         bool, typer.Option("--last-bias", help="Prune the bias of each MLP's last layer too.")
     ] = False,
-    split: SplitOption = "validation",
+    split: DecidingSplitOption = "validation",
     examples: ExamplesOption = None,
     holdout: HoldoutOption = 0.0,
     batch_size: BatchOption = 32,
-    max_length: LengthOption = 128,
+    max_length: MaxLengthOption = 128,
     device: DeviceOption = "auto",
     overwrite: ReplaceOption = False,
     as_json: JsonOption = False,
@@ -214,9 +218,9 @@ def compare_survivors(
             "--task", help="Only this GLUE task; runs that do not say theirs are taken to be of it."
         ),
     ] = None,
-    maps: Annotated[str, typer.Option("--maps", help="Kinds of maps: raw, norm, or raw,norm.")] = "raw,norm",
+    maps: MapsOption = "raw,norm",
     examples: Annotated[int, typer.Option("--examples", help="Rows of each task to draw at random.")] = 100,
-    split: Annotated[str, typer.Option("--split", help="Which split of the data.")] = "validation",
+    split: SplitOption = "validation",
     subnetwork_mode: Annotated[
         str,
         typer.Option(
@@ -224,13 +228,10 @@ def compare_survivors(
         ),
     ] = "select",
     permutations: Annotated[int, typer.Option("--permutations", help="Of each permutation test.")] = 9999,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Inputs per forward pass.")] = 16,
+    batch_size: InputsOption = 16,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", help="New or empty folder for tables, figures and summary.json."),
-    ] = None,
+    output: OutputOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
 from models.errors import InputError
 from models.files import atomic_folder, check_output, write_json
-from models.glue import Rows, load_rows, row_ids, select_rows, task_named
+from models.glue import Rows, load_rows, select_rows, task_named
 from models.provenance import provenance
 from patterns import HeadPatterns, load_classifier
 from patterns.distribution import check_seed
@@ -147,8 +147,7 @@ class CompareSurvivors:
         comparisons = []
         warnings: list[str] = []
         for group in groups:
-            numbered = _numbered(rows[group.task])
-            drawn = select_rows(numbered, task_named(group.task), self.examples, self.seed)
+            drawn = select_rows(rows[group.task].numbered(), task_named(group.task), self.examples, self.seed)
             measured = measure(
                 group,
                 models[group.name],
@@ -175,10 +174,7 @@ class CompareSurvivors:
         summary |= {"split": self.split, "subnetwork_mode": self.subnetwork_mode, "maps": list(classifiers)}
         summary["provenance"] |= {
             "models": loader.records,
-            "data": {
-                name: {"source": one.source, "revision": one.revision, "sha256": one.sha256}
-                for name, one in rows.items()
-            },
+            "data": {name: one.record() for name, one in rows.items()},
             "classifiers": {
                 kind: {"source": "shipped", "version": c.version} for kind, c in classifiers.items()
             },
@@ -287,7 +283,3 @@ class _Loader:
                 self.records.append(record)
             self._last = model, checkpoint
         return self._last[1]
-
-
-def _numbered(rows: Rows) -> list[dict[str, Any]]:
-    return [{**row, "idx": i} for row, i in zip(rows.rows, row_ids(rows.rows), strict=True)]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from models.files import known
+
 from .runs import Group
 from .stability import (
     NULLS,
@@ -105,6 +107,8 @@ def kappas(masks: Masks) -> Floats:
 
 def shared_by_pairs(groups: Sequence[Group], seed: int = 0) -> list[dict[str, Any]]:
     """Return how many heads every two tasks (of one method) share, by seeds they both have and by all pairs."""
+    if len(groups) < 2:
+        return []
     drawn = {
         (group.name, null): random_masks(group, "heads", null, seed=seed).astype(np.float32)
         for group in groups
@@ -241,11 +245,6 @@ def stability_frame(
     columns = ["task", "other", "what", "statistic", "value", "std", "p_value"]
     columns += ["null", "chance", "chance_low", "chance_high", "chance_p"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def known(value: float) -> float | None:
-    """Return None for NaN, which JSON has no word for."""
-    return None if math.isnan(value) else value
 
 
 def _places(mask: Masks) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from models.files import atomic_file, check_output, read_json, reason, write_jso
 CONFIG, HISTORY, IMPORTANCE, SUMMARY = "config.json", "history.jsonl", "importance.parquet", "summary.json"
 SUBNETWORK, WEIGHT_MASKS, SURVIVAL = "subnetwork.safetensors", "weight_masks.safetensors", "survival.parquet"
 _OURS = (SUMMARY, HISTORY, IMPORTANCE, SUBNETWORK, WEIGHT_MASKS, SURVIVAL, CONFIG)
+
+
+Say = Callable[[str], None]
+"""What a search tells its lines to."""
 
 
 class SearchFolder:
@@ -121,6 +125,11 @@ class SearchFolder:
             ) from error
 
 
-def number(value: float) -> float | None:
-    """Return a number as JSON has it: null for what is not finite."""
-    return float(value) if np.isfinite(value) else None
+def components(n_layers: int, n_heads: int) -> dict[str, Any]:
+    """Return the columns ``component, layer, head`` of a table with a row a head, then a row an MLP (head -1)."""
+    layers = np.arange(n_layers)
+    return {
+        "component": ["head"] * (n_layers * n_heads) + ["mlp"] * n_layers,
+        "layer": np.r_[np.repeat(layers, n_heads), layers],
+        "head": np.r_[np.tile(np.arange(n_heads), n_layers), np.full(n_layers, -1)],
+    }

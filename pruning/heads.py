@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from models.compaction import compact, kept_of, size_share
+from models.compaction import compact, size_share
 from models.errors import InputError
 from models.evaluation import predict
-from models.files import write_json
+from models.files import known, write_json
 from models.provenance import provenance
 from models.subnetwork import Subnetwork
 
-from .folder import SUBNETWORK, SUMMARY, SearchFolder, number
+from .folder import SUBNETWORK, SUMMARY, Say, SearchFolder, components
 from .importance import Importance, head_importance
 from .structured import Measurement, Step, StructuredSearch
 from .subject import Loaded, Subject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -58,21 +55,20 @@ class PruneHeads:
         loaded = self.subject.load()
         folder = SearchFolder(
             self.output,
-            {"command": "prune-heads", **loaded.record(), **_settings(self.search)},
+            {"command": "prune-heads", **loaded.record(), **asdict(self.search)},
             {**provenance(), "device": str(loaded.model.device), "compaction": self.compaction},
             self.overwrite,
         )
         if folder.finished:
             return folder.read_summary()
         model, metric = loaded.model, loaded.metric
-        known = Recall(folder, model)
-
-        full = kept_of(model) or Subnetwork.full(model)
+        recall = Recall(folder, model)
+        full = Subnetwork.full(model)
         released = self.search.protocol == "as-released"
         gates = released or not self.compaction
 
         def measure(subnetwork: Subnetwork) -> Measurement:
-            if (recalled := known.next(subnetwork)) is not None:
+            if (recalled := recall.next(subnetwork)) is not None:
                 return recalled
             smaller = model if gates or subnetwork == full else compact(model, subnetwork)
             found = loaded.in_one_pass(
@@ -87,18 +83,15 @@ class PruneHeads:
             )
             return Measurement(loaded.score(found.logits), found)
 
-        kept, at, started = full, Measurement(float("nan"), _nothing(full)), time.monotonic()
         steps: list[Step] = []
+        kept, started = full, time.monotonic()
         for step in self.search.run(full, measure):
-            before = kept
-            if step.accepted:
-                kept, at = step.subnetwork, step.measured
             steps.append(step)
             if len(folder.history) == step.iteration:
-                known.write(steps)
+                recall.write(steps)
                 folder.add(
                     {
-                        **_record(step, before, metric),
+                        **_record(step, kept, metric),
                         "seconds": round(time.monotonic() - started, 3),
                     }
                 )
@@ -106,33 +99,33 @@ class PruneHeads:
                 f"{step.iteration:3d} {step.phase:5s} {step.subnetwork.n_heads} heads, {step.subnetwork.n_mlps} MLPs: "
                 f"{metric} {step.measured.score:.4f}{'' if step.accepted else ', below the threshold'}"
             )
+            if step.accepted:
+                kept = step.subnetwork
             started = time.monotonic()
-        return self._finish(folder, loaded, kept, at, steps)
+        return self._finish(folder, loaded, steps)
 
-    def _finish(
-        self, folder: SearchFolder, loaded: Loaded, kept: Subnetwork, at: Measurement, steps: list[Step]
-    ) -> dict[str, Any]:
-        full = steps[0]
+    def _finish(self, folder: SearchFolder, loaded: Loaded, steps: list[Step]) -> dict[str, Any]:
+        full, last = steps[0], [step for step in steps if step.accepted][-1]
         metadata = {
             "method": f"structured, {self.search.what}, {self.search.protocol}",
             "model": self.subject.model,
             "task": loaded.task.name,
             "seed": str(loaded.seed),
             "metric": loaded.metric,
-            "score": f"{at.score:.6f}",
+            "score": f"{last.measured.score:.6f}",
             "full_score": f"{full.measured.score:.6f}",
             "threshold": str(self.search.threshold),
         }
-        kept = Subnetwork(kept.heads, kept.mlps, metadata)
+        kept = Subnetwork(last.subnetwork.heads, last.subnetwork.mlps, metadata)
         kept.save(folder.path / SUBNETWORK)
         share = size_share(loaded.model, kept)
         summary = {
             "command": "prune-heads",
             **loaded.record(),
-            **_settings(self.search),
+            **asdict(self.search),
             "metric": loaded.metric,
             "full_score": full.measured.score,
-            "score": at.score,
+            "score": last.measured.score,
             "heads": {"kept": kept.n_heads, "all": full.subnetwork.n_heads},
             "mlps": {"kept": kept.n_mlps, "all": full.subnetwork.n_mlps},
             "encoder_share": {"parameters": share.parameters, "flops": share.flops},
@@ -196,14 +189,11 @@ def importance_frame(step: Step) -> pd.DataFrame:
     Columns: ``iteration, component, layer, head, kept, importance, normalized``; the head of an MLP is -1; NaN for
     what is removed.
     """
-    L, H = step.subnetwork.heads.shape
     raw, scaled = step.measured.importance, step.measured.importance.normalized()
     return pd.DataFrame(
         {
             "iteration": step.iteration,
-            "component": ["head"] * (L * H) + ["mlp"] * L,
-            "layer": np.r_[np.repeat(np.arange(L), H), np.arange(L)],
-            "head": np.r_[np.tile(np.arange(H), L), np.full(L, -1)],
+            **components(*step.subnetwork.heads.shape),
             "kept": np.r_[step.subnetwork.heads.ravel(), step.subnetwork.mlps],
             "importance": np.r_[raw.heads.ravel(), raw.mlps],
             "normalized": np.r_[scaled.heads.ravel(), scaled.mlps],
@@ -223,24 +213,13 @@ def _record(step: Step, before: Subnetwork, metric: str) -> dict[str, Any]:
         "heads": step.subnetwork.n_heads,
         "mlps": step.subnetwork.n_mlps,
         "metric": metric,
-        "score": number(step.measured.score),
+        "score": known(step.measured.score),
         "loss": step.measured.importance.loss,
         "examples": step.measured.importance.examples,
         "accepted": step.accepted,
         "removed_heads": np.argwhere(before.heads & ~step.subnetwork.heads).tolist(),
         "removed_mlps": np.flatnonzero(before.mlps & ~step.subnetwork.mlps).tolist(),
     }
-
-
-def _settings(search: StructuredSearch) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(search)
-
-
-def _nothing(full: Subnetwork) -> Importance:
-    nan = np.full(full.heads.shape, np.nan)
-    return Importance(nan, nan[:, 0], 0, float("nan"), np.zeros((0, 0), np.float32))
 
 
 def _warnings(kept: Subnetwork, steps: list[Step]) -> list[str]:

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.compaction import kept_of
 from models.errors import InputError
 from models.evaluation import losses
 from models.gating import gated
@@ -102,7 +101,7 @@ def head_importance(
             "The model is in training mode, so its loss is after dropout; call model.eval() first."
         )
     full = Subnetwork.full(model)
-    shape, there = full.heads.shape, kept_of(model) or full
+    shape = full.heads.shape
     if subnetwork is not None and subnetwork.heads.shape != shape:
         raise InputError(f"The subnetwork has {subnetwork.heads.shape} heads, but the model has {shape}.")
     left = subnetwork or full
@@ -149,7 +148,7 @@ def head_importance(
         raise InputError("Importance needs at least one example; there is none.")
     heads, mlps = (total.cpu().numpy() / (examples if protocol == "corrected" else 1) for total in totals)
     found = Importance(heads, mlps, examples, loss_sum / examples, torch.cat(answers).numpy())
-    return found.of(there)
+    return found.of(full)
 
 
 @contextmanager

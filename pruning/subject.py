@@ -77,12 +77,8 @@ class Subject:
         task = task_named(self.task)
         rows = load_rows(task, self.data, self.split)
         checkpoint = load_checkpoint(self.model, self.revision, pick_device(self.device), task=task)
-        drawn = select_rows(rows.rows, task, self.examples or len(rows.rows), _DRAW)
-        wanted = {id(row) for row in drawn}
-        drawn = [
-            row for row in rows.rows if id(row) in wanted
-        ]  # the file's order matters to the as-released protocol
-        seen, unseen = _split(drawn, task, self.holdout)
+        drawn = _apart(rows.rows, task, self.examples, _DRAW)[0] if self.examples else rows.rows
+        unseen, seen = _apart(drawn, task, _held_out(len(drawn), self.holdout), _DRAW + 1)
         examples = examples_of(checkpoint, task, seen, self.max_length, rows.source)
         if len(np.unique(examples.targets)) < 2:
             raise InputError(
@@ -187,15 +183,17 @@ class Loaded:
         ]
 
 
-def _split(rows: Sequence[Row], task: Task, holdout: float) -> tuple[list[Row], list[Row]]:
-    """Return the rows that decide and those that are held out, each in its order; the draw is by their texts."""
-    number = round(len(rows) * holdout)
-    if holdout and not 0 < number < len(rows):
-        raise InputError(
-            f"--holdout {holdout} of {len(rows)} rows leaves nothing on one side; give more rows."
-        )
-    chosen = {id(row) for row in select_rows(rows, task, number, _DRAW + 1)}
-    return [row for row in rows if id(row) not in chosen], [row for row in rows if id(row) in chosen]
+def _apart(rows: Sequence[Row], task: Task, number: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """Return so many rows drawn by their texts, and the others, each in the file's order: as-released depends on it."""
+    chosen = {id(row) for row in select_rows(rows, task, number, seed)}
+    return [row for row in rows if id(row) in chosen], [row for row in rows if id(row) not in chosen]
+
+
+def _held_out(rows: int, share: float) -> int:
+    number = round(rows * share)
+    if share and not 0 < number < rows:
+        raise InputError(f"--holdout {share} of {rows} rows leaves nothing on one side; give more rows.")
+    return number
 
 
 def _seed_of(model: str) -> int:

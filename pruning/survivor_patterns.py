@@ -12,13 +12,13 @@ import numpy.typing as npt
 from models.anatomy import anatomy_of
 from models.checkpoints import Checkpoint
 from models.errors import InputError
+from models.files import known
 from models.glue import Row
 from models.subnetwork import Mask
 from patterns import HeadPatterns, PatternClassifier, classify_heads
 from patterns.distribution import distribution
 from patterns.taxonomy import INTERPRETABLE, PATTERNS
 
-from .consistency import known
 from .permutation import PermutationTest, difference_test, holm, paired_ci95
 from .runs import Group, Run
 from .survivors import super_survivors

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,14 @@ import pandas as pd
 
 from models.errors import InputError
 from models.evaluation import predict
-from models.files import atomic_file, write_json
+from models.files import atomic_file, known, write_json
 from models.provenance import provenance
 
-from .folder import SUMMARY, SURVIVAL, WEIGHT_MASKS, SearchFolder, number
+from .folder import SUMMARY, SURVIVAL, WEIGHT_MASKS, Say, SearchFolder, components
 from .magnitude import Iteration, MagnitudeOrder, magnitude_search
 from .structured import check_score
 from .subject import Loaded, Subject
 from .weights import WeightMasks, survival
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -97,9 +94,7 @@ class PruneWeights:
         def record(one: Iteration) -> None:
             if one.iteration >= len(folder.history):
                 seconds = round(time.monotonic() - started, 3)
-                folder.add(
-                    {**one._asdict(), "score": number(one.score), "metric": metric, "seconds": seconds}
-                )
+                folder.add({**one._asdict(), "score": known(one.score), "metric": metric, "seconds": seconds})
             failed = "" if one.accepted else ", below the threshold"
             say(f"{one.step:3d} {one.kept_share:6.1%} of the weights: {metric} {one.score:.4f}{failed}")
 
@@ -136,12 +131,9 @@ def _scored(masks: WeightMasks, loaded: Loaded, examples: Any) -> dict[str, floa
 def survival_frame(masks: WeightMasks, loaded: Loaded) -> pd.DataFrame:
     """Return the share of weights kept, a row a head and MLP: ``component, layer, head, kept_share``."""
     heads, mlps = survival(masks, loaded.model)
-    L, H = heads.shape
     return pd.DataFrame(
         {
-            "component": ["head"] * (L * H) + ["mlp"] * L,
-            "layer": np.r_[np.repeat(np.arange(L), H), np.arange(L)],
-            "head": np.r_[np.tile(np.arange(H), L), np.full(L, -1)],
+            **components(*heads.shape),
             "kept_share": np.r_[heads.ravel(), mlps],
         }
     )
