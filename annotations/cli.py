@@ -12,8 +12,10 @@ from models.cli import JsonOption, OverwriteOption, SeedOption, command, say
 
 AnnotationsOption = Annotated[
     list[Path],
-    typer.Option("--annotations", help="Folder of annotated maps, ours or as published; can be repeated."),
+    typer.Option("--annotations", help="Folders of annotated maps, ours or as published: DIR1 DIR2 ..."),
 ]
+# An option takes one value; the folders that follow it come as arguments.
+MoreOption = Annotated[list[Path] | None, typer.Argument(metavar="DIR", show_default=False, hidden=True)]
 
 
 @command
@@ -25,7 +27,7 @@ def train_classifier(
         float | None,
         typer.Option(
             "--other-kind",
-            help="How often maps of the other kind are learned from too; 0 for never [default: raw 1, norm 0.33].",
+            help="How often maps of the other kind are learned from too; 0 for never (default: raw 1, norm 0.33).",
         ),
     ] = None,
     generated: Annotated[
@@ -43,17 +45,18 @@ def train_classifier(
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
+    more: MoreOption = None,
 ) -> None:
     """Train a pattern classifier on annotated maps and score it on heads it has not seen.
 
-    Example: train-classifier --annotations my-maps --maps raw --output my-classifier
+    Example: train-classifier --annotations my-maps more-maps --maps raw --output my-classifier
     """
     from patterns.training import Training
 
     from .stages import TrainClassifier
 
     job = TrainClassifier(
-        annotations=tuple(annotations),
+        annotations=(*annotations, *(more or ())),
         maps=maps,
         output=output,
         other_kind=other_kind,
@@ -88,6 +91,7 @@ def evaluate_classifier(
         str | None, typer.Option("--maps", help="Kind of maps to score on; default: the classifier's own.")
     ] = None,
     as_json: JsonOption = False,
+    more: MoreOption = None,
 ) -> None:
     """Score a pattern classifier on annotated maps.
 
@@ -95,7 +99,7 @@ def evaluate_classifier(
     """
     from .stages import EvaluateClassifier
 
-    scores = EvaluateClassifier(tuple(annotations), classifier, maps).run()
+    scores = EvaluateClassifier((*annotations, *(more or ())), classifier, maps).run()
     known = scores["trained_on"]
     if known is None:
         say("warning: this classifier does not say which maps it was trained on.")

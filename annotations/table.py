@@ -18,6 +18,10 @@ ANNOTATION_SCHEMA = pa.schema(
 )
 """One row per annotator and map: when it was labelled (empty if unknown), and the file or tool it came from."""
 
+SAMPLE, TEXTS, PREDICTIONS = "sample.json", "texts.parquet", "predictions.parquet"
+"""What `annotate-maps sample` puts beside the maps: how they were sampled; each map's tokens (``id``, ``tokens``);
+what the classifier says of each (``id``, ``label``, ``prob_<p>``, ``margin``, ``classifier_version``)."""
+
 
 def read_annotations(path: Path) -> pd.DataFrame:
     """Read ``annotations.parquet``; a missing file is an empty table.

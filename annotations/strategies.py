@@ -1,0 +1,84 @@
+"""Which of many maps to label next, from what a classifier says of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from patterns.taxonomy import PATTERNS
+
+Floats = npt.NDArray[np.floating]
+
+STRATEGIES = ("random", "balanced", "uncertain", "diverse")
+"""See :func:`choose`."""
+
+_SIDE = 8
+_POOL = 4
+"""``uncertain`` looks for maps unlike each other among so many times as many uncertain ones."""
+
+
+def choose(
+    strategy: str, probabilities: Floats, features: Floats, count: int, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Return the places of `count` maps to label, the most wanted first; all of them if there are fewer.
+
+    ``random``: at random. ``balanced``: the predicted patterns in turn, each at random, so that rare ones come as
+    often as frequent ones while they last. ``uncertain``: the smallest margin between the two most probable
+    patterns first. ``diverse``: each the farthest from all before it (Gonzalez 1985; Sener & Savarese 2018).
+
+    Args:
+        strategy: one of :data:`STRATEGIES`.
+        probabilities: ``[N, 5]``, columns in Pattern order.
+        features: ``[N, F]``, of :func:`image_features`; only ``diverse`` needs any.
+        count: of maps wanted.
+        rng: decides what is left open.
+    """
+    order = rng.permutation(len(probabilities))
+    if strategy == "balanced":
+        predicted = probabilities.argmax(axis=1)[order]
+        turn = np.zeros(len(order), dtype=np.int64)
+        for pattern in range(len(PATTERNS)):
+            turn[predicted == pattern] = np.arange((predicted == pattern).sum())
+        order = order[np.argsort(turn, kind="stable")]
+    elif strategy == "uncertain":
+        order = order[np.argsort(margins(probabilities)[order], kind="stable")]
+    elif strategy == "diverse":
+        order = order[farthest(described(probabilities, features)[order], count)]
+    return order[:count]
+
+
+def margins(probabilities: Floats) -> Floats:
+    """Return ``[N]``, by how much the most probable pattern leads."""
+    top = np.sort(probabilities, axis=1)
+    return top[:, -1] - top[:, -2]
+
+
+def described(probabilities: Floats, features: Floats) -> npt.NDArray[np.float32]:
+    """Return ``[N, 5 + F]``, in which near maps look alike and are classified alike."""
+    return np.hstack([np.sqrt(probabilities), np.asarray(features, dtype=np.float32)]).astype(np.float32)
+
+
+def farthest(points: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:
+    """Return the places of `count` of the points ``[N, F]``: the first one, then the farthest from all before."""
+    count = min(count, len(points))
+    chosen = np.zeros(count, dtype=np.int64)
+    distance = np.full(len(points), np.inf, dtype=np.float32)
+    for i in range(1, count):
+        step = points - points[chosen[i - 1]]
+        distance = np.minimum(distance, np.einsum("nf,nf->n", step, step))
+        distance[chosen[:i]] = -1  # where points coincide, still none twice
+        chosen[i] = distance.argmax()
+    return chosen
+
+
+def image_features(maps: npt.NDArray[np.floating]) -> npt.NDArray[np.float16]:
+    """Return ``[B, 64]`` of maps ``[B, n, n]``: their images of 8 x 8 cells, relative, square root, of length <= 2."""
+    import torch
+
+    from patterns.images import resampling_matrices
+
+    n = maps.shape[-1]
+    average = resampling_matrices(torch.tensor([n]), n, _SIDE)[0].numpy()
+    images = average @ maps @ average.T
+    peak = np.maximum(images.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
+    return (np.sqrt(images / peak) * (2 / _SIDE)).reshape(len(maps), -1).astype(np.float16)
