@@ -9,12 +9,12 @@ from patterns.taxonomy import PATTERNS
 
 Floats = npt.NDArray[np.floating]
 
-STRATEGIES = ("random", "balanced", "uncertain", "diverse")
+STRATEGIES = ("random", "balanced", "uncertain", "diverse", "uncertain-diverse")
 """See :func:`choose`."""
 
 _SIDE = 8
 _POOL = 4
-"""``uncertain`` looks for maps unlike each other among so many times as many uncertain ones."""
+"""``uncertain-diverse`` looks for maps unlike each other among so many times as many uncertain ones."""
 
 
 def choose(
@@ -24,12 +24,14 @@ def choose(
 
     ``random``: at random. ``balanced``: the predicted patterns in turn, each at random, so that rare ones come as
     often as frequent ones while they last. ``uncertain``: the smallest margin between the two most probable
-    patterns first. ``diverse``: each the farthest from all before it (Gonzalez 1985; Sener & Savarese 2018).
+    patterns first. ``diverse``: each at random, in proportion to its squared distance from the nearest before it
+    (k-means++, Arthur & Vassilvitskii 2007). ``uncertain-diverse``: of the four times as many most uncertain maps,
+    each the farthest from all before it (Gonzalez 1985), so that a batch is not one sort of hard map many times.
 
     Args:
         strategy: one of :data:`STRATEGIES`.
         probabilities: ``[N, 5]``, columns in Pattern order.
-        features: ``[N, F]``, of :func:`image_features`; only ``diverse`` needs any.
+        features: ``[N, F]``, of :func:`image_features`; only the diverse ones use any.
         count: of maps wanted.
         rng: decides what is left open.
     """
@@ -40,10 +42,13 @@ def choose(
         for pattern in range(len(PATTERNS)):
             turn[predicted == pattern] = np.arange((predicted == pattern).sum())
         order = order[np.argsort(turn, kind="stable")]
-    elif strategy == "uncertain":
+    if strategy.startswith("uncertain"):
         order = order[np.argsort(margins(probabilities)[order], kind="stable")]
-    elif strategy == "diverse":
-        order = order[farthest(described(probabilities, features)[order], count)]
+    if strategy == "uncertain-diverse":
+        order = rng.permutation(order[: _POOL * count])
+        order = order[spread(described(probabilities, features)[order], count)]
+    if strategy == "diverse":
+        order = order[spread(described(probabilities, features)[order], count, rng)]
     return order[:count]
 
 
@@ -58,16 +63,25 @@ def described(probabilities: Floats, features: Floats) -> npt.NDArray[np.float32
     return np.hstack([np.sqrt(probabilities), np.asarray(features, dtype=np.float32)]).astype(np.float32)
 
 
-def farthest(points: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:
-    """Return the places of `count` of the points ``[N, F]``: the first one, then the farthest from all before."""
-    count = min(count, len(points))
-    chosen = np.zeros(count, dtype=np.int64)
-    distance = np.full(len(points), np.inf, dtype=np.float32)
-    for i in range(1, count):
+def spread(
+    points: npt.NDArray[np.float32], count: int, rng: np.random.Generator | None = None
+) -> npt.NDArray[np.int64]:
+    """Return the places of `count` of the points ``[N, F]``, the first one and others far from all before.
+
+    Without `rng` always the farthest; with it, at random in proportion to the squared distance.
+    """
+    chosen = np.zeros(min(count, len(points)), dtype=np.int64)
+    distance = np.full(len(points), np.inf)
+    for i in range(1, len(chosen)):
         step = points - points[chosen[i - 1]]
         distance = np.minimum(distance, np.einsum("nf,nf->n", step, step))
-        distance[chosen[:i]] = -1  # where points coincide, still none twice
-        chosen[i] = distance.argmax()
+        distance[chosen[:i]] = 0
+        if rng is not None and (total := distance.sum()) > 0:
+            chosen[i] = rng.choice(len(points), p=distance / total)
+        else:
+            distance[chosen[:i]] = -1  # where points coincide, still none twice
+            chosen[i] = distance.argmax()
+            distance[chosen[:i]] = 0
     return chosen
 
 
