@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from .errors import HeadscopeError
 from .files import reason
@@ -72,7 +73,7 @@ def command(function: Callable[..., None], after: str = "nothing was written.") 
             )
 
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(guarded)
+    app.command(cls=_Command)(guarded)
 
     def main() -> None:
         quiet_libraries()
@@ -83,6 +84,31 @@ def command(function: Callable[..., None], after: str = "nothing was written.") 
     main.__name__ = function.__name__
     main.__doc__ = function.__doc__
     return main
+
+
+class _Command(typer.core.TyperCommand):
+    """A command whose options with several values take them one after another: ``--seeds 1 2 3``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        several = {
+            name
+            for parameter in self.params
+            if parameter.param_type_name == "option" and getattr(parameter, "multiple", False)
+            for name in parameter.opts
+        }
+        if any(parameter.param_type_name == "argument" for parameter in self.params):
+            several = set()  # there, a value might be meant for another
+        spread: list[str] = []
+        open_option, values = "", 0
+        for arg in args:
+            if arg.startswith("--") or (arg.startswith("-") and not arg[1:2].isdigit()):
+                open_option, values = (arg if arg in several else ""), 0
+            elif open_option:
+                values += 1
+                if values > 1:
+                    spread.append(open_option)
+            spread.append(arg)
+        return super().parse_args(ctx, spread)
 
 
 def resumable(function: Callable[..., None]) -> Callable[[], None]:
