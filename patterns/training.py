@@ -253,6 +253,7 @@ def train(
             fit(model, images.changed, steps)
             model.fold()
         if (profiles := classifier.profiles) is not None:
+            torch.manual_seed(training.seed)  # whatever the others have drawn
             # Measured once for all of them, [1 + versions, N, F]; first as they are.
             shown = [images.unchanged] + [images.changed] * _VERSIONS
             measured = torch.stack([images.of_all(show, profiles.measure) for show in shown])
