@@ -32,7 +32,15 @@ def train_classifier(
         float,
         typer.Option("--generated", help="Share of generated maps among those learned from; 0 for none."),
     ] = 0.1,
-    members: Annotated[int, typer.Option("--members", help="Networks whose probabilities are averaged.")] = 2,
+    members: Annotated[
+        int, typer.Option("--members", help="Convolutional networks whose probabilities are averaged.")
+    ] = 2,
+    profiles: Annotated[
+        int,
+        typer.Option(
+            "--profiles", help="Networks on hand-made measurements, averaged with those; 0 for none."
+        ),
+    ] = 2,
     folds: Annotated[
         int, typer.Option("--folds", help="Parts of the cross-validation over heads; 0 for none.")
     ] = 5,
@@ -58,7 +66,7 @@ def train_classifier(
         output=output,
         other_kind=other_kind,
         folds=folds,
-        training=Training(epochs=epochs, generated=generated, members=members, seed=seed),
+        training=Training(epochs=epochs, generated=generated, members=members, profiles=profiles, seed=seed),
         note=note,
         overwrite=overwrite,
     )
