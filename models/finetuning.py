@@ -100,7 +100,7 @@ def finetune(
         check_output(output, overwrite, marker=METRICS)  # before anything is loaded
     place = _training_device(device)
     set_seed(settings.seed)
-    checkpoint, warnings = _with_head(model_name, revision, task)
+    checkpoint, warnings = with_head(model_name, revision, task)
     record = model_record(checkpoint)
     of_train, of_dev, of_mismatched = (
         _Part.of(rows, task, f"{name} rows")
@@ -326,7 +326,7 @@ def _training_device(name: str) -> torch.device:
     return device
 
 
-def _with_head(name: str, revision: str | None, task: Task) -> tuple[Checkpoint, list[str]]:
+def with_head(name: str, revision: str | None, task: Task) -> tuple[Checkpoint, list[str]]:
     """Load a model with a head for the task, its own or a new one, and what to say about that."""
     from transformers import AutoModelForSequenceClassification
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from .compaction import kept_of
 from .errors import InputError
 from .evaluation import Examples, losses
 from .files import atomic_file, read_json, reason, write_json
@@ -189,6 +190,8 @@ def train(
                 per_device_train_batch_size=settings.batch_size // processes,
                 bf16=settings.precision == "bf16",
                 use_cpu=device.type == "cpu",
+                # What is left of an MLP that was cut out has weights of size 0, which no pass uses.
+                ddp_find_unused_parameters=kept_of(model) is not None,
                 dataloader_pin_memory=device.type == "cuda",
                 seed=settings.seed,
                 logging_strategy="epoch",
