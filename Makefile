@@ -44,7 +44,7 @@ bench: $(VENV)/dev.stamp
 
 bench-classifier: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/classifier.py --annotations examples/annotations-minilm examples/annotations \
-		--output benchmarks/classifier.json --cards patterns/weights
+		--own examples/annotations --output benchmarks/classifier.json --cards patterns/weights
 
 clean:
 	rm -rf $(VENV) demo-output bench.json dist .pytest_cache .mypy_cache .ruff_cache

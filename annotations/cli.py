@@ -14,8 +14,6 @@ AnnotationsOption = Annotated[
     list[Path],
     typer.Option("--annotations", help="Folders of annotated maps, ours or as published: DIR1 DIR2 ..."),
 ]
-# An option takes one value; the folders that follow it come as arguments.
-MoreOption = Annotated[list[Path] | None, typer.Argument(metavar="DIR", show_default=False, hidden=True)]
 
 
 @command
@@ -34,7 +32,15 @@ def train_classifier(
         float,
         typer.Option("--generated", help="Share of generated maps among those learned from; 0 for none."),
     ] = 0.1,
-    members: Annotated[int, typer.Option("--members", help="Networks whose probabilities are averaged.")] = 2,
+    members: Annotated[
+        int, typer.Option("--members", help="Convolutional networks whose probabilities are averaged.")
+    ] = 2,
+    profiles: Annotated[
+        int,
+        typer.Option(
+            "--profiles", help="Networks on hand-made measurements, averaged with those; 0 for none."
+        ),
+    ] = 2,
     folds: Annotated[
         int, typer.Option("--folds", help="Parts of the cross-validation over heads; 0 for none.")
     ] = 5,
@@ -45,7 +51,6 @@ def train_classifier(
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
-    more: MoreOption = None,
 ) -> None:
     """Train a pattern classifier on annotated maps and score it on heads it has not seen.
 
@@ -56,12 +61,12 @@ def train_classifier(
     from .stages import TrainClassifier
 
     job = TrainClassifier(
-        annotations=(*annotations, *(more or ())),
+        annotations=tuple(annotations),
         maps=maps,
         output=output,
         other_kind=other_kind,
         folds=folds,
-        training=Training(epochs=epochs, generated=generated, members=members, seed=seed),
+        training=Training(epochs=epochs, generated=generated, members=members, profiles=profiles, seed=seed),
         note=note,
         overwrite=overwrite,
     )
@@ -91,7 +96,6 @@ def evaluate_classifier(
         str | None, typer.Option("--maps", help="Kind of maps to score on; default: the classifier's own.")
     ] = None,
     as_json: JsonOption = False,
-    more: MoreOption = None,
 ) -> None:
     """Score a pattern classifier on annotated maps.
 
@@ -99,7 +103,7 @@ def evaluate_classifier(
     """
     from .stages import EvaluateClassifier
 
-    scores = EvaluateClassifier((*annotations, *(more or ())), classifier, maps).run()
+    scores = EvaluateClassifier(tuple(annotations), classifier, maps).run()
     known = scores["trained_on"]
     if known is None:
         say("warning: this classifier does not say which maps it was trained on.")

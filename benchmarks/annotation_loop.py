@@ -73,6 +73,7 @@ def fitted(pool: Pool, chosen: tuple[int, ...], seed: int) -> PatternClassifier:
         batch_size=BATCH,
         members=1,
         generated=0,
+        profiles=0,
         stages=((8,), (16, 16), (32, 32)),
         seed=seed,
     )

@@ -5,7 +5,8 @@
 Five folds over heads; a map is predicted by a classifier that has seen neither its head nor its input. The same
 folds, for comparison: the published network with the published crops, the same with the padding it was trained
 with, gradient boosting on hand-made features, and one annotator against the majority. Then every base model in
-turn is left out whole. Intervals resample heads. Hours on two cores, most of them for the published network
+turn is left out whole; and the shipped recipe is trained on our own maps alone (``--own``), to see what the others
+add. Intervals resample heads. Hours on two cores, most of them for the published network
 (``--skip published``); every step is kept in ``--cache`` and not done twice (empty it after a change of the code).
 Every method's probabilities are calibrated by a temperature that the other folds ask for.
 """
@@ -38,6 +39,7 @@ METHODS = {
     "published": "the published network by its recipe (in bfloat16), crops at inference",
     "published_padded": "the published network (in bfloat16), padded at inference as in training",
     "boosting": "gradient boosting on hand-made features",
+    "own_alone": "the shipped recipe, trained on our own maps alone",
 }
 Change = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
 
@@ -78,9 +80,11 @@ CHANGES: dict[str, Change] = {
 class Data:
     """The annotated maps in the form the methods take."""
 
-    def __init__(self, folders: list[Path]) -> None:
+    def __init__(self, folders: list[Path], own: Path | None = None) -> None:
         self.annotated = load_labelled(folders)
         self.info = self.annotated.info
+        ids = set(load_labelled([own]).info["id"]) if own else set()
+        self.is_own = self.info["id"].isin(ids).to_numpy()
         self.maps = self.annotated.maps
         self.labels = [Pattern(label) for label in self.annotated.labels if label is not None]
         self.targets = np.array([PATTERNS.index(label) for label in self.labels])
@@ -126,9 +130,10 @@ def predictions(
         Training(seed=seed),
         weights=weights,
     )
+    changes = {method: CHANGES["as it is"]} if method == "own_alone" else CHANGES
     return {
         name: classifier.predict_proba([change(data.maps[i]) for i in unseen])
-        for name, change in CHANGES.items()
+        for name, change in changes.items()
     }
 
 
@@ -138,6 +143,7 @@ def cached(folder: Path, data: Data, *step: Any) -> dict[str, npt.NDArray[np.flo
     settings = {
         "headscope": (OTHER_KIND[kind], Training(seed=seed), list(CHANGES)),
         "boosting": OTHER_KIND[kind],
+        "own_alone": (OTHER_KIND[kind], Training(seed=seed)),
     }
     digest = hashlib.sha256(repr((kind, method, seed, settings.get(method))).encode())
     for chosen in (seen, unseen):
@@ -167,6 +173,12 @@ def evaluate(data: Data, kind: str, options: argparse.Namespace) -> dict[str, An
     ]
     folds: dict[str, npt.NDArray[np.floating]] = {}
     bases: dict[str, npt.NDArray[np.floating]] = {}
+    if data.is_own.any():
+        steps += [
+            (name, "own_alone", seen[data.is_own[seen]], test)
+            for name, seen, unseen in data.folds(options.seed)
+            if len(test := unseen[own[unseen] & data.is_own[unseen]])
+        ]
     fold_of = np.zeros(len(own), dtype=np.int64)
     for name, method, seen, unseen in tqdm(steps, desc=kind):
         for variant, found in cached(options.cache, data, kind, method, seen, unseen, options.seed).items():
@@ -175,6 +187,7 @@ def evaluate(data: Data, kind: str, options: argparse.Namespace) -> dict[str, An
                 fold_of[unseen] = int(name.split()[1])
             kept.setdefault(variant, np.zeros((len(own), len(PATTERNS))))[unseen] = found
     mine = np.flatnonzero(own)
+    alone = folds.pop("own_alone", None)
     labels = [data.labels[i] for i in mine]
     heads = data.heads[mine]
     temperature = {
@@ -194,6 +207,17 @@ def evaluate(data: Data, kind: str, options: argparse.Namespace) -> dict[str, An
     left_out = {"headscope": bases["as it is"][mine]}
     if "boosting" in bases:
         left_out["boosting"] = bases["boosting"][mine]
+    own_alone = {}
+    if alone is not None:
+        at = np.flatnonzero(data.is_own[mine])
+        of = [labels[i] for i in at]
+        rebuilt = calibrated(np.log(alone[mine[at]].clip(1e-6)), of, fold_of[mine[at]])
+        whole = folds["headscope"][at]
+        own_alone = {
+            "headscope": score(of, whole, heads[at], options.seed),
+            "own_alone": score(of, rebuilt, heads[at], options.seed),
+            "headscope_minus": difference(of, whole, rebuilt, heads[at], options.seed),
+        }
     base, length = data.base[mine], data.info["n_tokens"].to_numpy()[mine]
 
     def part(chosen: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.floating]) -> dict[str, Any]:
@@ -209,6 +233,7 @@ def evaluate(data: Data, kind: str, options: argparse.Namespace) -> dict[str, An
             for name, found in folds.items()
             if name != "headscope"
         },
+        "own_maps": own_alone,
         "one_annotator": annotators(data, mine, options.seed),
         "by_base": {name: part(base == name, folds["headscope"]) for name in np.unique(base)},
         "unseen_base": {
@@ -249,15 +274,39 @@ def annotators(data: Data, mine: npt.NDArray[np.int64], seed: int) -> dict[str, 
     return found
 
 
+def cell(scores: dict[str, Any], metric: str) -> str:
+    """A score with its interval."""
+    if scores["ci95"][metric][0] is None:
+        return f"{scores[metric]:.3f}"
+    low, high = scores["ci95"][metric]
+    return f"{scores[metric]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def gap(difference: dict[str, Any], metric: str) -> str:
+    """A difference with its interval."""
+    low, high = difference[metric]["ci95"]
+    return f"{difference[metric]['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def render_own(result: dict[str, Any], of: dict[str, Any]) -> list[str]:
+    """Return the table of what can be rebuilt from our own maps alone."""
+    if not of:
+        return []
+    return [
+        f"| on the {of['headscope']['maps']} of `examples/annotations` alone | accuracy | macro-F1 | log-loss |",
+        "|---|---|---|---|",
+        *(
+            f"| {result['methods'][name]} | " + " | ".join(cell(of[name], m) for m in METRICS) + " |"
+            for name in ("headscope", "own_alone")
+        ),
+        "| difference | " + " | ".join(gap(of["headscope_minus"], m) for m in METRICS[:2]) + " | |",
+        "",
+    ]
+
+
 def render(result: dict[str, Any], kind: str) -> str:
     """Return the section of the card that the results of one kind make."""
     of = result[kind]
-
-    def cell(scores: dict[str, Any], metric: str) -> str:
-        if scores["ci95"][metric][0] is None:
-            return f"{scores[metric]:.3f}"
-        low, high = scores["ci95"][metric]
-        return f"{scores[metric]:.3f} [{low:.3f}, {high:.3f}]"
 
     lines = [
         START,
@@ -278,15 +327,11 @@ def render(result: dict[str, Any], kind: str) -> str:
         "| the shipped recipe minus | accuracy | macro-F1 |",
         "|---|---|---|",
         *(
-            f"| {result['methods'][name]} | "
-            + " | ".join(
-                f"{gap[m]['difference']:+.3f} [{gap[m]['ci95'][0]:+.3f}, {gap[m]['ci95'][1]:+.3f}]"
-                for m in METRICS[:2]
-            )
-            + " |"
-            for name, gap in of["headscope_minus"].items()
+            f"| {result['methods'][name]} | " + " | ".join(gap(found, m) for m in METRICS[:2]) + " |"
+            for name, found in of["headscope_minus"].items()
         ),
         "",
+        *render_own(result, of["own_maps"]),
         "| base model | maps | its heads unseen: accuracy | macro-F1 | all of it unseen: accuracy | macro-F1 |",
         "|---|---|---|---|---|---|",
         *(
@@ -329,6 +374,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--annotations", type=Path, nargs="+", required=True)
+    parser.add_argument(
+        "--own", type=Path, help="one of these folders, on which alone the recipe is trained too"
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument(
         "--cards", type=Path, help="folder whose raw/README.md and norm/README.md get the tables"
@@ -339,7 +387,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
-    data = Data(options.annotations)
+    data = Data(options.annotations, options.own)
     result: dict[str, Any] = {kind: evaluate(data, kind, options) for kind in options.kinds}
     result["methods"] = METHODS
     result["provenance"] = provenance()

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from speed_pruning import BARS as PRUNING_BARS
 from speed_pruning import interleaved, pruning_ratios
+from speed_training import BARS as TRAINING_BARS
+from speed_training import training_ratios
 
 from models.anatomy import anatomy_of
 from models.files import write_json
@@ -38,6 +40,7 @@ BARS = {
     "full_tensor_norms": ("at least", 15.0),
     "extra_memory_in_layers": ("at most", 3.0),
     **PRUNING_BARS,
+    **TRAINING_BARS,
 }
 
 
@@ -159,6 +162,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--small", action="store_true", help="a tiny model: shows that the script runs")
+    parser.add_argument("--data", type=Path, help="GLUE rows for the fine-tuning; default: drawn ones")
     parser.add_argument("--peak", choices=["forward", "classify"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
@@ -170,6 +174,7 @@ def main() -> None:
         "full_tensor_norms": norm_speedup(options.small, max(3, options.repeats // 3)),
         "extra_memory_in_layers": memory_in_layers(options.small),
         **pruning_ratios(options.small, max(3, options.repeats // 2)),
+        **training_ratios(options.data, *((1, 1) if options.small else ())),
     }
     passed = {
         name: measured[name] <= bar if side == "at most" else measured[name] >= bar

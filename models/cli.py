@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from .errors import HeadscopeError
 from .files import reason
@@ -56,7 +57,7 @@ def command(function: Callable[..., None], after: str = "nothing was written.") 
         after: what to say of the output when it was interrupted.
     """
     app = _app()
-    app.command()(_guarded(function, after))
+    app.command(cls=_Command)(_guarded(function, after))
     return _script(app, function.__name__, function.__doc__)
 
 
@@ -71,7 +72,7 @@ def group(name: str, summary: str, functions: Mapping[str, Callable[..., None]])
     app = _app()
     app.callback(help=summary)(lambda: None)
     for word, function in functions.items():
-        app.command(word)(_guarded(function, "what was there before is unchanged."))
+        app.command(word, cls=_Command)(_guarded(function, "what was there before is unchanged."))
     return _script(app, name, summary)
 
 
@@ -108,6 +109,31 @@ def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
     main.__name__ = name
     main.__doc__ = doc
     return main
+
+
+class _Command(typer.core.TyperCommand):
+    """A command whose options with several values take them one after another: ``--seeds 1 2 3``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        several = {
+            name
+            for parameter in self.params
+            if parameter.param_type_name == "option" and getattr(parameter, "multiple", False)
+            for name in parameter.opts
+        }
+        if any(parameter.param_type_name == "argument" for parameter in self.params):
+            several = set()  # there, a value might be meant for another
+        spread: list[str] = []
+        open_option, values = "", 0
+        for arg in args:
+            if arg.startswith("--") or (arg.startswith("-") and not arg[1:2].isdigit()):
+                open_option, values = (arg if arg in several else ""), 0
+            elif open_option:
+                values += 1
+                if values > 1:
+                    spread.append(open_option)
+            spread.append(arg)
+        return super().parse_args(ctx, spread)
 
 
 def resumable(function: Callable[..., None]) -> Callable[[], None]:

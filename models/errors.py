@@ -18,6 +18,10 @@ class HeadError(InputError):
         """Whether there is no head at all."""
 
 
+class MissingSplitError(InputError):
+    """A data set does not have the split asked for."""
+
+
 class UnsupportedModelError(HeadscopeError, TypeError):
     """headscope does not know where this model keeps its heads; the message lists the families it knows."""
 

@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,16 @@ def read_json(path: Path, what: str = "a JSON file") -> Any:
         raise InputError(f"{path} does not exist; it should be {what}.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as {what}: {reason(error)}.") from error
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Return in words where two configs differ, as JSON has them; nothing if they do not."""
+    here = json.loads(json.dumps(here))
+    return "; ".join(
+        f"{key} {there.get(key)!r} there, {here.get(key)!r} here"
+        for key in {**there, **here}
+        if there.get(key) != here.get(key)
+    )
 
 
 def reason(error: Exception) -> str:

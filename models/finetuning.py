@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,19 +25,24 @@ from .checkpoints import (
     set_padding,
 )
 from .compaction import compact, kept_of
+from .drawing import save_figure
 from .errors import HeadError, InputError
-from .evaluation import examples_of, predict
-from .files import atomic_folder, check_output, write_json
-from .glue import Row, Rows, Task, class_ids, select_rows, targets_of
+from .evaluation import Examples, examples_of, predict
+from .files import atomic_folder, check_output, differences, read_json, write_json
+from .glue import Row, Rows, Task, class_ids, hold_out, select_rows, targets_of
+from .learning_curve import learning_curve
 from .metrics import baselines, threshold_metric
 from .provenance import provenance
 from .saving import save
 from .subnetwork import Subnetwork
 from .training import FineTuning as FineTuning
-from .training import train
+from .training import is_main_process, n_processes, train
+from .weights import WeightMasks
 
 METRICS = "metrics.json"
-"""Written last: a folder that has it is a finished fine-tuning."""
+"""A folder that has it is a finished fine-tuning."""
+_CURVE = "learning_curve.png"
+_CONFIG = "config.json"
 
 
 def finetune(
@@ -46,31 +54,40 @@ def finetune(
     output: Path | str,
     revision: str | None = None,
     device: str = "auto",
-    subnetwork: Subnetwork | None = None,
+    subnetwork: Subnetwork | WeightMasks | None = None,
     progress: bool = False,
     overwrite: bool = False,
+    mismatched_rows: Rows | Sequence[Row] | None = None,
+    tokenised: dict[str, Examples] | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune a model and write it, its tokenizer and ``metrics.json`` to a folder, all at once or not at all.
+    """Fine-tune a model and write it, its tokenizer, ``metrics.json`` and a learning curve to a folder.
 
-    The same seed gives the same weights bit for bit on the same machine, device and number of threads. The
-    global generators of Python, NumPy and PyTorch are seeded.
+    The folder is whole or absent. While it is in the making, checkpoints lie beside it in ``<output>.partial``, and
+    a second call with the same arguments goes on from the last of them, or returns what is there if all is done.
+
+    The same seed gives the same weights bit for bit on the same machine, device, number of threads and of
+    processes, stopped in between or not. The global generators of Python, NumPy and PyTorch are seeded.
 
     Args:
         model_name: Hub id or folder. A head that fits the task is trained on; else there is a new one.
         task: which task.
         train_rows: with labels.
-        dev_rows: with labels; the model is scored on them once, at the end, in float32.
+        dev_rows: with labels; the model is scored on them after every epoch, in float32.
         settings: see :class:`FineTuning`.
-        output: a new or empty folder.
+        output: a new or empty folder, or one of the same fine-tuning.
         revision: branch, tag or commit of a Hub model.
         device: auto, cpu, cuda or mps.
-        subnetwork: what to keep of the pre-trained model; the rest is cut out before training.
-        progress: show progress bars on stderr.
-        overwrite: replace an earlier output.
+        subnetwork: what to keep of the pre-trained model. Heads and MLPs that are not kept are cut out before
+            training; single weights that are not kept are 0 and stay so.
+        progress: show progress bars and a line an epoch on stderr.
+        overwrite: replace an earlier output, finished or not.
+        mismatched_rows: MNLI's dev rows of other genres; scored at the end.
+        tokenised: give the same dict for several seeds on the same rows, and they are tokenised once.
 
     Returns:
-        What ``metrics.json`` holds: ``scores`` on the dev rows, ``metric`` (the one that pruning goes by) and
-        ``score``, its value; ``baselines``; ``settings``, ``training``, ``warnings``, ``provenance``.
+        What ``metrics.json`` holds: ``scores`` on the dev rows reported on, ``metric`` (the one that pruning goes by)
+        and ``score``, its value; ``selection`` (which model is kept and what it was selected on); ``baselines``;
+        ``settings``, ``training``, ``warnings``, ``provenance``.
 
     Raises:
         InputError: the model, a row, the subnetwork or the output folder is not what it should be, memory runs
@@ -79,69 +96,223 @@ def finetune(
     from transformers import set_seed
 
     output = Path(output)
-    check_output(output, overwrite, marker=METRICS)
+    if not (output / METRICS).is_file():
+        check_output(output, overwrite, marker=METRICS)  # before anything is loaded
     place = _training_device(device)
     set_seed(settings.seed)
-    checkpoint, warnings = _with_head(model_name, revision, task)
+    checkpoint, warnings = with_head(model_name, revision, task)
     record = model_record(checkpoint)
-    train_rows, train_source = _rows_and_source(train_rows, "train rows")
-    dev_rows, dev_source = _rows_and_source(dev_rows, "dev rows")
-    targets_of(
-        train_rows, task, checkpoint.model.config, train_source["source"]
-    )  # before rows lose their places
-    if settings.max_examples:
-        train_rows = select_rows(train_rows, task, settings.max_examples, seed=0)
-    training = examples_of(checkpoint, task, train_rows, settings.max_length, train_source["source"])
-    dev = examples_of(checkpoint, task, dev_rows, settings.max_length, dev_source["source"])
-    model = checkpoint.model
-    if subnetwork is not None:
-        model = compact(model, subnetwork)
-
-    started = time.perf_counter()
-    history = train(model, training, settings, place, progress)
-    seconds = time.perf_counter() - started
-    logits = predict(model, dev, batch_size=2 * settings.batch_size, progress=progress)
-    scores = dev.scores(logits)
-    metric = threshold_metric(task)
-    result: dict[str, Any] = {
+    of_train, of_dev, of_mismatched = (
+        _Part.of(rows, task, f"{name} rows")
+        for name, rows in (("train", train_rows), ("dev", dev_rows), ("mismatched", mismatched_rows or []))
+    )
+    config = {
         "model": model_name,
+        "revision": record["revision"],
+        "model_sha256": record["sha256"],
         "task": task.name,
-        "seed": settings.seed,
-        "metric": metric,
-        "score": scores[metric],
-        "scores": scores,
-        "baselines": baselines(
-            task, training.targets, dev.targets, positive=training.classes[-1], seed=settings.seed
-        ),
-        "examples": {"train": len(training), "dev": len(dev)},
-        "parameters": count_parameters(model),
-        "subnetwork": None
-        if subnetwork is None
-        else {"n_heads": subnetwork.n_heads, "n_mlps": subnetwork.n_mlps, "metadata": subnetwork.metadata},
-        "settings": asdict(settings),
-        "training": {
-            "seconds": seconds,
-            "examples_per_second": len(training) * settings.epochs / seconds,
-            "history": history,
-        },
-        "warnings": list(warnings),
-        "provenance": {
-            **provenance(),
-            "model": record,
-            "data": {"train": train_source, "dev": dev_source},
-            "device": str(place),
-        },
+        "train": of_train.digest,
+        "dev": of_dev.digest,
+        "mismatched": of_mismatched.digest if mismatched_rows else None,
+        "subnetwork": None if subnetwork is None else subnetwork.digest(),
+        "processes": n_processes(),
+        **settings.record(),
     }
-    with atomic_folder(output, overwrite) as folder:
-        save(model, folder, tokenizer=checkpoint.tokenizer)
-        write_json(folder / METRICS, result)
+    partial = output.with_name(f"{output.name}.partial")
+    if done := _earlier(output, partial, config, overwrite):
+        return done
+
+    memo = {} if tokenised is None else tokenised
+
+    def examples(name: str, part: _Part, rows: Sequence[Row]) -> Examples:
+        if name not in memo:
+            memo[name] = examples_of(checkpoint, task, rows, settings.max_length, part.source["source"])
+        return memo[name]
+
+    # Before rows lose their places, so that an error names the right one.
+    targets_of(of_train.rows, task, checkpoint.model.config, of_train.source["source"])
+    chosen = of_train.rows
+    if settings.max_examples:
+        chosen = select_rows(chosen, task, settings.max_examples, seed=0)
+    selected, reported = hold_out(of_dev.rows, task, settings.holdout)
+    training = examples("train", of_train, chosen)
+    dev = examples("dev", of_dev, selected)
+    held_out = examples("held out", of_dev, reported) if reported else None
+    others = examples("mismatched", of_mismatched, of_mismatched.rows) if mismatched_rows else None
+
+    model = checkpoint.model
+    masks = subnetwork if isinstance(subnetwork, WeightMasks) else None
+    if isinstance(subnetwork, Subnetwork):
+        whole = model
+        model = compact(model, subnetwork, unshare=True)
+        if count_parameters(model) > count_parameters(whole):
+            warnings.append(
+                "The layers of this model shared their modules; each has its own copy now, so that they can differ."
+            )
+
+    def scored(of: Examples) -> dict[str, float]:
+        return of.scores(predict(model, of, batch_size=2 * settings.batch_size))
+
+    metric = threshold_metric(task)
+    with _in_the_making(partial, config, overwrite) as checkpoints:
+        course = train(
+            model,
+            training,
+            settings,
+            place,
+            masks=masks,
+            score=lambda: scored(dev),
+            metric=metric,
+            folder=checkpoints,
+            progress=progress,
+        )
+        final = held_out or dev
+        positive = training.classes[-1]
+        scores = scored(final)
+        always = baselines(task, training.targets, final.targets, positive=positive, seed=settings.seed)
+        if others:
+            scores |= _prefixed(scored(others))
+            of_others = baselines(
+                task, training.targets, others.targets, positive=positive, seed=settings.seed
+            )
+            always = {name: always[name] | _prefixed(of_others[name]) for name in always}
+        result: dict[str, Any] = {
+            "model": model_name,
+            "task": task.name,
+            "seed": settings.seed,
+            "metric": metric,
+            "score": scores[metric],
+            "scores": scores,
+            "selection": _selection(settings, len(dev), len(final), subnetwork is not None),
+            "baselines": always,
+            "examples": {"train": len(training), "dev": len(final)}
+            | ({"mismatched": len(others)} if others else {}),
+            "parameters": count_parameters(model),
+            "subnetwork": None
+            if subnetwork is None
+            else _size(subnetwork) | {"metadata": dict(subnetwork.metadata)},
+            "settings": asdict(settings),
+            "training": {
+                "seconds": course.seconds,
+                "examples_per_second": len(training) * settings.epochs / max(course.seconds, 1e-9),
+                "resumed_at_steps": course.resumed,
+                "history": course.history,
+            },
+            "warnings": list(warnings),
+            "config": config,
+            "provenance": {
+                **provenance(),
+                "model": record,
+                "data": {"train": of_train.source, "dev": of_dev.source},
+                "device": str(place),
+                "processes": n_processes(),
+            },
+        }
+        result = json.loads(json.dumps(result))  # as it will be read again
+        if is_main_process():
+            with atomic_folder(output, overwrite) as folder:
+                save(model, folder, tokenizer=checkpoint.tokenizer)
+                save_figure(learning_curve(result), folder / _CURVE)
+                write_json(folder / METRICS, result)
     return result
 
 
-def _rows_and_source(rows: Rows | Sequence[Row], name: str) -> tuple[Sequence[Row], dict[str, Any]]:
-    if not isinstance(rows, Rows):
-        return rows, {"source": name, "revision": None, "sha256": None}
-    return rows.rows, rows.record()
+@dataclass(frozen=True)
+class _Part:
+    """Rows, where they come from, and what identifies them."""
+
+    rows: Sequence[Row]
+    source: dict[str, Any]
+    digest: str
+
+    @classmethod
+    def of(cls, rows: Rows | Sequence[Row], task: Task, name: str) -> _Part:
+        digest = hashlib.sha256()
+        listed = rows.rows if isinstance(rows, Rows) else rows
+        for row in listed:
+            told = [row.get(column) for column in (*task.columns, "label")]
+            digest.update(json.dumps(told, default=str).encode())
+        source = rows.record() if isinstance(rows, Rows) else Rows([], name).record()
+        return cls(listed, source, digest.hexdigest())
+
+
+def _earlier(output: Path, partial: Path, config: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """Return the result of an earlier call if it has come to its end; None if there is something to do.
+
+    Raises:
+        InputError: something else is there.
+    """
+    if overwrite:
+        return None
+    if (output / METRICS).is_file():
+        found = read_json(output / METRICS, "the result of a fine-tuning")
+        _check_same(output, found.get("config") if isinstance(found, dict) else None, config)
+        return cast(dict[str, Any], found)
+    if (partial / _CONFIG).is_file():
+        _check_same(partial, read_json(partial / _CONFIG, "the config of a fine-tuning"), config)
+    else:
+        check_output(partial)
+    return None
+
+
+@contextmanager
+def _in_the_making(partial: Path, config: dict[str, Any], overwrite: bool) -> Iterator[Path]:
+    """Yield a folder for checkpoints; it is left behind if there is one to go on from."""
+    if is_main_process():
+        if overwrite and (partial / _CONFIG).is_file():
+            shutil.rmtree(partial)
+        if not (partial / _CONFIG).is_file():
+            check_output(partial)
+            write_json(partial / _CONFIG, config)
+    checkpoints = partial / "checkpoints"
+    try:
+        yield checkpoints
+    except BaseException:
+        if is_main_process() and not any(checkpoints.glob("checkpoint-*")):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if is_main_process():
+        shutil.rmtree(partial)
+
+
+def _check_same(folder: Path, found: Any, config: dict[str, Any]) -> None:
+    told = differences(found, config) if isinstance(found, dict) else "its config cannot be read"
+    if told:
+        raise InputError(
+            f"{folder} holds another fine-tuning ({told}); give another --output, or --overwrite to replace it."
+        )
+
+
+def _prefixed(scores: dict[str, float]) -> dict[str, float]:
+    return {f"mismatched_{name}": value for name, value in scores.items()}
+
+
+def _size(subnetwork: Subnetwork | WeightMasks) -> dict[str, Any]:
+    if isinstance(subnetwork, WeightMasks):
+        return {"weights": subnetwork.kept, "share": subnetwork.share}
+    return {"n_heads": subnetwork.n_heads, "n_mlps": subnetwork.n_mlps}
+
+
+def _selection(settings: FineTuning, on: int, reported: int, subnetwork: bool) -> dict[str, Any]:
+    """Return which model is kept, and what a reader has to know of the rows it is scored on."""
+    if settings.holdout:
+        note = f"scored on {reported} dev rows that nothing was selected on; selected on the other {on}"
+        if subnetwork:
+            note += ", as was the subnetwork if its search held out the same share"
+    elif settings.keep == "best":
+        note = f"selected and scored on the same {reported} dev rows: an upper bound"
+    else:
+        note = f"scored on all {reported} dev rows; no epoch was selected on them"
+        if subnetwork:
+            note += ", but the subnetwork perhaps was, as published: then an upper bound"
+    kept = "the best epoch's" if settings.keep == "best" else "the last epoch's"
+    return {
+        "model": kept,
+        "holdout": settings.holdout,
+        "selected_on": on if settings.holdout or settings.keep == "best" else 0,
+        "reported_on": reported,
+        "note": f"{kept} model, {note}",
+    }
 
 
 def _training_device(name: str) -> torch.device:
@@ -155,7 +326,7 @@ def _training_device(name: str) -> torch.device:
     return device
 
 
-def _with_head(name: str, revision: str | None, task: Task) -> tuple[Checkpoint, list[str]]:
+def with_head(name: str, revision: str | None, task: Task) -> tuple[Checkpoint, list[str]]:
     """Load a model with a head for the task, its own or a new one, and what to say about that."""
     from transformers import AutoModelForSequenceClassification
 

@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError
+from .errors import InputError, MissingSplitError
 from .files import reason
 
 if TYPE_CHECKING:
@@ -132,6 +132,20 @@ def load_rows(task: Task, data: str | Path | None = None, split: str = "validati
     return _from_hub(task, HUB_DATASET if data is None else str(data), split)
 
 
+def load_mismatched(task: Task, data: str | Path | None = None) -> Rows | None:
+    """Read MNLI's dev rows of other genres than the training rows', if there are any; None for other tasks.
+
+    Raises:
+        InputError: there are some and they cannot be read.
+    """
+    if task.name != "mnli":
+        return None
+    try:
+        return load_rows(task, data, "validation_mismatched")
+    except MissingSplitError:
+        return None
+
+
 def texts_of(row: Row, task: Task) -> tuple[str, str | None]:
     """Return the one or two texts of a row, in the order in which the model reads them."""
     return row[task.columns[0]], row[task.columns[1]] if len(task.columns) == 2 else None
@@ -227,6 +241,32 @@ def select_rows(rows: Sequence[Row], task: Task, examples: int, seed: int) -> li
     return sorted(rows, key=place)[:examples]
 
 
+def hold_out(rows: Sequence[Row], task: Task, share: float) -> tuple[list[Row], list[Row]]:
+    """Part rows into those that something is selected on and those that it is reported on, each in their order.
+
+    Whoever holds out the same share of the same rows holds out the same ones: the draw depends on their texts only.
+
+    Args:
+        rows: all.
+        task: whose.
+        share: of the rows reported on; 0 for none.
+
+    Raises:
+        InputError: nothing would be left on one side.
+    """
+    number = round(len(rows) * share)
+    if share and not 0 < number < len(rows):
+        raise InputError(f"--holdout {share} of {len(rows)} rows leaves nothing on one side; give more rows.")
+    reported, selected = apart(rows, task, number, seed=1)
+    return selected, reported
+
+
+def apart(rows: Sequence[Row], task: Task, examples: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """Return the rows that :func:`select_rows` draws, and the others, each in their order."""
+    chosen = {id(row) for row in select_rows(rows, task, examples, seed)}
+    return [row for row in rows if id(row) in chosen], [row for row in rows if id(row) not in chosen]
+
+
 def row_ids(rows: Sequence[Any]) -> list[int]:
     """Return the rows' own ``idx`` (a number, or digits as a tsv has it) where all differ, else their positions."""
     own = [row.get("idx") if isinstance(row, Mapping) else None for row in rows]
@@ -284,7 +324,7 @@ def _from_folder(task: Task, folder: Path, split: str) -> Rows:
                 return _from_file(task, matches[0], unread)
     named = ", ".join(str(path) for path in seen[:9]) + (", ..." if len(seen) > 9 else "")
     there = f"found only {named}" if seen else "it holds no data files"
-    raise InputError(
+    raise MissingSplitError(
         f"--data {folder} has no {task.name}/{split}.* and no {split}.* ({', '.join(_ENDINGS)}): {there}."
     )
 
@@ -381,7 +421,7 @@ def _from_hub(task: Task, dataset: str, split: str) -> Rows:
     # Besides its own, the library lets errors of the HTTP client through, which are of no common type.
     except Exception as error:
         if isinstance(error, datasets.exceptions.DataFilesNotFoundError) or "nknown split" in str(error):
-            raise InputError(
+            raise MissingSplitError(
                 f"The Hub data set {dataset} has no split {split!r}: {reason(error)}."
             ) from error
         what = f"The Hub data set {dataset}"

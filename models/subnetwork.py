@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,6 +100,11 @@ class Subnetwork:
 
     def __hash__(self) -> int:
         return hash((self.heads.shape, self.heads.tobytes(), self.mlps.tobytes()))
+
+    def digest(self) -> str:
+        """Return a SHA-256 of what is kept."""
+        shape = repr(self.heads.shape).encode()
+        return hashlib.sha256(shape + self.heads.tobytes() + self.mlps.tobytes()).hexdigest()
 
     def save(self, path: Path | str) -> None:
         """Write one ``.safetensors`` file, metadata included, atomically."""

@@ -1,25 +1,37 @@
-"""The training loop of a fine-tuning: the library's Trainer on rows that are tokenised once."""
+"""The training loop of a fine-tuning: the library's Trainer, interruptible, on rows that are tokenised once."""
 
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from .compaction import kept_of
 from .errors import InputError
 from .evaluation import Examples, losses
-from .files import reason
+from .files import atomic_file, read_json, reason, write_json
+from .weights import WeightMasks
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, Trainer, TrainerCallback
+    from transformers import PreTrainedModel, TrainerCallback
 
 PRECISIONS = ("fp32", "bf16")
+KEPT = ("last", "best")
+_STATE = "headscope.json"
+"""Written last into a checkpoint: without it, the checkpoint is not whole."""
+_BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -56,12 +68,21 @@ class FineTuning:
     """Train on so many rows only, the same ones for every seed; None for all."""
     seed: int = 0
     """Of the head's first weights, of the order of the rows and of dropout."""
+    holdout: float = 0.0
+    """Share of the dev rows that nothing is selected on; the scores are of these rows then."""
+    keep: str = "last"
+    """Which epoch's model: ``last``, or ``best`` on the dev rows that are selected on, the earlier of equals."""
+    checkpoint_steps: int = 500
+    """A checkpoint to go on from is written after so many steps, and after every epoch."""
     report_to: tuple[str, ...] = ()
     """The Trainer's reporting integrations, e.g. ``tensorboard``."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "adam_epsilon", "max_grad_norm"):
             self._check(name, 0 < getattr(self, name) < math.inf, "a number above 0")
+        self._check("holdout", 0 <= self.holdout < 1, "a share from 0 (none) to below 1")
+        self._check("keep", self.keep in KEPT, " or ".join(KEPT))
+        self._check("checkpoint_steps", self.checkpoint_steps >= 1, "at least 1")
         self._check("weight_decay", 0 <= self.weight_decay < math.inf, "a number from 0 up")
         self._check("warmup", 0 <= self.warmup < 1, "a share from 0 to below 1")
         self._check("batch_size", self.batch_size >= 1, "at least 1")
@@ -70,36 +91,95 @@ class FineTuning:
         self._check("max_examples", self.max_examples is None or self.max_examples >= 1, "at least 1")
         self._check("seed", 0 <= self.seed < 2**32, f"a whole number from 0 to {2**32 - 1}")
 
+    def record(self) -> dict[str, Any]:
+        """Return what decides the result, ready for JSON."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("checkpoint_steps", "report_to")
+        }
+
     def _check(self, name: str, right: bool, wanted: str) -> None:
         if not right:
             raise InputError(f"{name}={getattr(self, name)}: give {wanted}.")
 
 
+@dataclass
+class Course:
+    """How a training went, or how far it is."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """For each epoch ``epoch``, ``step``, ``loss`` (mean over its steps), ``learning_rate`` at its end, ``scores`` on
+    the dev rows that are selected on."""
+    seconds: float = 0.0
+    """Spent on steps; not on scores, nor on what was lost when it was stopped."""
+    loss: float = 0.0
+    """Sum over the steps of the epoch so far."""
+    steps: int = 0
+    """Steps of the epoch so far."""
+    best: float | None = None
+    """The best score so far, if the best epoch's model is to be kept."""
+    resumed: list[int] = field(default_factory=list)
+    """The steps at which it went on after having been stopped."""
+
+
+def n_processes() -> int:
+    """Return how many processes ``accelerate launch`` or ``torchrun`` has started for this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Return whether this process is the one that writes and prints."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def train(
-    model: PreTrainedModel, examples: Examples, settings: FineTuning, device: torch.device, progress: bool
-) -> list[dict[str, float]]:
+    model: PreTrainedModel,
+    examples: Examples,
+    settings: FineTuning,
+    device: torch.device,
+    *,
+    masks: WeightMasks | None = None,
+    score: Callable[[], dict[str, float]] | None = None,
+    metric: str = "",
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Course:
     """Train a model in place and leave it in evaluation mode.
+
+    Under ``accelerate launch`` or ``torchrun`` each process takes its share of every batch.
 
     Args:
         model: with a classification head.
         examples: as this model reads them.
         settings: see :class:`FineTuning`.
         device: where; the first of its kind.
-        progress: show a progress bar on stderr.
-
-    Returns:
-        ``epoch``, ``loss`` (mean over its steps) and ``learning_rate`` at the end of each epoch.
+        masks: weights pruned by these are 0 from the beginning to the end.
+        score: scores the model as it is; called after every epoch.
+        metric: the one of these scores that ``keep="best"`` goes by.
+        folder: where checkpoints are kept until the caller deletes them. If there is one already, the training
+            goes on from it. On the CPU, with as many threads and processes as before, the result is the same bit
+            for bit; on a GPU, as far as its kernels are deterministic.
+        progress: show a progress bar and a line an epoch on stderr.
 
     Raises:
-        InputError: the loss is not finite, memory runs out, or a setting does not work on the device.
+        InputError: the loss is not finite, memory runs out, a setting does not work on the device, or the masks are
+            of another model.
     """
-    from transformers import Trainer, TrainingArguments
+    from transformers import TrainingArguments
     from transformers.trainer_callback import PrinterCallback
 
-    with tempfile.TemporaryDirectory() as scratch:
+    processes = n_processes()
+    if settings.batch_size % processes:
+        raise InputError(
+            f"--batch-size {settings.batch_size} cannot be shared evenly by {processes} processes; "
+            f"give a multiple of {processes}."
+        )
+    with ExitStack() as stack:
+        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         try:
             arguments = TrainingArguments(
-                output_dir=scratch,
+                output_dir=str(place),
                 num_train_epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
                 lr_scheduler_type="linear",
@@ -107,53 +187,140 @@ def train(
                 adam_epsilon=settings.adam_epsilon,
                 weight_decay=settings.weight_decay,
                 max_grad_norm=settings.max_grad_norm,
-                per_device_train_batch_size=settings.batch_size,
+                per_device_train_batch_size=settings.batch_size // processes,
                 bf16=settings.precision == "bf16",
                 use_cpu=device.type == "cpu",
+                # What is left of an MLP that was cut out has weights of size 0, which no pass uses.
+                ddp_find_unused_parameters=kept_of(model) is not None,
                 dataloader_pin_memory=device.type == "cuda",
                 seed=settings.seed,
                 logging_strategy="epoch",
-                save_strategy="no",
+                save_strategy="no",  # the callback says when
                 report_to=list(settings.report_to) or "none",
                 disable_tqdm=True,  # its bar prints to stdout; ours follows
             )
         except (ValueError, ImportError) as error:  # bf16 where there is none, an integration not installed
             raise InputError(f"These settings do not work on {device}: {reason(error)}.") from error
-        # Several GPUs would run the model in threads and multiply the batch.
+        # Several GPUs in one process would run the model in threads and multiply the batch.
         arguments._n_gpu = min(arguments.n_gpu, 1)
-        trainer: Trainer
-        kind: Any = _grouping_trainer() if settings.group_by_length else Trainer
-        trainer = kind(
+        course, checkpoint = _newest(folder)
+        trainer: Any
+        trainer = _ordering_trainer()(
             model=model,
             args=arguments,
             train_dataset=_features(examples),
             data_collator=collator(examples.pad_token_id),
-            compute_loss_func=lambda *args, **kwargs: _loss(trainer, settings, *args, **kwargs),
-            callbacks=[_progress_bar()] if progress else [],
+            compute_loss_func=lambda *args, **kwargs: _loss(
+                trainer, settings, course, folder, *args, **kwargs
+            ),
         )
+        trainer.sampler = LengthGroups(
+            [len(one) for one in examples.encoded],
+            settings.batch_size,
+            settings.seed,
+            sort=settings.group_by_length,
+        )
+        trainer.add_callback(_conductor(trainer, settings, course, score, metric, folder, progress))
         trainer.remove_callback(PrinterCallback)
+        if masks is not None:
+            stack.enter_context(_held_at_zero(masks, model))
+        if folder and is_main_process():
+            for left in _checkpoints(folder):
+                if left != checkpoint:
+                    shutil.rmtree(left)
+        _wait()
         try:
-            trainer.train()
-        except torch.OutOfMemoryError as error:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not _memory_ran_out(error):
+                raise
             raise InputError(
                 f"Memory ran out on {device}; give a --batch-size below {settings.batch_size} or a smaller "
                 "--max-length."
             ) from error
-        logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+        if settings.keep == "best" and folder and (folder / _BEST).is_file():
+            from safetensors.torch import load_file
+
+            _wait()
+            model.load_state_dict(load_file(folder / _BEST), strict=False)  # tied weights stand once
     model.eval()
-    return [{name: entry[name] for name in ("epoch", "loss", "learning_rate")} for entry in logs]
+    return course
+
+
+def _memory_ran_out(error: RuntimeError) -> bool:
+    """On the CPU it has no type of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _wait() -> None:
+    """Until all processes are here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def _newest(folder: Path | None) -> tuple[Course, Path | None]:
+    """Return how far a training is, and the checkpoint from which it goes on: the last one that is whole."""
+    for checkpoint in reversed(_checkpoints(folder) if folder else []):
+        if not (checkpoint / _STATE).is_file():
+            continue
+        state = read_json(checkpoint / _STATE, "the state of a training")
+        sizes = state.pop("sizes")
+        if all((checkpoint / name).is_file() for name in sizes) and sizes == _sizes(checkpoint):
+            course = Course(**state)
+            course.resumed.append(int(checkpoint.name.split("-")[1]))
+            if not is_main_process():  # the first process has the losses of all
+                course.loss = 0.0
+            return course, checkpoint
+    return Course(), None
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in checkpoint.iterdir() if file.name != _STATE}
+
+
+@contextmanager
+def _held_at_zero(masks: WeightMasks, model: PreTrainedModel) -> Iterator[None]:
+    """Set pruned weights to 0 and let no gradient reach them, so that the optimiser never moves them.
+
+    Neither gradient clipping nor a moment of Adam knows of them, and weight decay of 0 is 0: the same as training
+    with ``torch.nn.utils.prune`` (tested).
+    """
+    masks.apply_(model)
+    pruned = {
+        name: (parameter, torch.from_numpy(~masks.masks[name]).to(parameter.device))
+        for name, parameter in masks.check(model).items()
+    }
+
+    def without(where: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda gradient: gradient.masked_fill(where, 0)
+
+    hooks = [parameter.register_hook(without(where)) for parameter, where in pruned.values()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    moved = [name for name, (parameter, where) in pruned.items() if parameter.detach()[where].any()]
+    if moved:
+        raise AssertionError(f"pruned weights of {moved[0]} are not 0 after training")
 
 
 class LengthGroups(Sampler[int]):
     """Row numbers, so that each ``batch_size`` of them in turn are inputs of like length, in random order.
+
+    Without `sort`, they are in random order and no more.
 
     Rows are shuffled, sorted by length within pools of up to 50 batches, and the batches shuffled. The library's
     own sampler leaves the batches of a pool in order of length, from which a model learns less. The order of an
     epoch depends on the seed and the epoch only, not on what was drawn before.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, sort: bool = True) -> None:
+        self.lengths, self.batch_size, self.seed, self.sort, self.epoch = lengths, batch_size, seed, sort, 0
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -165,6 +332,8 @@ class LengthGroups(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng((self.seed, self.epoch))
         order, size = generator.permutation(len(self.lengths)), self.batch_size
+        if not self.sort:
+            return iter(order.tolist())
         pool = size * max(1, min(50, len(order) // (4 * size)))  # at least four, or batches would not change
         batches = []
         for start in range(0, len(order), pool):
@@ -175,16 +344,16 @@ class LengthGroups(Sampler[int]):
         return (row for batch in batches + last for row in batch)
 
 
-def _grouping_trainer() -> type[Trainer]:
+def _ordering_trainer() -> Any:
     from transformers import Trainer
 
-    class GroupingTrainer(Trainer):
-        def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-            rows: Any = self.train_dataset if train_dataset is None else train_dataset
-            lengths = [len(row["input_ids"]) for row in rows]
-            return LengthGroups(lengths, self.args.train_batch_size, self.args.seed)
+    class OrderingTrainer(Trainer):
+        sampler: LengthGroups
 
-    return GroupingTrainer
+        def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+            return self.sampler
+
+    return OrderingTrainer
 
 
 def _features(examples: Examples) -> list[dict[str, Any]]:
@@ -219,44 +388,136 @@ def collator(pad_token_id: int) -> Callable[[list[dict[str, Any]]], dict[str, to
 
 
 def _loss(
-    trainer: Trainer,
+    trainer: Any,
     settings: FineTuning,
+    course: Course,
+    folder: Path | None,
     outputs: Any,
     labels: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
-    """Return the mean loss of a step, in float32."""
+    """Return the mean loss of a step, in float32: of several processes, this one's part of it."""
     each = losses(outputs.logits, labels)
     loss = each.sum() / (len(each) if num_items_in_batch is None else num_items_in_batch)
-    if not torch.isfinite(loss):
-        state = trainer.state
-        raise InputError(
-            f"The loss is {loss.item()} at step {state.global_step + 1} of {state.max_steps}; give a lower "
-            f"--learning-rate than {settings.learning_rate:g}, or check the weights of --model."
-        )
+    value = loss.item()
+    if not math.isfinite(value):
+        _diverged(f"The loss is {value}", trainer.state.global_step + 1, trainer, settings, folder)
+    course.loss += value
+    course.steps += 1
     return loss
 
 
-def _progress_bar() -> TrainerCallback:
+def _diverged(what: str, step: int, trainer: Any, settings: FineTuning, folder: Path | None) -> None:
+    last = _newest(folder)[1]
+    kept = f"the checkpoint of step {last.name.split('-')[1]} is kept in {folder}; " if last else ""
+    raise InputError(
+        f"{what} at step {step} of {trainer.state.max_steps}; {kept}give a lower --learning-rate than "
+        f"{settings.learning_rate:g}, or check the weights of --model."
+    )
+
+
+def _conductor(
+    trainer: Any,
+    settings: FineTuning,
+    course: Course,
+    score: Callable[[], dict[str, float]] | None,
+    metric: str,
+    folder: Path | None,
+    progress: bool,
+) -> TrainerCallback:
+    from safetensors.torch import save_model
     from tqdm import tqdm
     from transformers import TrainerCallback
 
-    class Bar(TrainerCallback):
-        """One bar over all steps, on stderr, with the mean loss of the last epoch."""
+    def of_all(value: float) -> float:
+        """The sum over all processes."""
+        if n_processes() == 1:
+            return value
+        part = torch.tensor(
+            value, dtype=torch.float32 if trainer.args.device.type == "mps" else torch.float64
+        )
+        return float(trainer.accelerator.reduce(part.to(trainer.args.device), "sum"))
+
+    class Conductor(TrainerCallback):
+        """Counts, scores, says when a checkpoint is due, and shows how far it is."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.bar = tqdm(total=state.max_steps, unit="step", desc="fine-tuning", disable=None)
+            shown = progress and is_main_process()
+            self.bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                unit="step",
+                desc="fine-tuning",
+                disable=None if shown else True,
+            )
+            self.since = time.perf_counter()
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            trainer.sampler.set_epoch(int((state.epoch or 0) + 1e-9))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.update(state.global_step - self.bar.n)
+            if course.steps:
+                self.bar.set_postfix(loss=f"{course.loss / course.steps:.4f}", refresh=False)
+            ends = state.global_step >= state.max_steps or state.epoch == int(state.epoch)
+            if folder and not ends and state.global_step % settings.checkpoint_steps == 0:
+                self.prepare(state, control)
 
-        def on_log(
-            self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
-        ) -> None:
-            if logs and "loss" in logs:
-                self.bar.set_postfix(epoch=f"{logs['epoch']:g}", loss=f"{float(logs['loss']):.4f}")
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            course.seconds += time.perf_counter() - self.since
+            self.check(state)
+            loss = of_all(course.loss) / course.steps
+            course.loss, course.steps = 0.0, 0
+            found = score() if score else {}
+            course.history.append(
+                {
+                    "epoch": state.epoch,
+                    "step": state.global_step,
+                    "loss": loss,
+                    "learning_rate": kwargs["lr_scheduler"].get_last_lr()[0],
+                    "scores": found,
+                }
+            )
+            if progress and is_main_process():
+                told = "".join(f", {name} {value:.3f}" for name, value in found.items())
+                self.bar.write(
+                    f"epoch {state.epoch:g} of {settings.epochs:g}: loss {loss:.4f}{told} "
+                    f"({course.seconds:.0f} s of training)",
+                    file=sys.stderr,
+                )
+            if folder and settings.keep == "best" and (course.best is None or found[metric] > course.best):
+                course.best = found[metric]
+                if is_main_process():
+                    with atomic_file(folder / _BEST) as temporary:
+                        save_model(trainer.model, str(temporary))
+            self.since = time.perf_counter()
+            if folder:
+                self.prepare(state, control)
+
+        def check(self, state: Any) -> None:
+            if not all(bool(weight.isfinite().all()) for weight in trainer.model.parameters()):
+                _diverged("A weight is not finite", state.global_step, trainer, settings, folder)
+
+        def prepare(self, state: Any, control: Any) -> None:
+            self.check(state)
+            control.should_save = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Mark a checkpoint as whole, and delete those before it."""
+            assert folder is not None
+            course.seconds += time.perf_counter() - self.since
+            self.since = time.perf_counter()
+            loss = of_all(course.loss)
+            _wait()  # until each process has written its part
+            if not is_main_process():
+                return
+            checkpoint = folder / f"checkpoint-{state.global_step}"
+            write_json(checkpoint / _STATE, {**asdict(course), "loss": loss, "sizes": _sizes(checkpoint)})
+            for earlier in _checkpoints(folder):
+                if earlier != checkpoint:
+                    shutil.rmtree(earlier)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.close()
 
-    return Bar()
+    return Conductor()

@@ -22,6 +22,7 @@ from models.files import reason
 from models.hub import hub_answers
 
 from .images import IMAGE_SIZE, image_pair, relative, resampling_matrices
+from .profiles import SMALLEST, Profiles
 from .store import check_map
 from .taxonomy import KINDS, PATTERNS, Pattern
 
@@ -100,16 +101,17 @@ class PatternClassifier(
     """Small convolutional networks on images of attention maps (after Kovaleva et al. 2019, section 4.1).
 
     Maps of any length are averaged to images of ``size x size`` cells; the networks' probabilities are
-    averaged.
+    averaged. Where there are networks on hand-made measurements too, both sorts count half.
 
     Args:
         kind: ``raw`` or ``norm``, the kind of maps it was trained on.
         size: side of the images.
         stages: widths of each network's convolutions, see :class:`Member`.
-        members: number of networks.
+        members: number of convolutional networks.
         temperature: log-probabilities are divided by it (Guo et al. 2017).
         shortest: tokens of the shortest map it was trained on.
         groups: number of heads that :attr:`confusions` tells of.
+        profiles: number of networks on measurements, see :class:`patterns.profiles.Profiles`.
 
     Raises:
         InputError: the kind does not exist, or a number is out of range.
@@ -128,6 +130,7 @@ class PatternClassifier(
         temperature: float = 1.0,
         shortest: int = 2,
         groups: int = 0,
+        profiles: int = 0,
     ) -> None:
         super().__init__()
         if kind not in KINDS:
@@ -141,14 +144,24 @@ class PatternClassifier(
             )
         if not (isinstance(temperature, int | float) and 0.01 <= temperature <= 100):
             raise InputError(f"temperature={temperature!r}: give a number above 0, from 0.01 to 100.")
-        for name, value, least in (("members", members, 1), ("shortest", shortest, 2), ("groups", groups, 0)):
+        for name, value, least in (
+            ("members", members, 1),
+            ("shortest", shortest, 2),
+            ("groups", groups, 0),
+            ("profiles", profiles, 0),
+        ):
             if type(value) is not int or value < least:
                 raise InputError(f"{name}={value!r}: give a whole number of at least {least}.")
+        if profiles and size < SMALLEST:
+            raise InputError(f"size={size}: with profiles={profiles}, give at least {SMALLEST}.")
         self.kind = kind
         self.size = size
         self.temperature = temperature
         self.shortest = shortest
         self.members = nn.ModuleList(Member(size, stages) for _ in range(members))
+        # A stream of random numbers of their own: the networks above are the same with and without them.
+        with torch.random.fork_rng(devices=[]):
+            self.profiles = Profiles(size, profiles) if profiles else None
         self.register_buffer(
             "confusions", torch.zeros(groups, len(PATTERNS), len(PATTERNS), dtype=torch.int32)
         )
@@ -156,6 +169,8 @@ class PatternClassifier(
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits ``[N, 5]`` of images ``[N, size, size]`` on any positive scale."""
         averaged = torch.stack([member(images).softmax(dim=-1) for member in self.members]).mean(dim=0)
+        if self.profiles is not None:
+            averaged = (averaged + self.profiles(images)) / 2
         return averaged.clamp_min(torch.finfo(averaged.dtype).tiny).log() / self.temperature
 
     def classify_images(self, images: torch.Tensor) -> torch.Tensor:

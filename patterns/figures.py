@@ -1,20 +1,17 @@
 """Figures for a paper: every head's dominant pattern, and how often each pattern occurs."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from models.drawing import INK, RGB, SMALL, Legend, Page, Swatch, contrast, text_style, text_width
 from models.errors import InputError
-from models.files import atomic_file
 
-from .drawing import INK, RGB, SMALL, Legend, Page, Swatch, contrast, text_style, text_width
 from .tables import HeadGrid, Ratio, check_distributions, grid_shape, head_grids, interval, percent
 from .taxonomy import ABBREVIATIONS, COLOURS, INTERPRETABLE, PATTERNS, TITLES, Pattern
 
@@ -25,11 +22,6 @@ MISSING_COLOUR = "#ECECEC"
 """A head that is not in the table."""
 
 _WIDTH = 5.2  # inches; shrunk to a column of 3 inches, the text is still to be read
-_FORMATS = {
-    ".png": {"Software": None},
-    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    ".svg": {"Date": None, "Creator": None},
-}
 
 
 def head_grid(
@@ -47,7 +39,7 @@ def head_grid(
         shape: (layers, heads per layer) of the whole model, where the table may lack the last of them.
 
     Returns:
-        A figure that belongs to no window and no global state; see :func:`save_figure`.
+        A figure that belongs to no window and no global state; see :func:`models.drawing.save_figure`.
 
     Raises:
         InputError: a column is missing, a row is given twice, a value is out of range, or `shape` is smaller
@@ -137,29 +129,6 @@ def distribution_bars(
         page.text(left + panel_w + 0.1, below + panel_h + 0.15, "interpretable ratio\n[95% interval]")
     legend.draw(page, 0.08, 0.06)
     return page.figure
-
-
-def save_figure(figure: Figure, path: str | Path, dpi: int = 200) -> None:
-    """Write a figure as PNG, PDF or SVG: whole or not at all, and the same bytes for the same figure.
-
-    Args:
-        figure: from :func:`head_grid` or :func:`distribution_bars`.
-        path: its ending says which format.
-        dpi: dots per inch of a PNG.
-
-    Raises:
-        InputError: the ending is none of .png, .pdf, .svg.
-    """
-    path = Path(path)
-    ending = path.suffix.lower()
-    if ending not in _FORMATS:
-        raise InputError(f"{path.name!r} is no figure file; end it in {', '.join(_FORMATS)}.")
-    # Two settings that matplotlib takes from nowhere else: the seed of SVG ids, TrueType fonts in a PDF.
-    with (
-        atomic_file(path) as temporary,
-        matplotlib.rc_context({"svg.hashsalt": "headscope", "pdf.fonttype": 42, "savefig.bbox": None}),
-    ):
-        figure.savefig(temporary, format=ending[1:], dpi=dpi, metadata=_FORMATS[ending], facecolor="white")
 
 
 def _survivors(heads: "pd.DataFrame") -> dict[str, set[tuple[int, int]]] | None:

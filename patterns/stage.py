@@ -267,7 +267,9 @@ def write_results(folder: Path, patterns: HeadPatterns, summary: dict[str, Any])
     """Write tables, figures and the summary of one run into an existing folder."""
     import pandas as pd
 
-    from .figures import distribution_bars, save_figure
+    from models.drawing import save_figure
+
+    from .figures import distribution_bars
 
     patterns.to_frame().to_parquet(folder / "heads.parquet", index=False)
     patterns.maps_frame().to_parquet(folder / "maps.parquet", index=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -22,11 +22,19 @@ from .classifier import Member, PatternClassifier, images_of
 from .distribution import check_seed
 from .evaluation import Groups
 from .generator import generate_maps
-from .images import IMAGE_SIZE, resampling_matrices
+from .images import IMAGE_SIZE, image_pair, resampling_matrices
+from .profiles import SMALLEST
 from .taxonomy import PATTERNS, Pattern
 
 _GENERATED = 2000
+_PASSES = 3  # of the networks on measurements, for each pass of the others
+_VERSIONS = 12  # changed images of each map that are measured
+_UNCHANGED = 0.5  # share of the maps drawn that are measured as they are
+_TOGETHER = 128  # maps measured at a time
+_JITTER = 0.1  # of what is measured, in standard deviations
 _LONGEST = 4  # times the side of the images: what training keeps of a longer map is more than an image shows
+
+_Step = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,9 @@ class Training:
     generated: float = 0.1
     """Share of the maps drawn that are generated ones (:mod:`patterns.generator`)."""
     members: int = 2
-    """Networks whose probabilities are averaged."""
+    """Convolutional networks whose probabilities are averaged."""
+    profiles: int = 2
+    """Networks on hand-made measurements (:mod:`patterns.profiles`), averaged with the others half and half."""
     size: int = IMAGE_SIZE
     """Side of the images."""
     stages: tuple[tuple[int, ...], ...] = ((16,), (32, 32), (64, 64))
@@ -68,6 +78,7 @@ class Training:
             ("epochs", 1, 100_000, True),
             ("batch_size", 1, 100_000, True),
             ("members", 1, 100, True),
+            ("profiles", 0, 100, True),
             ("size", 1, 1024, True),
             ("learning_rate", 1e-9, 10.0, False),
             ("weight_decay", 0, 10.0, False),
@@ -81,6 +92,8 @@ class Training:
                 raise InputError(
                     f"{name}={value}: give a {'whole ' if whole else ''}number from {least} to {most}."
                 )
+        if self.profiles and self.size < SMALLEST:
+            raise InputError(f"size={self.size}: with profiles={self.profiles}, give at least {SMALLEST}.")
 
 
 class _WithBatchNorm(nn.Module):
@@ -113,6 +126,50 @@ class _WithBatchNorm(nn.Module):
                     layer.bias.copy_(fused.bias)  # type: ignore[union-attr]
 
 
+class _WithDropout(nn.Module):
+    """A network on measurements while it learns."""
+
+    def __init__(self, network: nn.Sequential, dropout: float) -> None:
+        super().__init__()
+        self.network = network
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, usual: torch.Tensor) -> torch.Tensor:
+        found = usual + _JITTER * torch.randn_like(usual)
+        for layer in self.network:
+            found = layer(found)
+            if isinstance(layer, nn.GELU):
+                found = self.dropout(found)
+        return found
+
+
+class _Images:
+    """Images of maps, drawn from the maps anew each time."""
+
+    def __init__(self, maps: Sequence[npt.NDArray[np.float32]], size: int) -> None:
+        self.size = size
+        self.padded, self.lengths = _stacked(maps, _LONGEST * size)
+        self.augment = v2.Compose([RandomNoise(), RandomContrast()])
+        self.window = RandomWindow(size)
+
+    def changed(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Return images of the maps at these positions, changed at random."""
+        n = int(self.lengths[chosen].max())
+        return self.augment(self.window(self.padded[chosen, :n, :n], self.lengths[chosen]))
+
+    def unchanged(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Return images of the maps at these positions as they are."""
+        n = int(self.lengths[chosen].max())
+        resampling = resampling_matrices(self.lengths[chosen], n, self.size)
+        return image_pair(self.padded[chosen, None, :n, :n], None, resampling)[0][:, 0]
+
+    def of_all(self, show: _Step, measure: _Step) -> torch.Tensor:
+        """Return what `measure` finds on every map's image, a few at a time."""
+        order = self.lengths.argsort(stable=True)  # maps of like lengths together: little padding
+        found = torch.cat([measure(show(part)) for part in order.split(_TOGETHER)])
+        return found[order.argsort()]
+
+
 def train(
     kind: str,
     maps: Sequence[npt.NDArray[np.float32]],
@@ -141,7 +198,7 @@ def train(
     from tqdm import tqdm
 
     targets = _targets(maps, labels)
-    shortest = min(map(len, maps))
+    annotated, shortest = len(maps), min(map(len, maps))
     chance = _chance(targets, training.balance, weights)
     steps = training.epochs * -(-len(maps) // training.batch_size)
     if training.generated:
@@ -149,9 +206,7 @@ def train(
         more_targets = _targets(more, patterns)
         maps, targets = [*maps, *more], torch.cat([targets, more_targets])
         chance = torch.cat([(1 - share) * chance, share * _chance(more_targets, training.balance, None)])
-    padded, lengths = _stacked(maps, _LONGEST * training.size)
-    augment = v2.Compose([RandomNoise(), RandomContrast()])
-    window = RandomWindow(training.size)
+    images = _Images(maps, training.size)
 
     # The global generator is what torchvision's transforms draw from; the caller's is left as it was.
     with torch.random.fork_rng(devices=[]):
@@ -164,14 +219,18 @@ def train(
             temperature=temperature,
             shortest=shortest,
             groups=0 if confusions is None else len(confusions),
+            profiles=training.profiles,
         )
         if confusions is not None:
             classifier.confusions.copy_(torch.from_numpy(confusions))
         bar = tqdm(
-            total=steps * training.members, desc="training", unit="step", disable=None if progress else True
+            total=steps * (training.members + _PASSES * training.profiles),
+            desc="training",
+            unit="step",
+            disable=None if progress else True,
         )
-        for member in classifier.members:
-            model = _WithBatchNorm(cast(Member, member), training.dropout).train()
+
+        def fit(model: nn.Module, show: _Step, steps: int) -> None:
             optimiser = torch.optim.AdamW(
                 model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
             )
@@ -180,17 +239,35 @@ def train(
             )
             for _ in range(steps):
                 chosen = torch.multinomial(chance, training.batch_size, replacement=True)
-                n = int(lengths[chosen].max())
-                images = augment(window(padded[chosen, :n, :n], lengths[chosen]))
                 loss = nn.functional.cross_entropy(
-                    model(images), targets[chosen], label_smoothing=training.label_smoothing
+                    model(show(chosen)), targets[chosen], label_smoothing=training.label_smoothing
                 )
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
                 schedule.step()
                 bar.update()
+
+        for member in classifier.members:
+            model = _WithBatchNorm(cast(Member, member), training.dropout).train()
+            fit(model, images.changed, steps)
             model.fold()
+        if (profiles := classifier.profiles) is not None:
+            torch.manual_seed(training.seed)  # whatever the others have drawn
+            # Measured once for all of them, [1 + versions, N, F]; first as they are.
+            shown = [images.unchanged] + [images.changed] * _VERSIONS
+            measured = torch.stack([images.of_all(show, profiles.measure) for show in shown])
+            profiles.get_used_to(measured[0, :annotated][chance[:annotated] > 0])
+            usual = profiles.usual(measured)
+
+            def drawn(chosen: torch.Tensor) -> torch.Tensor:
+                """Return measurements of these maps, of each in a version drawn at random."""
+                version = torch.randint(1, len(usual), chosen.shape)
+                return usual[version * (torch.rand(chosen.shape) >= _UNCHANGED), chosen]
+
+            for network in profiles.networks:
+                learning = _WithDropout(cast(nn.Sequential, network), training.dropout)
+                fit(learning.train(), drawn, _PASSES * steps)
         bar.close()
         return classifier.eval()
 

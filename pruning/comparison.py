@@ -229,7 +229,7 @@ class Compared:
 
 def write_results(folder: Path, done: Compared) -> None:
     """Write tables, figures and the summary of one run into an existing folder."""
-    from patterns.figures import save_figure
+    from models.drawing import save_figure
 
     from .figures import pattern_bars, survival_maps
 

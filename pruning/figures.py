@@ -11,8 +11,8 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from models.drawing import INK, RGB, SMALL, Legend, Page, Swatch, text_style, text_width
 from models.errors import InputError
-from patterns.drawing import INK, RGB, SMALL, Legend, Page, Swatch, text_style, text_width
 from patterns.figures import draw_bar, draw_whisker, pattern_key, plain_ticks, tick_positions
 from patterns.tables import check_distributions, interval
 from patterns.taxonomy import INTERPRETABLE

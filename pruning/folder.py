@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from models.errors import InputError
-from models.files import atomic_file, check_output, read_json, reason, write_json
+from models.files import atomic_file, check_output, differences, read_json, reason, write_json
+from models.weights import SUBNETWORK_FILE, WEIGHT_MASKS_FILE
 
 CONFIG, HISTORY, IMPORTANCE, SUMMARY = "config.json", "history.jsonl", "importance.parquet", "summary.json"
-SUBNETWORK, WEIGHT_MASKS, SURVIVAL = "subnetwork.safetensors", "weight_masks.safetensors", "survival.parquet"
-_OURS = (SUMMARY, HISTORY, IMPORTANCE, SUBNETWORK, WEIGHT_MASKS, SURVIVAL, CONFIG)
+SURVIVAL = "survival.parquet"
+_OURS = (SUMMARY, HISTORY, IMPORTANCE, SUBNETWORK_FILE, WEIGHT_MASKS_FILE, SURVIVAL, CONFIG)
 
 
 Say = Callable[[str], None]
@@ -40,7 +41,6 @@ class SearchFolder:
     ) -> None:
         self.path = Path(path)
         earlier = self.path / CONFIG
-        config = json.loads(json.dumps(config))  # as it will be read again
         if not earlier.is_file() or overwrite:
             check_output(self.path, overwrite, marker=CONFIG)
             for name in _OURS:  # the config last: without it the folder is no search
@@ -75,9 +75,7 @@ class SearchFolder:
         if not isinstance(found, dict):
             raise InputError(f"{file} is not the config of a search; give a new folder.")
         found.pop("provenance", None)
-        differing = [key for key in {**found, **config} if found.get(key) != config.get(key)]
-        if differing:
-            told = "; ".join(f"{key} {found.get(key)!r} there, {config.get(key)!r} here" for key in differing)
+        if told := differences(found, config):
             raise InputError(
                 f"--output {self.path} holds another search ({told}); give a new folder, or --overwrite to replace it."
             )

@@ -16,8 +16,9 @@ from models.evaluation import predict
 from models.files import known, write_json
 from models.provenance import provenance
 from models.subnetwork import Subnetwork
+from models.weights import SUBNETWORK_FILE
 
-from .folder import SUBNETWORK, SUMMARY, Say, SearchFolder, components
+from .folder import SUMMARY, Say, SearchFolder, components
 from .importance import Importance, head_importance
 from .structured import Measurement, Step, StructuredSearch
 from .subject import Loaded, Subject
@@ -117,7 +118,7 @@ class PruneHeads:
             "threshold": str(self.search.threshold),
         }
         kept = Subnetwork(last.subnetwork.heads, last.subnetwork.mlps, metadata)
-        kept.save(folder.path / SUBNETWORK)
+        kept.save(folder.path / SUBNETWORK_FILE)
         share = size_share(loaded.model, kept)
         summary = {
             "command": "prune-heads",

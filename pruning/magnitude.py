@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import InputError
-
-from .weights import Survival, WeightMasks, prunable_weights, survival
+from models.weights import Survival, WeightMasks, prunable_weights, survival
 
 if TYPE_CHECKING:
     from torch import nn

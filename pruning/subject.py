@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
 from models.errors import InputError
 from models.evaluation import Examples, examples_of, predict
-from models.glue import Row, Rows, Task, load_rows, select_rows, task_named
+from models.glue import Rows, Task, apart, hold_out, load_rows, task_named
 from models.metrics import baselines, threshold_metric
 
 from .importance import Importance
@@ -77,8 +77,8 @@ class Subject:
         task = task_named(self.task)
         rows = load_rows(task, self.data, self.split)
         checkpoint = load_checkpoint(self.model, self.revision, pick_device(self.device), task=task)
-        drawn = _apart(rows.rows, task, self.examples, _DRAW)[0] if self.examples else rows.rows
-        unseen, seen = _apart(drawn, task, _held_out(len(drawn), self.holdout), _DRAW + 1)
+        drawn = apart(rows.rows, task, self.examples, _DRAW)[0] if self.examples else rows.rows
+        seen, unseen = hold_out(drawn, task, self.holdout)
         examples = examples_of(checkpoint, task, seen, self.max_length, rows.source)
         if len(np.unique(examples.targets)) < 2:
             raise InputError(
@@ -181,19 +181,6 @@ class Loaded:
             f"The full model's {self.metric} on {self.task.name}, {full_score:.4f}, is no better than that of always "
             f"saying the commonest label, {always:.4f}: anything holds the threshold, and what survives means nothing."
         ]
-
-
-def _apart(rows: Sequence[Row], task: Task, number: int, seed: int) -> tuple[list[Row], list[Row]]:
-    """Return so many rows drawn by their texts, and the others, each in the file's order: as-released depends on it."""
-    chosen = {id(row) for row in select_rows(rows, task, number, seed)}
-    return [row for row in rows if id(row) in chosen], [row for row in rows if id(row) not in chosen]
-
-
-def _held_out(rows: int, share: float) -> int:
-    number = round(rows * share)
-    if share and not 0 < number < rows:
-        raise InputError(f"--holdout {share} of {rows} rows leaves nothing on one side; give more rows.")
-    return number
 
 
 def _seed_of(model: str) -> int:

@@ -14,12 +14,12 @@ from models.errors import InputError
 from models.evaluation import predict
 from models.files import atomic_file, known, write_json
 from models.provenance import provenance
+from models.weights import WEIGHT_MASKS_FILE, WeightMasks, survival
 
-from .folder import SUMMARY, SURVIVAL, WEIGHT_MASKS, Say, SearchFolder, components
+from .folder import SUMMARY, SURVIVAL, Say, SearchFolder, components
 from .magnitude import Iteration, MagnitudeOrder, magnitude_search
 from .structured import check_score
 from .subject import Loaded, Subject
-from .weights import WeightMasks, survival
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class PruneWeights:
             measure, order.shares, self.threshold, max_steps=self.max_steps, metric=metric, record=record
         )
         masks = order.masks(found.found.step)
-        masks.save(folder.path / WEIGHT_MASKS)
+        masks.save(folder.path / WEIGHT_MASKS_FILE)
         with atomic_file(folder.path / SURVIVAL) as temporary:
             survival_frame(masks, loaded).to_parquet(temporary, index=False)
         summary = {

@@ -16,18 +16,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch.nn.utils import prune
 
 from models import FineTuning, InputError, Subnetwork, finetune, load_checkpoint
 from models.commands import finetune_glue
 from models.compaction import kept_of
 from models.evaluation import examples_of, predict
 from models.finetuning import parse_seeds, score_table, summarise
-from models.glue import Rows, task_named
-from models.training import LengthGroups, collator
+from models.glue import Rows, hold_out, load_mismatched, task_named
+from models.learning_curve import learning_curve
+from models.training import Course, LengthGroups, collator, train
+from models.weights import WeightMasks, load_masks, prunable_weights
+from pruning.subject import Subject
 
 SST2, MNLI, STSB, QQP = (task_named(name) for name in ("sst2", "mnli", "stsb", "qqp"))
 FILLERS = ("the", "film", "was", "rather", "long", "but", "really", "so", "and", "it", "is", "plot")
 QUICK = FineTuning(epochs=6, learning_rate=3e-3, batch_size=16, seed=1)
+DONE = Course([{"epoch": 1.0, "step": 1, "loss": 0.5, "learning_rate": 0.0, "scores": {"accuracy": 0.5}}])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -262,7 +267,9 @@ class TestSeeds:
 
         seen = []
         monkeypatch.setattr(
-            models.finetuning, "train", lambda model, examples, *_: seen.append(examples.encoded) or []
+            models.finetuning,
+            "train",
+            lambda model, examples, *_, **__: seen.append(examples.encoded) or DONE,
         )
         base, rows = str(save_tiny()), sentences(50)
         for seed in (1, 2):
@@ -388,13 +395,387 @@ class TestBatches:
         assert moved > 30
 
 
+class Stop(BaseException):
+    """A process that is killed in the middle."""
+
+
+class TestStoppedInTheMiddle:
+    HOW = replace(QUICK, epochs=3, batch_size=8, checkpoint_steps=2)  # 5 steps an epoch, with dropout
+
+    def result(self, base: str, out: Path, **more: Any) -> dict[str, Any]:
+        found = finetune(base, SST2, sentences(40), sentences(12, seed=1), self.HOW, out, **more)
+        for one in (found, json.loads((out / "metrics.json").read_text())):
+            one["provenance"] = None
+            for name in ("seconds", "examples_per_second", "resumed_at_steps"):
+                del one["training"][name]
+        return found
+
+    @pytest.fixture
+    def stop_at(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        import models.training
+
+        true_loss = models.training._loss
+
+        def stop_at(step: int | None) -> None:
+            calls = iter(range(1, 1000))
+
+            def loss(*args: Any, **kwargs: Any) -> torch.Tensor:
+                if next(calls) == step:
+                    raise Stop
+                return true_loss(*args, **kwargs)
+
+            monkeypatch.setattr(models.training, "_loss", loss)
+
+        return stop_at
+
+    @pytest.mark.parametrize("grouped", [True, False])
+    def test_the_second_run_ends_as_if_nothing_had_happened(
+        self, save_tiny: Any, tmp_path: Path, stop_at: Any, grouped: bool
+    ) -> None:
+        """Steps 2, 4, 5, 7, 8 ... have checkpoints: it is stopped within epochs, after the first and before any."""
+        self.HOW = replace(self.HOW, group_by_length=grouped)
+        base = str(save_tiny())
+        whole = self.result(base, tmp_path / "whole")
+        out, partial = tmp_path / "out", tmp_path / "out.partial"
+        done = 0
+        for calls, reached in ((2, 0), (4, 2), (4, 5), (4, 8), (4, 10)):
+            stop_at(calls)
+            with pytest.raises(Stop):
+                self.result(base, out)
+            assert not out.exists()
+            left = [int(path.name.split("-")[1]) for path in partial.glob("checkpoints/checkpoint-*")]
+            assert left == ([reached] if reached else [])
+            done = reached
+        assert done == 10
+        stop_at(None)
+        assert self.result(base, out) == whole
+        assert not partial.exists()
+        there, here = weights_of(tmp_path / "whole"), weights_of(out)
+        assert all(torch.equal(tensor, here[name]) for name, tensor in there.items())
+        resumed = json.loads((out / "metrics.json").read_text())["training"]["resumed_at_steps"]
+        assert resumed == [2, 5, 8, 10][: len(resumed)] or resumed[-1] == 10
+
+    def test_a_checkpoint_that_is_not_whole_is_passed_over(
+        self, save_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: Any
+    ) -> None:
+        import models.training
+
+        base, out = str(save_tiny()), tmp_path / "out"
+        whole = self.result(base, tmp_path / "whole")
+        marks = iter([True, False])
+        write = models.training.write_json
+
+        def stops(path: Path, value: Any) -> None:
+            if not next(marks):
+                raise Stop
+            write(path, value)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(models.training, "write_json", stops)
+            with pytest.raises(Stop):
+                self.result(base, out)
+        checkpoints = tmp_path / "out.partial" / "checkpoints"
+        assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-2", "checkpoint-4"]
+        stop_at(1)
+        with pytest.raises(Stop):
+            self.result(base, out)
+        assert [path.name for path in checkpoints.iterdir()] == ["checkpoint-2"]
+        (checkpoints / "checkpoint-2" / "optimizer.pt").write_bytes(b"cut")
+        stop_at(None)
+        assert self.result(base, out) == whole
+
+    def test_stopped_after_the_last_step_it_only_scores(
+        self, save_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: Any
+    ) -> None:
+        import models.finetuning
+
+        base, out = str(save_tiny()), tmp_path / "out"
+        whole = self.result(base, tmp_path / "whole")
+
+        def stops(*args: Any, **kwargs: Any) -> None:
+            raise Stop
+
+        with monkeypatch.context() as patch:
+            patch.setattr(models.finetuning, "save", stops)
+            with pytest.raises(Stop):
+                self.result(base, out)
+        assert not out.exists()
+        stop_at(1)
+        assert self.result(base, out) == whole
+
+    def test_what_is_finished_is_not_done_again_and_another_one_is_refused(
+        self, save_tiny: Any, tmp_path: Path, stop_at: Any
+    ) -> None:
+        base, out = str(save_tiny()), tmp_path / "out"
+        first = self.result(base, out)
+        stop_at(1)
+        assert self.result(base, out) == first
+        self.HOW = replace(self.HOW, checkpoint_steps=50)  # how it is done does not change what is found
+        assert self.result(base, out) == first
+        self.HOW = replace(self.HOW, learning_rate=1e-5)
+        with pytest.raises(
+            InputError, match=r"another fine-tuning \(learning_rate 0.003 there, 1e-05 here\)"
+        ):
+            self.result(base, out)
+        stop_at(None)
+        assert self.result(base, out, overwrite=True) != first
+
+    def test_a_beginning_with_other_settings_is_refused_or_thrown_away(
+        self, save_tiny: Any, tmp_path: Path, stop_at: Any
+    ) -> None:
+        base, out = str(save_tiny()), tmp_path / "out"
+        stop_at(4)
+        with pytest.raises(Stop):
+            self.result(base, out)
+        stop_at(None)
+        self.HOW = replace(self.HOW, seed=5)
+        with pytest.raises(
+            InputError, match=r"out.partial holds another fine-tuning \(seed 1 there, 5 here\)"
+        ):
+            self.result(base, out)
+        assert self.result(base, out, overwrite=True)["seed"] == 5
+        assert not (tmp_path / "out.partial").exists()
+
+    def test_the_best_epochs_model_survives_a_stop(
+        self, save_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: Any
+    ) -> None:
+        """The scores are made up: the second epoch's is the best."""
+        import models.finetuning
+
+        base = str(save_tiny())
+        monkeypatch.setattr(models.finetuning, "threshold_metric", lambda task: "made_up")
+        true_scores = models.finetuning.Examples.scores
+        made_up = {"out": iter([0.2, 0.7, 0.7, 0.0]), "two": iter([0.2, 0.7, 0.0])}
+        now = "out"
+        monkeypatch.setattr(
+            models.finetuning.Examples,
+            "scores",
+            lambda self, logits: {**true_scores(self, logits), "made_up": next(made_up[now])},
+        )
+        monkeypatch.setattr(
+            models.finetuning,
+            "baselines",
+            lambda *_, **__: {n: {"made_up": 0.5} for n in ("majority", "random")},
+        )
+        self.HOW = replace(self.HOW, keep="best")
+        stop_at(12)
+        with pytest.raises(Stop):
+            self.result(base, tmp_path / "out")
+        stop_at(None)
+        kept = self.result(base, tmp_path / "out")
+        assert kept["selection"]["model"] == "the best epoch's"
+        assert "upper bound" in kept["selection"]["note"]
+        now = "two"
+        # The learning rate of the first two of three epochs, then no more steps.
+        self.HOW = replace(self.HOW, keep="last")
+        import models.training
+
+        schedule = models.training._conductor
+
+        def ends_after_two(*args: Any) -> Any:
+            callback = schedule(*args)
+            at_end = callback.on_epoch_end
+
+            def on_epoch_end(how: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                at_end(how, state, control, **kwargs)
+                control.should_training_stop = state.epoch >= 2
+
+            callback.on_epoch_end = on_epoch_end
+            return callback
+
+        monkeypatch.setattr(models.training, "_conductor", ends_after_two)
+        self.result(base, tmp_path / "two")
+        two = weights_of(tmp_path / "two")
+        assert all(torch.equal(tensor, two[name]) for name, tensor in weights_of(tmp_path / "out").items())
+
+
+class TestWeightMasks:
+    """Single weights that are pruned."""
+
+    @pytest.fixture
+    def masked(self, save_tiny: Any) -> tuple[str, WeightMasks]:
+        base = str(save_tiny(labels=["negative", "positive"]))
+        model = load_checkpoint(base, task=SST2).model
+        draw = np.random.default_rng(0)
+        masks = {name: draw.random(w.shape) < 0.6 for name, w in prunable_weights(model).items()}
+        return base, WeightMasks(masks, {"task": "sst2"})
+
+    def test_they_stay_exactly_zero_through_momentum_and_decay(
+        self, masked: tuple[str, WeightMasks], tmp_path: Path
+    ) -> None:
+        base, masks = masked
+        how = replace(QUICK, epochs=2, weight_decay=0.1)
+        result = finetune(base, SST2, sentences(60), sentences(8), how, tmp_path / "out", subnetwork=masks)
+        assert result["subnetwork"] == {
+            "weights": masks.kept,
+            "share": masks.share,
+            "metadata": {"task": "sst2"},
+        }
+        before = load_checkpoint(base, task=SST2).model
+        after = load_checkpoint(str(tmp_path / "out"), task=SST2).model
+        for name, weight in prunable_weights(after).items():
+            kept = torch.tensor(masks.masks[name])
+            assert not weight[~kept].any()
+            assert (weight != prunable_weights(before)[name])[kept].float().mean() > 0.9
+
+    def test_training_is_that_of_torchs_own_pruning(self, masked: tuple[str, WeightMasks]) -> None:
+        """Gradient clipping included; both without dropout."""
+        base, masks = masked
+        how = replace(QUICK, epochs=2, learning_rate=1e-3, max_grad_norm=0.5)
+        trained = []
+        for own in (True, False):
+            checkpoint = load_checkpoint(base, task=SST2)
+            model = checkpoint.model
+            for module in model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = 0.0
+            examples = examples_of(checkpoint, SST2, sentences(40))
+            places = {}
+            for name, weight in prunable_weights(model).items():
+                path, kind = f"bert.{name}".rsplit(".", 1)
+                places[name] = (model.get_submodule(path), kind, weight)
+            if not own:
+                for name, (module, kind, _) in places.items():
+                    prune.custom_from_mask(module, kind, torch.tensor(masks.masks[name]))
+            train(model, examples, how, torch.device("cpu"), masks=masks if own else None)
+            trained.append(
+                {name: getattr(module, kind).detach() for name, (module, kind, _) in places.items()}
+            )
+        for name, weight in trained[0].items():
+            close = torch.isclose(weight, trained[1][name], atol=2e-4).float().mean()
+            assert close > 0.99, name
+
+    def test_masks_of_another_model_are_refused(
+        self, masked: tuple[str, WeightMasks], tmp_path: Path
+    ) -> None:
+        base, masks = masked
+        other = WeightMasks({"encoder.layer.0.nowhere": np.ones((2, 2), dtype=bool), **masks.masks})
+        with pytest.raises(InputError, match="not for this BertForSequenceClassification"):
+            finetune(base, SST2, sentences(8), sentences(8), QUICK, tmp_path / "out", subnetwork=other)
+        assert list(tmp_path.glob("out*")) == []
+
+    def test_the_command_takes_the_folder_of_a_search(
+        self, masked: tuple[str, WeightMasks], tmp_path: Path
+    ) -> None:
+        _, masks = masked
+        search = tmp_path / "search"
+        search.mkdir()
+        masks.save(search / "weight_masks.safetensors")
+        assert load_masks(search) == load_masks(search / "weight_masks.safetensors") == masks
+        heads = Subnetwork(np.ones((3, 4), dtype=bool), np.ones(3, dtype=bool))
+        heads.save(search / "subnetwork.safetensors")
+        assert load_masks(search) == heads
+        (search / "odd.safetensors").write_bytes(b"no")
+        with pytest.raises(InputError, match=r"odd.safetensors is not a readable"):
+            load_masks(search / "odd.safetensors")
+
+
+class TestDevRows:
+    def test_held_out_rows_are_those_that_a_search_holds_out(self, base: str, tmp_path: Path) -> None:
+        dev = sentences(30, seed=2)
+        result = finetune(
+            base, SST2, sentences(40), dev, replace(QUICK, epochs=1, holdout=0.5), tmp_path / "out"
+        )
+        selected, reported = hold_out(dev, SST2, 0.5)
+        assert len(selected) == len(reported) == 15
+        checkpoint = load_checkpoint(str(tmp_path / "out"), task=SST2)
+        for rows, scores in (
+            (reported, result["scores"]),
+            (selected, result["training"]["history"][0]["scores"]),
+        ):
+            examples = examples_of(checkpoint, SST2, rows)
+            assert examples.scores(predict(checkpoint.model, examples)) == scores
+        assert result["selection"] == {
+            "model": "the last epoch's",
+            "holdout": 0.5,
+            "selected_on": 15,
+            "reported_on": 15,
+            "note": "the last epoch's model, scored on 15 dev rows that nothing was selected on; "
+            "selected on the other 15",
+        }
+        (tmp_path / "data").mkdir()
+        lines = [json.dumps(row) for row in dev]
+        (tmp_path / "data" / "validation.jsonl").write_text("\n".join(lines) + "\n")
+        subject = Subject(str(tmp_path / "out"), "sst2", str(tmp_path / "data"), holdout=0.5).load()
+        assert subject.held_out is not None
+        assert subject.report(subject.held_out.scores and (lambda e: {}))["full"] == result["scores"]
+
+    def test_mismatched_rows_are_scored_beside_the_others(self, base: str, tmp_path: Path) -> None:
+        rows = inferences(30)
+        wrong = [{**row, "label": (row["label"] + 1) % 3} for row in rows]
+        how = replace(QUICK, epochs=20)
+        result = finetune(base, MNLI, rows, rows, how, tmp_path / "out", mismatched_rows=wrong)
+        assert result["scores"] == {"accuracy": 1.0, "mismatched_accuracy": 0.0}
+        assert result["score"] == 1.0
+        assert result["examples"]["mismatched"] == 30
+        assert set(result["baselines"]["majority"]) == set(result["scores"])
+
+    def test_they_are_found_where_there_are_some(self, tmp_path: Path) -> None:
+        assert load_mismatched(SST2, tmp_path) is None
+        lines = "\n".join(json.dumps(row) for row in inferences(3)) + "\n"
+        (tmp_path / "validation.jsonl").write_text(lines)
+        assert load_mismatched(MNLI, tmp_path) is None
+        (tmp_path / "validation_mismatched.jsonl").write_text(lines)
+        found = load_mismatched(MNLI, tmp_path)
+        assert found is not None
+        assert len(found.rows) == 3
+        (tmp_path / "validation_mismatched.jsonl").write_text("{")
+        with pytest.raises(InputError, match=r"validation_mismatched\.jsonl"):
+            load_mismatched(MNLI, tmp_path)
+
+    def test_rows_are_tokenised_once_for_all_seeds(
+        self, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import models.finetuning
+
+        calls = []
+        true_examples = models.finetuning.examples_of
+        monkeypatch.setattr(
+            models.finetuning, "examples_of", lambda *args: calls.append(args[4]) or true_examples(*args)
+        )
+        tokenised: dict[str, Any] = {}
+        for seed in (1, 2):
+            how = replace(QUICK, epochs=1, seed=seed)
+            finetune(base, SST2, sentences(8), sentences(8), how, tmp_path / str(seed), tokenised=tokenised)
+        assert calls == ["train rows", "dev rows"]
+
+
+def test_the_curve_shows_every_epoch_and_both_baselines(base: str, tmp_path: Path) -> None:
+    result = finetune(base, SST2, sentences(40), sentences(12), QUICK, tmp_path / "out")
+    loss, score = learning_curve(result).axes[1:]
+    assert loss.lines[0].get_xydata().tolist() == [
+        [e["epoch"], e["loss"]] for e in result["training"]["history"]
+    ]
+    assert score.lines[-1].get_ydata().tolist() == [
+        entry["scores"]["accuracy"] for entry in result["training"]["history"]
+    ]
+    assert [text.get_text() for text in score.texts] == ["majority", "random"]
+    assert (tmp_path / "out" / "learning_curve.png").stat().st_size > 5000
+
+
+def test_layers_that_share_modules_get_their_own_when_something_is_cut_out(
+    save_tiny: Any, tmp_path: Path
+) -> None:
+    base = str(save_tiny("albert"))
+    shape = load_checkpoint(base).model.config
+    heads = np.ones((shape.num_hidden_layers, shape.num_attention_heads), dtype=bool)
+    heads[0, 0] = False
+    subnetwork = Subnetwork(heads, np.ones(len(heads), dtype=bool))
+    how = replace(QUICK, epochs=1)
+    result = finetune(base, SST2, sentences(8), sentences(8), how, tmp_path / "out", subnetwork=subnetwork)
+    assert "each has its own copy" in result["warnings"][0]
+    assert kept_of(load_checkpoint(str(tmp_path / "out"), task=SST2).model) == subnetwork
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
             ("epochs", 0), ("epochs", float("nan")), ("learning_rate", -1e-5), ("learning_rate", float("inf")),
             ("warmup", 1.0), ("adam_epsilon", 0), ("weight_decay", -0.1), ("batch_size", 0), ("max_length", 3),
-            ("max_grad_norm", 0), ("precision", "fp16"), ("max_examples", 0), ("seed", -1), ("seed", 2**32),
+            ("max_grad_norm", 0), ("precision", "fp16"),
+            ("holdout", 1.0), ("keep", "first"), ("checkpoint_steps", 0), ("max_examples", 0), ("seed", -1),
+            ("seed", 2**32),
         ],
     )  # fmt: skip
     def test_a_setting_out_of_range_is_named(self, name: str, value: Any) -> None:
@@ -418,6 +799,32 @@ class TestRefusals:
         assert str(error.value).endswith(".")
         assert not (tmp_path / "out").exists()
 
+    def test_the_last_good_checkpoint_is_kept(
+        self, save_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import models.training
+
+        true_losses = models.training.losses
+        calls = iter(range(1, 100))
+        monkeypatch.setattr(
+            models.training,
+            "losses",
+            lambda *args: true_losses(*args) * (float("nan") if next(calls) == 6 else 1),
+        )
+        how = replace(QUICK, batch_size=4, checkpoint_steps=2)
+        with pytest.raises(
+            InputError, match=r"^The loss is nan at step 6 of 30; the checkpoint of step 5 is kept in"
+        ):
+            finetune(str(save_tiny()), SST2, sentences(20), sentences(8), how, tmp_path / "out")
+        checkpoint = tmp_path / "out.partial" / "checkpoints" / "checkpoint-5"
+        assert all(bool(tensor.isfinite().all()) for tensor in weights_of(checkpoint).values())
+
+    def test_weights_that_are_no_numbers_get_no_checkpoint(self, save_tiny: Any, tmp_path: Path) -> None:
+        how = replace(QUICK, learning_rate=1e38, checkpoint_steps=1)
+        with pytest.raises(InputError, match=r" at step 1 of 12; give a lower --learning-rate"):
+            finetune(str(save_tiny()), SST2, sentences(20), sentences(8), how, tmp_path / "out")
+        assert list(tmp_path.glob("out*")) == []
+
     def test_a_loss_that_runs_away_stops_where_it_does(self, save_tiny: Any, tmp_path: Path) -> None:
         how = replace(QUICK, learning_rate=1e30)
         with pytest.raises(InputError, match=r"^The loss is (nan|inf) at step [2-9]\d* of 12"):
@@ -427,12 +834,12 @@ class TestRefusals:
         base, good = str(save_tiny()), sentences(8)
         bad = [*sentences(3), {"sentence": "good", "label": 2}]
         few = replace(QUICK, max_examples=2)
-        for train, dev, how, where in (
+        for training, dev, how, where in (
             (bad, good, QUICK, "train rows, row 4"), (good, bad, QUICK, "dev rows, row 4"),
             (bad, good, few, "train rows, row 4"),
         ):  # fmt: skip
             with pytest.raises(InputError, match=where):
-                finetune(base, SST2, train, dev, how, tmp_path / "out")
+                finetune(base, SST2, training, dev, how, tmp_path / "out")
         with pytest.raises(InputError, match="dev rows: there are no rows"):
             finetune(base, SST2, good, [], QUICK, tmp_path / "out")
 
@@ -442,11 +849,21 @@ class TestRefusals:
             with pytest.raises(InputError, match="--output"):
                 finetune("nowhere", SST2, [], [], QUICK, tmp_path, overwrite=overwrite)
 
+    @pytest.mark.parametrize(
+        ("kind", "words"),
+        [
+            (torch.OutOfMemoryError, "CUDA out of memory.\nTried to allocate"),
+            (
+                RuntimeError,
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate",
+            ),
+        ],
+    )
     def test_memory_that_runs_out_is_one_sentence(
-        self, save_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, save_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, words: str
     ) -> None:
-        def no_memory(self: Any) -> None:
-            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        def no_memory(self: Any, **how: Any) -> None:
+            raise kind(words)
 
         monkeypatch.setattr("transformers.Trainer.train", no_memory)
         with pytest.raises(InputError, match=r"^Memory ran out on cpu; give a --batch-size below 16"):
@@ -482,7 +899,7 @@ class TestCommand:
         )
         out = tmp_path / "runs"
         code, stdout, stderr = run_command(
-            finetune_glue, *options, "--output", out, "--seeds", "1,2", "--seeds", 3, "--json"
+            finetune_glue, *options, "--output", out, "--seeds", "1,2", 3, "--json"
         )
         assert code == 0, stderr
         found = json.loads(stdout)
@@ -492,9 +909,11 @@ class TestCommand:
         scores = [one["scores"]["accuracy"] for one in single]
         assert found["mean"]["accuracy"] == pytest.approx(np.mean(scores))
         assert found["std"]["accuracy"] == pytest.approx(np.std(scores, ddof=1))
-        code, _, stderr = run_command(finetune_glue, *options, "--output", out, "--seeds", "9,2")
+        (out / "seed_8").mkdir()
+        (out / "seed_8" / "thesis.txt").write_text("mine")
+        code, _, stderr = run_command(finetune_glue, *options, "--output", out, "--seeds", "9", "8")
         assert code == 2
-        assert "seed_2 is not empty" in stderr
+        assert "seed_8 is not empty" in stderr
         assert not (out / "seed_9").exists()
 
     def test_one_seed_prints_scores_beside_the_baselines(
@@ -507,8 +926,9 @@ class TestCommand:
         assert code == 0, stderr
         lines = stdout.splitlines()
         assert "30 rows of" in lines[0]
-        assert [line.split()[0] for line in lines[2:]] == ["seed", "majority", "random"]
-        assert lines[3].split()[-1] == "0.500"
+        assert "no epoch was selected" in lines[1]
+        assert [line.split()[0] for line in lines[3:]] == ["seed", "majority", "random"]
+        assert lines[4].split()[-1] == "0.500"
         assert json.loads((tmp_path / "out" / "metrics.json").read_text())["seed"] == 4
 
     def test_bad_options_end_with_one_sentence(self, tmp_path: Path, run_command: Any) -> None:

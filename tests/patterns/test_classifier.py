@@ -21,7 +21,7 @@ from patterns.taxonomy import KINDS, PATTERNS
 def small() -> PatternClassifier:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return PatternClassifier("raw", size=16, stages=[[4], [6]], temperature=1.5).eval()
+        return PatternClassifier("raw", size=16, stages=[[4], [6]], temperature=1.5, profiles=2).eval()
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -121,6 +121,38 @@ def test_it_can_tell_rows_from_columns(small: PatternClassifier) -> None:
     assert diagonals <= 0.25
     assert member.pool(row).reshape(4, 6)[2, 0] == 1 / 8
     assert member.pool(diagonal).reshape(4, 6)[3, 0] == 1
+
+
+def test_both_sorts_of_networks_count_half(small: PatternClassifier) -> None:
+    images = torch.rand(7, 16, 16)
+    alone = PatternClassifier("raw", size=16, stages=[[4], [6]])
+    alone.load_state_dict(small.state_dict(), strict=False)
+    with torch.inference_mode():
+        half = (alone(images).softmax(dim=1) + small.profiles(images)) / 2
+        cooled = (half.log() / small.temperature).softmax(dim=1)
+    torch.testing.assert_close(small.classify_images(images), cooled)
+
+
+def test_networks_on_measurements_do_not_change_the_others_or_the_callers_random_numbers() -> None:
+    torch.manual_seed(1)
+    alone = PatternClassifier("raw", size=16, stages=[[4]])
+    after = torch.rand(3)
+    torch.manual_seed(1)
+    both = PatternClassifier("raw", size=16, stages=[[4]], profiles=3)
+    assert torch.equal(torch.rand(3), after)
+    for name, values in alone.state_dict().items():
+        assert torch.equal(both.state_dict()[name], values)
+    with pytest.raises(InputError, match="size=4: with profiles=1, give at least 8"):
+        PatternClassifier("raw", size=4, stages=[[4]], profiles=1)
+
+
+def test_a_classifier_saved_before_there_were_measurements_still_loads(tmp_path: Path) -> None:
+    old = PatternClassifier("norm", size=16, stages=[[4], [6]]).eval()
+    old.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.pop("profiles")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_classifier(tmp_path).version == old.version
 
 
 def test_a_saved_classifier_comes_back_exactly(small: PatternClassifier, tmp_path: Path, capfd: Any) -> None:
@@ -254,6 +286,10 @@ class TestWhatIsNoClassifier:
             {"shortest": "x"},
             {"shortest": None},
             {"members": 0},
+            {"profiles": -1},
+            {"profiles": True},
+            {"profiles": 1},
+            {"profiles": 0},
             {"temperature": 1e-300},
         ],
     )

@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from models.drawing import save_figure
 from models.errors import InputError
 from patterns import Pattern
-from patterns.figures import MISSING_COLOUR, distribution_bars, head_grid, save_figure
+from patterns.figures import MISSING_COLOUR, distribution_bars, head_grid
 from patterns.taxonomy import COLOURS, TITLES
 
 LETTERS = dict(zip(Pattern, ["V", "D", "VD", "B", "H"], strict=True))

@@ -32,7 +32,14 @@ from patterns.training import (
 )
 
 QUICK = Training(
-    epochs=25, batch_size=32, size=16, stages=((8,), (16,)), balance=0.0, generated=0.0, members=1
+    epochs=25,
+    batch_size=32,
+    size=16,
+    stages=((8,), (16,)),
+    balance=0.0,
+    generated=0.0,
+    members=1,
+    profiles=0,
 )
 
 
@@ -122,6 +129,31 @@ def test_members_differ_and_are_averaged() -> None:
         each = [member(images).softmax(1) for member in classifier.members]
     assert not torch.allclose(each[0], each[1], atol=1e-3)
     torch.testing.assert_close(classifier.classify_images(images), sum(each) / 3)
+
+
+def test_networks_on_measurements_learn_and_leave_the_others_as_they_are() -> None:
+    maps, labels = drawn(120, 0)
+    with_profiles = train("raw", maps, labels, replace(QUICK, profiles=2))
+    without = train("raw", maps, labels, QUICK)
+    for name, values in without.state_dict().items():
+        assert torch.equal(with_profiles.state_dict()[name], values), name
+    new, truth = drawn(60, 1)
+    found = with_profiles.profiles(images_of(new, 16)).argmax(dim=1)
+    assert np.mean([PATTERNS[i] == label for i, label in zip(found, truth, strict=True)]) > 0.9
+    first, second = with_profiles.profiles.networks
+    assert not torch.allclose(first[0].weight, second[0].weight, atol=1e-3)
+
+
+def test_what_is_usual_is_that_of_the_annotated_maps_that_count() -> None:
+    maps, labels = drawn(40, 0)
+    weights = np.arange(40) % 2
+    short = replace(QUICK, epochs=1, generated=0.3, profiles=1)
+    profiles = train("raw", maps, labels, short, weights=weights).profiles
+    measured = profiles.measure(images_of(maps, 16))[1::2]
+    torch.testing.assert_close(
+        profiles.usual(measured).mean(0), torch.zeros(measured.shape[1]), atol=0.2, rtol=0
+    )
+    torch.testing.assert_close(profiles.centre, measured.mean(0), atol=1e-4, rtol=1e-3)
 
 
 def test_what_is_known_of_its_errors_travels_with_the_classifier(tmp_path: Path) -> None:
@@ -240,6 +272,8 @@ def test_fewer_groups_than_folds_are_refused() -> None:
         {"learning_rate": float("nan")},
         {"size": 0},
         {"members": 0},
+        {"profiles": -1},
+        {"profiles": 1.5},
         {"generated": 1.0},
         {"dropout": 2},
         {"weight_decay": -1},
@@ -249,6 +283,12 @@ def test_fewer_groups_than_folds_are_refused() -> None:
 def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(bad))}=.*number from"):
         Training(**bad)
+
+
+def test_images_too_small_to_be_measured_are_refused() -> None:
+    with pytest.raises(InputError, match="size=4: with profiles=1, give at least 8"):
+        Training(size=4, profiles=1)
+    assert Training(size=4, profiles=0).size == 4
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ import pytest
 from models import Subnetwork, compact, gated, load_checkpoint, save
 from models.evaluation import examples_of, predict
 from models.glue import load_rows, task_named
+from models.weights import WeightMasks
 from pruning.cli import prune_heads, prune_weights
-from pruning.weights import WeightMasks
 
 COMMANDS = {"prune-heads": prune_heads, "prune-weights": prune_weights}
 

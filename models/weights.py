@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.anatomy import anatomy_of
-from models.errors import InputError, UnsupportedModelError
-from models.files import atomic_file, reason
+from .anatomy import anatomy_of
+from .errors import InputError, UnsupportedModelError
+from .files import atomic_file, reason
+from .subnetwork import Subnetwork
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 Bools = npt.NDArray[np.bool_]
 _SHAPES = "shapes"  # the key of the file's own metadata
+SUBNETWORK_FILE, WEIGHT_MASKS_FILE = "subnetwork.safetensors", "weight_masks.safetensors"
+"""What the result of a search is called in its folder."""
 
 
 class Survival(NamedTuple):
@@ -136,6 +140,13 @@ class WeightMasks:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def digest(self) -> str:
+        """Return a SHA-256 of what is kept."""
+        digest = hashlib.sha256()
+        for name in sorted(self.masks):
+            digest.update(name.encode() + np.packbits(self.masks[name].reshape(-1)).tobytes())
+        return digest.hexdigest()
 
     def check(self, model: PreTrainedModel) -> dict[str, nn.Parameter]:
         """Return the parameters that the masks are for, by name.
@@ -358,3 +369,26 @@ def _unpacked(name: str, packed: npt.NDArray[Any], shape: tuple[int, ...]) -> Bo
     if n % 8 and packed[-1] & (0xFF >> n % 8):
         raise InputError(f"the mask {name!r} is damaged: bits beyond its {n} weights are set.")
     return np.unpackbits(packed, count=n).view(np.bool_).reshape(shape)
+
+
+def load_masks(path: Path | str) -> Subnetwork | WeightMasks:
+    """Read a subnetwork or weight masks: a file, the folder of a search, or a folder in the published layout.
+
+    Raises:
+        InputError: there is neither, or what is there is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if path.is_dir():
+        found = [path / name for name in (SUBNETWORK_FILE, WEIGHT_MASKS_FILE) if (path / name).is_file()]
+        path = found[0] if found else path
+    if path.is_file():
+        try:
+            with safe_open(path, framework="numpy") as file:
+                of_weights = _SHAPES in (file.metadata() or {})
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is not a readable safetensors file: {reason(error)}.") from error
+        if of_weights:
+            return WeightMasks.load(path)
+    return Subnetwork.load(path)
