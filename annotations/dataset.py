@@ -244,14 +244,10 @@ class AnnotatedMaps:
             InputError: `path` is not empty and `overwrite` is false.
         """
         with atomic_folder(Path(path), overwrite) as temporary:
-            self.write(temporary)
-
-    def write(self, folder: Path) -> None:
-        """Write what :meth:`save` writes into an existing folder, to which more may be added."""
-        store.write_maps(folder, self.rows)
-        table = pa.Table.from_pandas(self._annotations, ANNOTATION_SCHEMA, preserve_index=False)
-        pq.write_table(table.replace_schema_metadata(), folder / "annotations.parquet")
-        (folder / "README.md").write_text(_readme(self), encoding="utf-8")
+            store.write_maps(temporary, self.rows)
+            table = pa.Table.from_pandas(self._annotations, ANNOTATION_SCHEMA, preserve_index=False)
+            pq.write_table(table.replace_schema_metadata(), temporary / "annotations.parquet")
+            (temporary / "README.md").write_text(_readme(self), encoding="utf-8")
 
 
 _KNOWN_LAYOUTS = (

@@ -195,7 +195,7 @@ class SampleMaps:
             "provenance": provenance(),
         }
         with atomic_folder(self.output, self.overwrite) as folder:
-            AnnotatedMaps(chosen).write(folder)
+            AnnotatedMaps(chosen).save(folder)
             predictions.to_parquet(folder / PREDICTIONS, index=False)
             tokens = [
                 checkpoint.tokenizer.convert_ids_to_tokens(look.encoded[place.example].input_ids)

@@ -19,10 +19,11 @@ from annotations.strategies import STRATEGIES
 from models import Subnetwork, compact, load, load_checkpoint, save
 from models.errors import InputError
 from models.glue import load_rows, task_named
-from patterns import attention_maps, classify_heads, load_classifier
+from patterns import PatternClassifier, attention_maps, classify_heads, load_classifier
+from patterns.store import MapRow
 from patterns.taxonomy import PATTERNS
 
-EXAMPLES = 8
+EXAMPLES = 6
 WORDS = (
     "good",
     "bad",
@@ -39,6 +40,27 @@ WORDS = (
     "is",
     "plot",
 )
+
+
+@pytest.fixture(scope="module")
+def quick_classifiers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained small networks that call maps all sorts of things, in place of the shipped ones."""
+    folder = tmp_path_factory.mktemp("weights")
+    for kind in ("raw", "norm"):
+        torch.manual_seed(4)
+        classifier = PatternClassifier(kind, stages=((2,), (4,))).eval()
+        with torch.no_grad():
+            head = classifier.members[0].head
+            head.weight *= 20
+            maps = [values / values.max() for values in np.random.default_rng(0).random((20, 16, 16))]
+            head.bias -= torch.log(torch.from_numpy(classifier.predict_proba(maps))).mean(dim=0)
+        classifier.save_pretrained(folder / kind)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(quick_classifiers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patterns.classifier.SHIPPED", quick_classifiers)
 
 
 @pytest.fixture
@@ -147,6 +169,7 @@ def test_balanced_takes_rare_predictions_as_often_as_frequent_ones(options: dict
         **options | {"maps": ("raw",), "count": 1000, "output": options["output"].with_name("all")}
     ).run()
     there, taken = everything["predicted"], report["predicted"]
+    assert len([pattern for pattern, n in there.items() if n]) > 1
     for one in there:
         for other in there:
             assert taken[one] >= taken[other] - 1 or taken[one] == there[one]
@@ -216,7 +239,7 @@ def test_heads_that_are_gone_or_show_nothing_are_not_chosen(options: dict[str, A
     assert taken == {(layer, head) for layer in range(3) for head in range(4) if heads[layer, head]} - {
         (1, 2)
     }
-    assert report["candidates"] == {"norm": EXAMPLES * 8}
+    assert report["candidates"] == {"norm": EXAMPLES * 8}  # of twelve heads three are gone, one shows nothing
 
 
 class TestBadInput:
@@ -310,8 +333,6 @@ class TestStatus:
 
     def test_without_predictions_and_without_open_maps(self, run_command: Any, tmp_path: Path) -> None:
         values = np.eye(16, dtype=np.float32)
-        from patterns.store import MapRow
-
         row = MapRow("a", "raw", "", "", "", -1, -1, -1, 16, (), values)
         AnnotatedMaps([row], pd.DataFrame({"id": ["a"], "annotator": ["x"], "label": ["diagonal"]})).save(
             tmp_path / "maps"
@@ -367,6 +388,7 @@ def test_the_loop_closes(run_command: Any, options: dict[str, Any], tmp_path: Pa
     assert json.loads(out)["exclude"]["found"] == 24
     label(second, "me", ["block", "heterogeneous"] * 5)
     words = ["--annotations", first, second, "--maps", "raw", "--epochs", 1, "--folds", 0, "--members", 1]
+    words += ["--profiles", 0, "--generated", 0]
     code, out, err = run_command(cli.train_classifier, *words, "--output", classifier, "--json")
     assert code == 0, err
     trained = json.loads(out)
