@@ -1,7 +1,7 @@
 """The job of ``annotate-maps sample``: from a checkpoint and rows to a folder of maps worth labelling.
 
 Two passes, so that the maps of all heads are never held at once: the first classifies every map and keeps its
-probabilities (for ``diverse`` also its image of 8 x 8 cells); the second takes the maps that were chosen.
+probabilities (for the diverse strategies also its image of 8 x 8 cells); the second takes the maps that were chosen.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class SampleMaps:
         checkpoint = load_checkpoint(self.model, self.revision, device)
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
         names = MapNames(checkpoint, task.name, self.base_model)
-        look = _Look(anatomy_of(checkpoint.model), self.strategy == "diverse")
+        look = _Look(anatomy_of(checkpoint.model), "diverse" in self.strategy)
         found = classify_heads(
             checkpoint.model,
             checkpoint.tokenizer,

@@ -15,7 +15,7 @@ import torch
 from annotations import AnnotatedMaps, cli
 from annotations.loop import app
 from annotations.sampling import SampleMaps
-from annotations.strategies import STRATEGIES
+from annotations.strategies import STRATEGIES, image_features
 from models import Subnetwork, compact, load, load_checkpoint, save
 from models.errors import InputError
 from models.glue import load_rows, task_named
@@ -173,6 +173,24 @@ def test_balanced_takes_rare_predictions_as_often_as_frequent_ones(options: dict
     for one in there:
         for other in there:
             assert taken[one] >= taken[other] - 1 or taken[one] == there[one]
+
+
+@pytest.mark.parametrize("strategy", ["diverse", "uncertain-diverse"])
+def test_the_diverse_strategies_see_every_map(
+    options: dict[str, Any], strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[np.ndarray] = []
+
+    def spy(name: str, probabilities: Any, features: Any, count: int, rng: Any) -> Any:
+        seen.append(features)
+        return np.arange(len(features))
+
+    monkeypatch.setattr("annotations.sampling.choose", spy)
+    SampleMaps(**options | {"maps": ("norm",)}, strategy=strategy).run()
+    rows = AnnotatedMaps.load(options["output"]).rows
+    assert len(rows) == EXAMPLES * 12
+    wanted = np.concatenate([image_features(row.map[None]) for row in rows])
+    assert seen[0] == pytest.approx(wanted, abs=2e-3)
 
 
 def test_the_seed_decides_and_the_batch_size_does_not(options: dict[str, Any], tmp_path: Path) -> None:
