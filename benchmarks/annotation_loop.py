@@ -1,14 +1,18 @@
 """Is it worth choosing which maps to label? Learning curves of every strategy of ``annotate-maps sample``.
 
-    python benchmarks/annotation_loop.py --annotations examples/annotations-minilm examples/annotations \
+    python benchmarks/annotation_loop.py --annotations examples/annotations-minilm \
         --output benchmarks/annotation_loop.json --figure docs/annotation-loop.png
 
 Labelled maps play the unlabelled pool: from 20 maps at random, a strategy chooses 20, 40, then 80 more, each time by
 what a classifier trained on the maps chosen so far says of the rest, as in the loop. The classifier is scored on
 maps of the 30% of heads that the pool has none of. Every seed draws other heads, other first maps and other
 weights, the same for all strategies, so that differences from random are paired. Intervals (95%) are Student's t over
-seeds. The classifier is made as the shipped ones are, but of one small network on images and one on measurements, trained
-for 100 steps: the curves of ten seeds then take half an hour on one core. Every run is kept in ``--cache``.
+seeds. Beside the scores stand what explains them: of how many heads the chosen maps are (``heads``), and which share
+of them the annotators themselves disagreed on (``disputed``).
+
+Two learners: ``networks``, made as the shipped classifiers are, but of one small network on images and one on
+measurements, trained for 100 steps; and ``measurements``, logistic regression on the same measurements, of which many
+more seeds can be had. Every run is kept in ``--cache``.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import argparse
 import hashlib
 import json
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +29,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
+from annotations.agreement import Votes
 from annotations.stages import groups_of, load_labelled
 from annotations.strategies import STRATEGIES, choose, image_features
 from models.files import write_json
 from models.provenance import provenance
-from patterns.classifier import PatternClassifier
+from patterns.classifier import images_of
 from patterns.evaluation import score
+from patterns.profiles import Profiles
 from patterns.taxonomy import KINDS, PATTERNS, Pattern
 from patterns.training import Training, train
 
 BUDGETS = (20, 40, 80, 160)
-METRICS = ("accuracy", "macro_f1")
+METRICS = ("accuracy", "macro_f1", "heads", "disputed")
+LEARNERS = ("measurements", "networks")
 STEPS, BATCH = 100, 32
 LONGEST = 96  # tokens; a few maps of 500 would take most of the time
 
@@ -54,7 +65,10 @@ class Pool:
         self.values = self.maps.maps
         self.labels = [Pattern(label) for label in self.maps.labels if label is not None]
         self.features = np.concatenate([image_features(values[None]) for values in self.values])
-        self.heads = len(set(groups_of(self.maps)[0]))
+        images = images_of(self.values, 32)
+        self.measured = np.clip(Profiles(32, 1).measure(images).numpy(), -1e3, 1e3)
+        self.head_of = groups_of(self.maps)[0]
+        self.disputed = Votes.of(self.maps).disputed
         self.digest = hashlib.sha256(repr([(row.id, row.n_tokens) for row in self.maps.rows]).encode())
         self.digest.update(repr(self.labels).encode())
 
@@ -66,36 +80,48 @@ class Pool:
 
 
 @lru_cache(maxsize=8)  # the first maps of a seed are the same for every strategy
-def fitted(pool: Pool, chosen: tuple[int, ...], seed: int) -> PatternClassifier:
-    """A classifier trained on these maps of the pool."""
-    training = Training(
-        epochs=round(STEPS / -(-len(chosen) // BATCH)),
-        batch_size=BATCH,
-        members=1,
-        generated=0,
-        profiles=1,
-        stages=((8,), (16,), (32,)),
-        seed=seed,
-    )
-    return train(pool.kind, [pool.values[i] for i in chosen], [pool.labels[i] for i in chosen], training)
+def predicted(pool: Pool, learner: str, chosen: tuple[int, ...], seed: int) -> npt.NDArray[np.floating]:
+    """Probabilities ``[N, 5]`` of all maps of the pool after learning from these."""
+    labels = [pool.labels[i] for i in chosen]
+    if learner == "networks":
+        training = Training(
+            epochs=round(STEPS / -(-len(chosen) // BATCH)),
+            batch_size=BATCH,
+            members=1,
+            generated=0,
+            profiles=1,
+            stages=((8,), (16,), (32,)),
+            seed=seed,
+        )
+        return train(pool.kind, [pool.values[i] for i in chosen], labels, training).predict_proba(pool.values)
+    targets = [PATTERNS.index(label) for label in labels]
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=1000))
+    found = model.fit(pool.measured[list(chosen)], targets).predict_proba(pool.measured)
+    probabilities = np.full((len(found), len(PATTERNS)), 1e-9)
+    probabilities[:, model.classes_] = found
+    return probabilities
 
 
-def curve(pool: Pool, strategy: str, seed: int) -> list[list[float]]:
+def curve(pool: Pool, learner: str, strategy: str, seed: int) -> list[list[float]]:
     """Metrics ``[budgets][metrics]`` of one strategy under one seed."""
     rest, test = pool.split(seed)
     first, later = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     chosen = first.permutation(rest)[: BUDGETS[0]]
     found = []
     for budget, following in zip(BUDGETS, (*BUDGETS[1:], None), strict=True):
-        classifier = fitted(pool, tuple(chosen.tolist()), seed)
-        scores = score(
-            [pool.labels[i] for i in test], classifier.predict_proba([pool.values[i] for i in test])
+        probabilities = predicted(pool, learner, tuple(chosen.tolist()), seed)
+        scores = score([pool.labels[i] for i in test], probabilities[test])
+        found.append(
+            [
+                scores["accuracy"],
+                scores["macro_f1"],
+                float(len(set(pool.head_of[chosen]))),
+                float(pool.disputed[chosen].mean()),
+            ]
         )
-        found.append([scores[metric] for metric in METRICS])
         if following is not None:
             left = np.setdiff1d(rest, chosen)
-            probabilities = classifier.predict_proba([pool.values[i] for i in left])
-            more = choose(strategy, probabilities, pool.features[left], following - budget, later)
+            more = choose(strategy, probabilities[left], pool.features[left], following - budget, later)
             chosen = np.concatenate([chosen, left[more]])
     return found
 
@@ -141,7 +167,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         for strategy, colour in zip(
             STRATEGIES, ("#222222", "#009E73", "#E69F00", "#0072B2", "#C1121F"), strict=True
         ):
-            of = pool["strategies"][strategy]["macro_f1"]
+            of = pool["measurements"][strategy]["macro_f1"]
             low, high = np.array(of["ci95"]).T
             axes.plot(
                 BUDGETS, of["mean"], color=colour, label=strategy, marker="o", markersize=3, linewidth=1.2
@@ -168,28 +194,32 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--networks-seeds", type=int, default=10)
+    parser.add_argument("--measurements-seeds", type=int, default=30)
     parser.add_argument("--cache", type=Path, default=Path(".annotation-loop-cache"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.cache.mkdir(parents=True, exist_ok=True)
-    result: dict[str, Any] = {"budgets": BUDGETS, "seeds": options.seeds, "steps": STEPS, "pools": {}}
-    for folder in options.annotations:
-        for kind in options.kinds:
-            pool = Pool(folder, kind)
+    seeds = {learner: getattr(options, f"{learner}_seeds") for learner in LEARNERS}
+    result: dict[str, Any] = {"budgets": BUDGETS, "seeds": seeds, "steps": STEPS, "pools": {}}
+    for folder, kind in product(options.annotations, options.kinds):
+        pool = Pool(folder, kind)
+        of = result["pools"][f"{folder.name}, {kind}"] = {
+            "maps": len(pool.labels),
+            "heads": len(set(pool.head_of)),
+            "disputed": float(pool.disputed.mean()),
+            "labels": {p.value: pool.labels.count(p) for p in PATTERNS},
+        }
+        for learner in LEARNERS:
             curves: dict[str, list[Any]] = {strategy: [] for strategy in STRATEGIES}
-            for seed in tqdm(range(options.seeds), desc=f"{folder.name}, {kind}"):
+            for seed in tqdm(range(seeds[learner]), desc=f"{folder.name}, {kind}, {learner}"):
                 for strategy in STRATEGIES:
-                    step = f"{kind}-{strategy}-{seed}-{pool.digest.hexdigest()[:12]}.json"
-                    if not (options.cache / step).is_file():
-                        write_json(options.cache / step, curve(pool, strategy, seed))
-                    curves[strategy].append(json.loads((options.cache / step).read_text()))
-            result["pools"][f"{folder.name}, {kind}"] = {
-                "maps": len(pool.labels),
-                "heads": pool.heads,
-                "labels": {p.value: pool.labels.count(p) for p in PATTERNS},
-                "strategies": summarise({name: np.array(found) for name, found in curves.items()}),
-            }
+                    name = f"{kind}-{learner}-{strategy}-{seed}-{pool.digest.hexdigest()[:12]}.json"
+                    if not (file := options.cache / name).is_file():
+                        write_json(file, curve(pool, learner, strategy, seed))
+                    curves[strategy].append(json.loads(file.read_text()))
+            if seeds[learner] > 1:
+                of[learner] = summarise({name: np.array(found) for name, found in curves.items()})
     result["provenance"] = provenance()
     write_json(options.output, result)
     if options.figure:
