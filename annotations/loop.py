@@ -43,8 +43,10 @@ def sample(
         str,
         typer.Option(
             "--strategy",
-            help="random; balanced over predicted patterns; uncertain: smallest margin between two patterns; "
-            "diverse: each the most unlike those before it.",
+            help="random, a fair sample; balanced over predicted patterns; uncertain: smallest margin between two "
+            "patterns; diverse: unlike each other; uncertain-diverse: unlike each other among the uncertain ones. "
+            "In our simulation the last teaches a classifier the most for each label; uncertain and balanced, "
+            "hardly more than random.",
         ),
     ] = "random",
     examples: Annotated[

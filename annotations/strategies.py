@@ -1,4 +1,16 @@
-"""Which of many maps to label next, from what a classifier says of them."""
+"""Which of many maps to label next, from what a classifier says of them.
+
+What choosing is worth was simulated by ``benchmarks/annotation_loop.py``: MiniLM's annotated maps, 20 to 160
+labels, logistic regression on the classifier's measurements, scored on heads that were not seen, 30 seeds.
+``uncertain-diverse`` leads ``random`` by 2.7 points of accuracy on raw and 1.9 on norm maps (95% intervals 1.3 to
+4.1 and 0.8 to 2.9), and is after 80 labels where random choice is after 160. ``diverse`` is as good on raw maps and
+no better than random on norm maps. ``balanced`` is no better than random, nor is ``uncertain`` on raw maps (on norm
+maps by one point): the least certain maps come from fewer heads (31 to 34 instead of 40), so they repeat each
+other, and annotators disagree on almost twice as many of them, so their labels are worth less. The two diverse
+strategies were picked among eight ways in shorter runs on the same maps, and a third of those had once been chosen
+because they are hard, so expect somewhat less elsewhere. Only ``random`` is a fair sample, from which shares of
+patterns can be counted.
+"""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Macro-F1 by number of labelled maps, a panel each pool and kind."""
     from matplotlib.figure import Figure
 
-    from patterns.figures import save_figure
+    from models.drawing import save_figure
 
     panels = result["pools"]
     figure = Figure(figsize=(3.1 * len(panels), 2.9), layout="constrained")

@@ -72,7 +72,7 @@ def group(name: str, summary: str, functions: Mapping[str, Callable[..., None]])
     app = _app()
     app.callback(help=summary)(lambda: None)
     for word, function in functions.items():
-        app.command(word, cls=_Command)(_guarded(function, "what was there before is unchanged."))
+        app.command(word, cls=_Command)(_guarded(function, "run the same command again."))
     return _script(app, name, summary)
 
 
