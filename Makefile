@@ -12,7 +12,7 @@ help:
 	@echo "make test-all  make test, then the slow tests"
 	@echo "make bench     speed and memory as ratios, written to bench.json"
 	@echo "make bench-classifier   how good the classifier is, beside others (hours on 2 cores)"
-	@echo "make bench-annotation   what choosing the maps to label is worth (half an hour on 2 cores)"
+	@echo "make bench-annotation   what choosing the maps to label is worth (minutes)"
 
 $(VENV)/demo.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -7,7 +7,7 @@ labels, logistic regression on the classifier's measurements, scored on heads th
 no better than random on norm maps. ``balanced`` is no better than random, nor is ``uncertain`` on raw maps (on norm
 maps by one point): the least certain maps come from fewer heads (31 to 34 instead of 40), so they repeat each
 other, and annotators disagree on almost twice as many of them, so their labels are worth less. The two diverse
-strategies were picked among eight ways in shorter runs on the same maps, and a third of those had once been chosen
+strategies were picked among nine ways in shorter runs on the same maps, and a third of those had once been chosen
 because they are hard, so expect somewhat less elsewhere. Only ``random`` is a fair sample, from which shares of
 patterns can be counted.
 """
