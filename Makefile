@@ -32,7 +32,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow

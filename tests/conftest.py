@@ -18,7 +18,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
-torch.set_num_threads(2)
+# With several test processes (pytest -n), a thread each.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.hookimpl(wrapper=True)
