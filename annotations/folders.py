@@ -89,7 +89,9 @@ def add_maps(folder: str | Path, rows: Sequence[MapRow]) -> None:
             raise InputError(f"{folder} holds a map {row.id} already; give the new one another id.")
     if not rows:
         return
-    numbers = [int(match[1]) for path in store.map_files(folder) if (match := re.search(r"(\d+)$", path.stem))]
+    numbers = [
+        int(match[1]) for path in store.map_files(folder) if (match := re.search(r"(\d+)$", path.stem))
+    ]
     first = max(numbers, default=-1) + 1
     # Written elsewhere first: a run that is cut off leaves no half of them here.
     with atomic_folder(folder / ".adding", overwrite=True) as temporary:
