@@ -6,6 +6,7 @@ exceptions can hold the token; it caps numpy, too. Here a POST is sent once, a l
 """
 
 import json
+import logging
 import re
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from models.errors import HeadscopeError, InputError
 
 DEFAULT_URL = "http://localhost:8080"
 _GET_ATTEMPTS = 3
+_TALKATIVE = [f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")]
 _PAGE = 100  # tasks per listing; a task of ours is small without its picture, and about 11 KB with it
 
 
@@ -113,6 +115,10 @@ class LabelStudio:
         )
 
     def __enter__(self) -> Self:
+        # Their debug records hold the session cookies that the server sends.
+        self._quiet = [(log, log.level) for log in map(logging.getLogger, _TALKATIVE)]
+        for log, level in self._quiet:
+            log.setLevel(max(level, logging.INFO))
         try:
             who = self._get("/api/current-user/whoami")
             if not isinstance(who, dict) or not isinstance(who.get("id"), int):
@@ -120,12 +126,14 @@ class LabelStudio:
                     f"{self.url} answers, but is not Label Studio; give --url the server's address."
                 )
         except BaseException:
-            self._client.close()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._client.close()
+        for log, level in self._quiet:
+            log.setLevel(level)
 
     def find_project(self, name: str) -> dict[str, Any] | None:
         """Return the project with this title or, failing that, this number; None if there is none.
