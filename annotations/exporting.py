@@ -13,7 +13,8 @@ from models.files import atomic_file
 from patterns import Pattern
 
 from .dataset import AnnotatedMaps
-from .exports import CONTROL, OURS, escaped
+from .exports import OURS, escaped
+from .matching import CONTROL
 from .tasks import CHOICES, picture, result, task_data
 
 _COLUMNS = ("id", "annotation_id", "annotator", CONTROL, "updated_at", "source")

@@ -7,25 +7,32 @@ of its picture's file. What is not taken is counted, with the reason.
 
 import csv
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from models.errors import InputError
 from models.files import reason
 
 from .formats import Annotation, parse_label
+from .matching import (
+    CONTROL,
+    DRAFT,
+    EMPTY,
+    MALFORMED,
+    NO_ANNOTATOR,
+    OTHER_CONTROL,
+    SEVERAL,
+    SKIPPED,
+    UNKNOWN_CHOICE,
+    Left,
+    MapIndex,
+)
 
-CONTROL = "pattern"
-"""The name of the five choices in a labelling configuration."""
-ID_FIELD, DIGEST_FIELD = "headscope_id", "headscope_digest"
-"""Where a task holds the id of its map, and the digest of the map's cells."""
 OURS = "headscope_export"
 """The field that marks a row of JSON_MIN, CSV or TSV as written by headscope: the annotator is a name as it is."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
@@ -33,22 +40,6 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'"
 
 MAX_TASK_BYTES = 64 * 2**20
 """The largest task that is read: a picture of 48 MB."""
-
-SKIPPED = "skipped"
-DRAFT = "a draft, never submitted"
-EMPTY = "submitted without a choice"
-SEVERAL = "several choices at once"
-UNKNOWN_CHOICE = "a choice that is no pattern"
-OTHER_CONTROL = f"made in another control than {CONTROL}"
-NO_ANNOTATOR = "without an annotator"
-NO_ID = "in a task without the id of a map"
-NO_MAP = "for a map that the folder does not hold"
-OTHER_MAP = "for another map of the same id"
-MALFORMED = "not as Label Studio writes it"
-
-
-class Left(Exception):  # noqa: N818
-    """An annotation is left; the message is one of the reasons above."""
 
 
 @dataclass
@@ -76,77 +67,6 @@ class Reading:
             texts = self.details.setdefault(why, Counter())
             if text in texts or len(texts) < 20:
                 texts[str(text)[:60]] += 1
-
-
-class MapIndex:
-    """The maps that annotations may be for.
-
-    Args:
-        digests: by id, the digest of the map.
-    """
-
-    def __init__(self, digests: Mapping[str, str]) -> None:
-        self._digests = digests
-        self._by_file: dict[str, str | None] = {}
-        self.by_name = 0
-        """How often a map was found by the name of its picture alone."""
-        for id in digests:
-            for name in {id, _upload_name(id)}:
-                self._by_file[name] = None if name in self._by_file else id
-
-    def find(self, data: Mapping[str, Any], id_field: str | None = None) -> str:
-        """Return the id of the map that a task is about.
-
-        Args:
-            data: the task's data.
-            id_field: where the id is; None: where ``push`` puts it or, failing that, the picture's file name.
-
-        Raises:
-            Left: there is none.
-        """
-        given = data.get(id_field or ID_FIELD)
-        if given not in (None, ""):
-            id = str(given)
-            if id not in self._digests:
-                raise Left(NO_MAP, id)
-            digest = data.get(DIGEST_FIELD) if id_field is None else None
-            if digest not in (None, "", self._digests[id]):
-                raise Left(OTHER_MAP, id)
-            return id
-        name = None if id_field else picture_name(data.get("image"))
-        if name is None:
-            raise Left(NO_ID)
-        found = self._by_file.get(name) or self._by_file.get(PurePosixPath(name).stem)
-        if found is None:
-            raise Left(NO_MAP, name)
-        self.by_name += 1
-        return found
-
-
-def picture_name(image: Any) -> str | None:
-    """Return the file name in a task's ``data.image``: nothing is opened.
-
-    It has four forms: ``/data/upload/8/5e7353fd-NAME``, ``/data/local-files/?d=FOLDER/NAME``, an http(s) or storage
-    URL, and a data URI, which has no name (None).
-    """
-    if not isinstance(image, str) or image[:5].lower() == "data:" or len(image) > 4096:
-        return None
-    try:
-        parts = urlsplit(image)
-    except ValueError:
-        return None
-    path = unquote(parts.path)
-    if path.rstrip("/").endswith("/data/local-files"):
-        path = parse_qs(parts.query).get("d", [""])[0]
-    name = PurePosixPath(path).name
-    if "/data/upload/" in path:
-        name = re.sub(r"^[0-9a-f]{8}-", "", name)
-    return name or None
-
-
-def _upload_name(name: str) -> str:
-    """Return what the server makes of an uploaded file's name (Django's ``get_valid_filename``)."""
-    return re.sub(r"[^-\w.]", "", name.strip().replace(" ", "_"))
 
 
 def read_export(

@@ -13,9 +13,10 @@ from typing import Any
 from models.errors import InputError
 from patterns import Pattern, store
 
-from .exports import DIGEST_FIELD, ID_FIELD, read_export
+from .exports import read_export
 from .folders import read_kinds
 from .label_studio import DEFAULT_URL, LabelStudio, LostReplyError, Token
+from .matching import DIGEST_FIELD, ID_FIELD
 from .stages import digest
 from .tasks import (
     GUIDELINE,

@@ -11,8 +11,8 @@ from models.errors import InputError
 from patterns import Pattern, store
 from patterns.store import UNKNOWN, MapRow
 
-from .exports import CONTROL, DIGEST_FIELD, ID_FIELD
 from .formats import LAYOUTS, parse_label
+from .matching import CONTROL, DIGEST_FIELD, ID_FIELD
 from .stages import digest
 
 CHOICES: Mapping[Pattern, str] = LAYOUTS["norm"].names

@@ -16,9 +16,10 @@ from patterns import store
 
 from . import exporting
 from .dataset import AnnotatedMaps
-from .exports import CONTROL, MapIndex, Reading, read_export
+from .exports import Reading, read_export
 from .folders import AddedSummary, add_annotations, add_maps, read_kinds
 from .formats import LAYOUTS, find_published, read_published, write_published
+from .matching import CONTROL, MapIndex
 from .stages import digest
 from .table import ANNOTATION_SCHEMA, read_annotations
 from .tasks import read_tokens

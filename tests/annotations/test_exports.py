@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annotations import AnnotatedMaps, exports
-from annotations.exports import MapIndex, picture_name, read_export
+from annotations import AnnotatedMaps, exports, matching
+from annotations.exports import read_export
 from annotations.folders import SAME_TIME, UNKNOWN_MAP, add_annotations, add_maps
+from annotations.matching import MapIndex, picture_name
 from annotations.transfer import Export, Import
 from models.errors import InputError
 from patterns import Pattern
@@ -93,14 +94,14 @@ class TestRealExports:
         found = sorted((a.id, a.annotator, a.label) for a in reading.annotations)
         assert found == sorted((f"toy-L{id}", f"user {who}", label) for id, who, label in self.LABELS)
         assert all(a.time is not None for a in reading.annotations)
-        left = {exports_.UNKNOWN_CHOICE: 2, exports_.SEVERAL: 1}
+        left = {matching.UNKNOWN_CHOICE: 2, matching.SEVERAL: 1}
         if name.startswith("JSON{"):
-            left |= {exports_.SKIPPED: 2, exports_.EMPTY: 1, exports_.OTHER_CONTROL: 1}
-            left |= {exports_.DRAFT: 2 if suffix else 1}
+            left |= {matching.SKIPPED: 2, matching.EMPTY: 1, matching.OTHER_CONTROL: 1}
+            left |= {matching.DRAFT: 2 if suffix else 1}
         else:  # these formats have neither skips nor drafts, and no trace of the other control
-            left |= {exports_.EMPTY: 2}
+            left |= {matching.EMPTY: 2}
         assert reading.left == Counter(left)
-        assert reading.details[exports_.UNKNOWN_CHOICE] == {"Banana": 2}
+        assert reading.details[matching.UNKNOWN_CHOICE] == {"Banana": 2}
 
     def test_a_skip_with_a_choice_in_it_is_a_skip(self, exports: Path) -> None:
         maps = MapIndex({f"toy-L0-H{head}": "" for head in range(8)})
@@ -111,7 +112,7 @@ class TestRealExports:
             ("toy-L0-H0", "user 2", V, "label-studio, prediction accepted"),
             ("toy-L0-H1", "user 3", D, "label-studio, prediction accepted"),
         ]
-        assert reading.left == {exports_.SKIPPED: 1, exports_.DRAFT: 1}
+        assert reading.left == {matching.SKIPPED: 1, matching.DRAFT: 1}
         assert reading.unlabelled == 4
 
     def test_users_may_be_numbers_or_records(self, exports: Path) -> None:
@@ -134,7 +135,7 @@ class TestRealExports:
         ids = ["L00_H00", "L00_H01", "L04_H02+x#1", "L04_H03_é"]
         reading = read_export(exports / f"route_{name}.json", MapIndex(dict.fromkeys(ids, "")))
         assert [a.id for a in reading.annotations] == ids[:found]
-        assert reading.left == ({} if found else {exports_.NO_ID: 1})
+        assert reading.left == ({} if found else {matching.NO_ID: 1})
 
     def test_odd_columns_of_somebody_else_do_no_harm(self, exports: Path) -> None:
         for path in exports.glob("imports_*"):
@@ -142,23 +143,20 @@ class TestRealExports:
             assert {a.id for a in reading.annotations} == {"a", "m"}, path
 
 
-exports_ = exports
-
-
 class TestTasks:
     @pytest.mark.parametrize(
         ("annotation", "why"),
         [
-            (said("Block", was_cancelled=True), exports.SKIPPED),
-            (said("Block", result=[]), exports.EMPTY),
-            (said("Block", result=None), exports.EMPTY),
-            (said("Block", result="Block"), exports.MALFORMED),
-            (said("Block", result=[1]), exports.MALFORMED),
-            (said("Plaid"), exports.UNKNOWN_CHOICE),
-            (said("Block", who=None), exports.NO_ANNOTATOR),
-            (said("Block", who={}), exports.NO_ANNOTATOR),
-            (said("Block", time="yesterday"), exports.MALFORMED),
-            (7, exports.MALFORMED),
+            (said("Block", was_cancelled=True), matching.SKIPPED),
+            (said("Block", result=[]), matching.EMPTY),
+            (said("Block", result=None), matching.EMPTY),
+            (said("Block", result="Block"), matching.MALFORMED),
+            (said("Block", result=[1]), matching.MALFORMED),
+            (said("Plaid"), matching.UNKNOWN_CHOICE),
+            (said("Block", who=None), matching.NO_ANNOTATOR),
+            (said("Block", who={}), matching.NO_ANNOTATOR),
+            (said("Block", time="yesterday"), matching.MALFORMED),
+            (7, matching.MALFORMED),
         ],
     )
     def test_what_cannot_be_taken_is_left_with_its_reason(
@@ -175,14 +173,14 @@ class TestTasks:
         tasks = [other, task("elsewhere", said("Block")), {"data": {}, "annotations": [said("Block")]}]
         tasks.append({"data": {"image": "data:image/png;base64,AAAA"}, "annotations": [said("Block")]})
         done = Import(write(tmp_path / "e.json", tasks), folder).run()
-        assert done["left"] == {exports.OTHER_MAP: 1, exports.NO_MAP: 1, exports.NO_ID: 2}
-        assert done["about"][exports.NO_MAP] == {"elsewhere": 1}
+        assert done["left"] == {matching.OTHER_MAP: 1, matching.NO_MAP: 1, matching.NO_ID: 2}
+        assert done["about"][matching.NO_MAP] == {"elsewhere": 1}
         assert not (folder / "annotations.parquet").read_bytes().count(b"elsewhere")
 
     def test_drafts_may_be_records_or_numbers(self, folder: Path, tmp_path: Path) -> None:
         tasks = [task("m_0", drafts=[{"id": 1, "result": []}, 2]), task("m_1", drafts=[])]
         done = Import(write(tmp_path / "e.json", tasks), folder).run()
-        assert done["left"] == {exports.DRAFT: 2}
+        assert done["left"] == {matching.DRAFT: 2}
         assert done["unlabelled"] == 1
 
     @pytest.mark.parametrize("who", [3, "3", {"id": 3}])
@@ -274,7 +272,7 @@ class TestBadFiles:
         reading = read_export(path, MapIndex({"m": ""}))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert reading.left == {exports.NO_MAP: 5000}
+        assert reading.left == {matching.NO_MAP: 5000}
         assert path.stat().st_size > 10_000_000
         assert peak < 2_000_000
 
