@@ -79,6 +79,8 @@ class Push:
         from tqdm import tqdm
 
         predictions = {} if self.blind else read_predictions(self.folder)
+        # A project shows and sorts by the predictions of one version only, so raw and norm maps share theirs.
+        version = " + ".join(sorted({str(said["classifier_version"]) for said in predictions.values()}))
         tokens = read_tokens(self.folder)
         with LabelStudio(self.url, self.token, self.timeout) as server:
             notes = []
@@ -95,7 +97,7 @@ class Push:
             with bar:
                 rows = (row for row in store.iter_maps(self.folder) if row.id in missing)
                 while batch := list(itertools.islice(rows, _BATCH)):
-                    tasks = [self._task(row, tokens, predictions, called) for row in batch]
+                    tasks = [self._task(row, tokens, predictions, version, called) for row in batch]
                     predicted += sum("predictions" in task for task in tasks)
                     try:
                         lost += self._deliver(server, number, tasks, last)
@@ -105,6 +107,9 @@ class Push:
                         ) from None
                     arrived += len(batch)
                     bar.update(len(batch))
+            if predicted and (shown := project.get("model_version")) not in (None, "", version):
+                server.change_project(number, {"model_version": version})
+                notes.append(f"what the earlier classifier ({shown}) says is no longer shown.")
             duplicates = self._tidy(server, number, last, missing, there, lost > 0)
         if self.blind and not is_new and there:
             notes.append("what was pushed earlier without --blind keeps what it shows of the maps.")
@@ -150,6 +155,7 @@ class Push:
         row: store.MapRow,
         tokens: Mapping[str, Sequence[str]],
         predictions: Mapping[str, Mapping[str, Any]],
+        version: str,
         called: tuple[str, str, Mapping[Pattern, str]],
     ) -> dict[str, Any]:
         """Return a map as a task; `called`: see :func:`~annotations.tasks.choices_of`."""
@@ -159,8 +165,9 @@ class Push:
         }
         if said := predictions.get(row.id):
             choice = result(names[said["label"]], control, image)
-            version, score = said["classifier_version"], float(said["margin"])
-            task["predictions"] = [{"model_version": version, "score": score, "result": choice}]
+            task["predictions"] = [
+                {"model_version": version, "score": float(said["margin"]), "result": choice}
+            ]
         return task
 
     def _missing(self, there: Mapping[str, Sequence[Any]], title: str) -> set[str]:

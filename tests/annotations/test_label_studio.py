@@ -214,6 +214,22 @@ class TestPush:
             assert (region["from_name"], region["to_name"], region["type"]) == ("pattern", "map", "choices")
             assert parse_label(region["value"]["choices"][0], "") == said["label"][data["headscope_id"]]
 
+    def test_one_version_stands_for_the_classifiers_of_both_kinds(self, fake: Fake, folder: Path) -> None:
+        """A project shows the predictions of one version only."""
+        frame = pd.read_parquet(folder / "predictions.parquet")
+        frame["classifier_version"] = ["b", "a", "b", "b", "a"]
+        frame.to_parquet(folder / "predictions.parquet")
+        push(fake, folder)
+        assert {task["predictions"][0]["model_version"] for task in fake.tasks} == {"a + b"}
+
+    def test_the_version_of_the_latest_push_is_shown(self, fake: Fake, folder: Path) -> None:
+        push(fake, folder)
+        fake.projects[1]["model_version"] = "v6"
+        fake.tasks.clear()
+        (note,) = push(fake, folder)["notes"]
+        assert "the earlier classifier (v6)" in note
+        assert fake.projects[1]["model_version"] == "v7"
+
     def test_blind_tasks_say_nothing_of_the_map(self, fake: Fake, folder: Path) -> None:
         assert push(fake, folder, blind=True, annotators_per_map=2)["predictions"] == 0
         assert fake.projects[1]["show_collab_predictions"] is False

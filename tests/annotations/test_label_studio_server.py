@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def folder(tmp_path: Path) -> Path:
         for i in range(number)
     ).save(tmp_path / "maps")
     columns: dict[str, Any] = {"id": [f"qqp_{i}_é+ {i}" for i in range(number)]}
-    columns |= {"label": [PATTERNS[i % 5].value for i in range(number)], "classifier_version": "v7"}
+    columns |= {"label": [PATTERNS[i % 5].value for i in range(number)]}
+    columns |= {"classifier_version": [f"v{i % 2}" for i in range(number)]}
     columns |= {f"prob_{pattern}": 0.2 for pattern in PATTERNS}
     columns["margin"] = [0.9 if i != 77 else 0.01 for i in range(number)]
     pd.DataFrame(columns).to_parquet(tmp_path / "maps" / "predictions.parquet")
@@ -172,6 +174,12 @@ def test_two_people_label_and_everything_comes_back(server: Server, folder: Path
 
     region = draft["result"][0] | {"value": {"choices": ["Vertical"]}}
     assert two.patch(f"/api/annotations/{changed}/", json={"result": [region]}).status_code == 200
+    more = AnnotatedMaps([replace(maps.rows[0], id="another", map=maps.maps[1])])
+    more.save(tmp_path / "more")
+    frame = pd.read_parquet(folder / "predictions.parquet")[:1].assign(id="another", classifier_version="v2")
+    frame.to_parquet(tmp_path / "more" / "predictions.parquet")
+    (note,) = push(server, tmp_path / "more", str(number))["notes"]
+    assert "the earlier classifier (v0 + v1)" in note
     again = Pull(folder, str(number), Token(KEY), server.url).run()
     assert (again["added"], again["known"], again["replaced"]) == (1, 11, 1)
     assert AnnotatedMaps.load(folder).labels[6] is V
@@ -230,15 +238,17 @@ def test_a_server_killed_in_the_middle_of_a_push_loses_and_doubles_nothing(
         except InputError as error:
             messages.append(str(error))
 
+    def imports() -> int:
+        log = (server.data / "server.log").read_text(errors="replace")
+        return len(re.findall(r"POST /api/projects/\d+/import", log))
+
     thread = threading.Thread(target=work)
-    sent = 0
+    before = imports()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("annotations.studio._BATCH", 5)
         thread.start()
         end = time.monotonic() + 60
-        while sent < 20 and time.monotonic() < end:
-            log = (server.data / "server.log").read_text(errors="replace")
-            sent = 5 * len(re.findall(r"POST /api/projects/\d+/import", log))
+        while imports() < before + 4 and time.monotonic() < end:
             time.sleep(0.05)
         server.kill()
         thread.join()
