@@ -187,6 +187,8 @@ def _token() -> Token:
 
 
 def _report(done: dict[str, Any], as_json: bool) -> None:
+    from .matching import NO_ID
+
     if as_json:
         print(json.dumps(done, indent=2))
         return
@@ -202,5 +204,7 @@ def _report(done: dict[str, Any], as_json: bool) -> None:
     for why, number in done["left"].items():
         about = ", ".join(done["about"].get(why, ()))
         print(f"left: {number} {why}" + (f" ({about})" if about else ""))
+    if NO_ID in done["left"]:
+        say("if another field of the tasks' data holds the maps' ids, name it with --id-field.")
     if done["unlabelled"]:
         print(f"{done['unlabelled']} tasks are not labelled yet")

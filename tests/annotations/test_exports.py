@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annotations import AnnotatedMaps, exports, matching
+from annotations import AnnotatedMaps, exports, matching, studio_commands
 from annotations.exports import read_export
 from annotations.folders import SAME_TIME, UNKNOWN_MAP, add_annotations, add_maps
 from annotations.matching import MapIndex, picture_name
 from annotations.transfer import Export, Import
+from models.cli import command
 from models.errors import InputError
 from patterns import Pattern
 from patterns.store import MapRow
@@ -439,3 +440,60 @@ class TestAdding:
         with pytest.raises(OSError, match="No space"):
             add_annotations(folder, votes(("m_0", "ann", V, None, "")))
         assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+class TestCommands:
+    def test_files_go_out_and_come_back(self, folder: Path, tmp_path: Path, run_command: Any) -> None:
+        add_annotations(folder, votes(("m_0", "ann", V, None, ""), ("m_1", "bob", D, None, "")))
+        AnnotatedMaps([row(f"m_{i}", i) for i in range(4)]).save(tmp_path / "bare")
+        export, take = (command(studio_commands.COMMANDS[name]) for name in ("export", "import"))
+        code, out, _ = run_command(export, folder, tmp_path / "labels.csv", "--format", "csv")
+        assert (code, out) == (0, f"4 maps and 2 labels written to {tmp_path / 'labels.csv'}\n")
+        code, out, err = run_command(take, tmp_path / "labels.csv", tmp_path / "bare", "--json")
+        assert (code, err) == (0, "")
+        report = json.loads(out)
+        assert (report["taken"], report["added"], report["unlabelled"]) == (2, 2, 2)
+        code, out, _ = run_command(take, tmp_path / "labels.csv", tmp_path / "bare")
+        assert out == "2 labels: 0 new, 2 known before\n2 tasks are not labelled yet\n"
+
+    def test_a_number_can_be_given_a_name(self, folder: Path, tmp_path: Path, run_command: Any) -> None:
+        path = write(tmp_path / "e.json", [task("m_0", said("Block", 3)), task("m_1", said("Plaid", 3))])
+        take = command(studio_commands.import_)
+        code, out, _ = run_command(take, path, folder, "--annotator", "3=ann")
+        assert code == 0
+        assert "left: 1 a choice that is no pattern (Plaid)" in out
+        assert AnnotatedMaps.load(folder).annotations["annotator"].tolist() == ["ann"]
+        code, _, err = run_command(take, path, folder, "--annotator", "ann")
+        assert (code, err) == (2, "--annotator 'ann': give a number and a name, as 3=ann@example.org.\n")
+
+    def test_tasks_of_somebody_else_get_advice(self, folder: Path, tmp_path: Path, run_command: Any) -> None:
+        other = {
+            "data": {"image": "data:image/png;base64,AA", "name": "m_2"},
+            "annotations": [said("Block", 3)],
+        }
+        take, path = command(studio_commands.import_), write(tmp_path / "e.json", [other])
+        code, _, err = run_command(take, path, folder)
+        assert code == 0
+        assert "--id-field" in err
+        code, out, err = run_command(take, path, folder, "--id-field", "name")
+        assert (code, err) == (0, "")
+        assert "1 labels: 1 new" in out
+
+    @pytest.mark.parametrize(
+        ("words", "match"),
+        [
+            (["gone.json", "maps"], "gone.json does not exist"),
+            (["e.json", "gone"], "gone is no folder"),
+            (["e.json", "empty"], "empty holds no maps"),
+            (["empty", "maps"], "is empty"),
+        ],
+    )
+    def test_bad_input_is_one_sentence(
+        self, folder: Path, tmp_path: Path, run_command: Any, words: list[str], match: str
+    ) -> None:
+        (tmp_path / "empty").mkdir()
+        write(tmp_path / "e.json", [])
+        code, out, err = run_command(command(studio_commands.import_), *(tmp_path / word for word in words))
+        assert (code, out) == (2, "")
+        assert match in err
+        assert len(err.strip().splitlines()) == 1
