@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,6 +40,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'"
 
 MAX_TASK_BYTES = 64 * 2**20
 """The largest task that is read: a picture of 48 MB."""
+_MAX_DEPTH = 100  # of lists and records in each other
 
 
 @dataclass
@@ -65,8 +66,8 @@ class Reading:
         self.left[why] += 1
         for text in about:
             texts = self.details.setdefault(why, Counter())
-            if text in texts or len(texts) < 20:
-                texts[str(text)[:60]] += 1
+            if text[:60] in texts or len(texts) < 20:
+                texts[text[:60]] += 1
 
 
 def read_export(
@@ -99,24 +100,27 @@ def read_export(
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     if not start:
         raise InputError(f"{path} is empty; give an export as JSON, JSON_MIN, CSV or TSV.")
-    reading, names = Reading(), annotators or {}
+    reader = _Reader(maps, control, id_field, annotators or {})
+    reading = reader.reading
     with path.open("rb") as handle:
+        if handle.read(3) != b"\xef\xbb\xbf":
+            handle.seek(0)
         is_json = start[:1] in b"[{"
         items = _json_items(handle, path) if is_json else _table_items(handle, path)
-        for item in _watched(items, reading, path, progress):
+        for item in _watched(items, path, progress):
             reading.tasks += 1
             if not isinstance(item, dict):
                 reading.leave(Left(MALFORMED))
             elif isinstance(item.get("annotations"), list) and "data" in item:
-                _read_task(item, reading, maps, control, id_field, names)
+                reader.read_task(item)
             else:
-                _read_row(item, reading, maps, control, id_field, names)
+                reader.read_row(item)
     if maps.by_name:
         reading.notes["matched by the name of the picture's file alone"] = maps.by_name
     return reading
 
 
-def _watched(items: Iterator[Any], reading: Reading, path: Path, progress: bool) -> Iterable[Any]:
+def _watched(items: Iterator[Any], path: Path, progress: bool) -> Iterable[Any]:
     if not progress:
         return items
     from tqdm import tqdm
@@ -124,53 +128,85 @@ def _watched(items: Iterator[Any], reading: Reading, path: Path, progress: bool)
     return tqdm(items, f"reading {path.name}", unit=" tasks", leave=False, delay=2)
 
 
-def _read_task(
-    task: dict[str, Any],
-    reading: Reading,
-    maps: MapIndex,
-    control: str,
-    id_field: str | None,
-    names: Mapping[str, str],
-) -> None:
-    """Take the labels of a task as JSON has it: the only format with skips, drafts and who did what."""
-    drafts = task.get("drafts")
-    for _ in drafts if isinstance(drafts, list) else ():
-        reading.leave(Left(DRAFT))
-    if not task["annotations"] and not drafts:
-        reading.unlabelled += 1
-    for one in task["annotations"]:
+@dataclass
+class _Reader:
+    """Takes labels task by task, see :func:`read_export`."""
+
+    maps: MapIndex
+    control: str
+    id_field: str | None
+    names: Mapping[str, str]
+    reading: Reading = field(default_factory=Reading)
+
+    def read_task(self, task: dict[str, Any]) -> None:
+        """Take the labels of a task as JSON has it: the only format with skips, drafts and who did what."""
+        drafts = task.get("drafts")
+        for _ in drafts if isinstance(drafts, list) else ():
+            self.reading.leave(Left(DRAFT))
+        if not task["annotations"] and not drafts:
+            self.reading.unlabelled += 1
+        for one in task["annotations"]:
+            try:
+                if not isinstance(one, dict):
+                    raise Left(MALFORMED)
+                # A skip made in the page keeps what was chosen before: only the flag tells.
+                if one.get("was_cancelled"):
+                    raise Left(SKIPPED)
+                label, origin = _choice_of(one, self.control)
+                data = task["data"]
+                if not isinstance(data, dict):
+                    raise Left(MALFORMED)
+                id = self.maps.find(data, self.id_field)
+                who = one.get("completed_by")
+                ours = one.get("annotator")  # our own exports name whoever made the label
+                annotator = ours if isinstance(ours, str) and ours else _annotator(who, self.names)
+                source = one.get("source") if isinstance(one.get("source"), str) else None
+                if source is None:
+                    source = "label-studio" + {
+                        "prediction": ", prediction accepted",
+                        "prediction-changed": ", prediction changed",
+                    }.get(origin, "")
+                # An export's prediction score stays the model's even where the class was changed: it is not read.
+                self.reading.annotations.append(Annotation(id, annotator, label, _time(one), source))
+            except Left as error:
+                self.reading.leave(error)
+                continue
+            if origin == "prediction":
+                self.reading.notes["accepted a pre-annotation as it was"] += 1
+            if origin == "prediction-changed":
+                self.reading.notes["changed a pre-annotation"] += 1
+            first = who.get("id") if isinstance(who, dict) else who
+            if isinstance(first, int) and one.get("updated_by") not in (None, first):
+                self.reading.notes["edited later by somebody else, counted for the first annotator"] += 1
+
+    def read_row(self, row: dict[str, Any]) -> None:
+        """Take the label of a row of JSON_MIN, CSV or TSV; skips and drafts are not in these."""
         try:
-            if not isinstance(one, dict):
+            ours = str(row.get(OURS) or "") == "1"
+            annotator, text = row.get("annotator"), row.get(self.control)
+            if "annotator" not in row or (
+                self.control not in row and not {"annotation_id", "id"} & row.keys()
+            ):
                 raise Left(MALFORMED)
-            # A skip made in the page keeps what was chosen before: only the flag tells.
-            if one.get("was_cancelled"):
-                raise Left(SKIPPED)
-            label, origin = _choice_of(one, control)
-            data = task["data"]
-            if not isinstance(data, dict):
-                raise Left(MALFORMED)
-            id = maps.find(data, id_field)
-            who = one.get("completed_by")
-            ours = one.get("annotator")  # our own exports name whoever made the label
-            annotator = ours if isinstance(ours, str) and ours else _annotator(who, names)
-            source = one.get("source") if isinstance(one.get("source"), str) else None
-            if source is None:
-                source = "label-studio" + {
-                    "prediction": ", prediction accepted",
-                    "prediction-changed": ", prediction changed",
-                }.get(origin, "")
-            # An export's prediction score stays the model's even where the class was changed: it is not read.
-            reading.annotations.append(Annotation(id, annotator, label, _time(one), source))
+            if annotator in (None, "") and row.get("annotation_id") in (None, "") and text in (None, ""):
+                self.reading.unlabelled += 1
+                return
+            if isinstance(text, str) and text.lstrip().startswith("{"):
+                try:
+                    text = json.loads(text)
+                except (ValueError, RecursionError):
+                    raise Left(MALFORMED) from None
+            if isinstance(text, dict):
+                text = text.get("choices")
+            texts = text if isinstance(text, list) else [text] if text not in (None, "") else []
+            label = _pattern(texts)
+            id = self.maps.find(row, self.id_field)
+            if not (ours and isinstance(annotator, str) and annotator):
+                annotator = _annotator(annotator, self.names)
+            source = str(row.get("source") or "") if ours else "label-studio"
+            self.reading.annotations.append(Annotation(id, annotator, label, _time(row), source))
         except Left as error:
-            reading.leave(error)
-            continue
-        if origin == "prediction":
-            reading.notes["accepted a pre-annotation as it was"] += 1
-        if origin == "prediction-changed":
-            reading.notes["changed a pre-annotation"] += 1
-        first = who.get("id") if isinstance(who, dict) else who
-        if isinstance(first, int) and one.get("updated_by") not in (None, first):
-            reading.notes["edited later by somebody else, counted for the first annotator"] += 1
+            self.reading.leave(error)
 
 
 def _choice_of(annotation: dict[str, Any], control: str) -> tuple[Any, str]:
@@ -206,9 +242,9 @@ def _pattern(texts: list[Any]) -> Any:
 def _annotator(who: Any, names: Mapping[str, str]) -> str:
     if isinstance(who, dict):
         who = who.get("email") or who.get("username") or who.get("id")
-    if who is None or isinstance(who, bool) or who == "":
+    text = str(who).strip() if isinstance(who, (int, str)) and not isinstance(who, bool) else ""
+    if not text:
         raise Left(NO_ANNOTATOR)
-    text = str(who).strip()
     if text in names:
         return names[text]
     return f"user {text}" if text.isdecimal() else text
@@ -219,44 +255,12 @@ def _time(row: Mapping[str, Any]) -> datetime | None:
     if not text:
         return None
     try:
-        return datetime.fromisoformat(str(text))
+        time = datetime.fromisoformat(str(text))
     except ValueError:
         raise Left(MALFORMED) from None
-
-
-def _read_row(
-    row: dict[str, Any],
-    reading: Reading,
-    maps: MapIndex,
-    control: str,
-    id_field: str | None,
-    names: Mapping[str, str],
-) -> None:
-    """Take the label of a row of JSON_MIN, CSV or TSV; skips and drafts are not in these."""
-    try:
-        ours = str(row.get(OURS) or "") == "1"
-        annotator, text = row.get("annotator"), row.get(control)
-        if "annotator" not in row or (control not in row and not {"annotation_id", "id"} & row.keys()):
-            raise Left(MALFORMED)
-        if annotator in (None, "") and row.get("annotation_id") in (None, "") and text in (None, ""):
-            reading.unlabelled += 1
-            return
-        if isinstance(text, str) and text.lstrip().startswith("{"):
-            try:
-                text = json.loads(text)
-            except (ValueError, RecursionError):
-                raise Left(MALFORMED) from None
-        if isinstance(text, dict):
-            text = text.get("choices")
-        texts = text if isinstance(text, list) else [text] if text not in (None, "") else []
-        label = _pattern(texts)
-        id = maps.find(row, id_field)
-        if not (ours and isinstance(annotator, str) and annotator):
-            annotator = _annotator(annotator, names)
-        source = str(row.get("source") or "") if ours else "label-studio"
-        reading.annotations.append(Annotation(id, annotator, label, _time(row), source))
-    except Left as error:
-        reading.leave(error)
+    if not 1970 < time.year < 2262:  # what pandas can hold in nanoseconds
+        raise Left(MALFORMED)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 class _Gauge:
@@ -277,23 +281,33 @@ class _Gauge:
 
 
 def _json_items(handle: IO[bytes], path: Path) -> Iterator[Any]:
+    """Yield the items of a list; ``ijson.items`` would, but a few megabytes of nested lists fill the memory there."""
     import ijson
 
     gauge = _Gauge(handle, path)
+    builder, depth = ijson.ObjectBuilder(), 0
     try:
-        items = ijson.items(gauge, "item", use_float=True)
-        empty = True
-        for item in items:
-            gauge.since_task, empty = 0, False
-            yield item
-    except (ijson.JSONError, UnicodeDecodeError, ValueError, OverflowError) as error:
-        if isinstance(error, InputError):
-            raise
+        for event, value in ijson.basic_parse(gauge, use_float=True):
+            begins, ends = event in ("start_array", "start_map"), event in ("end_array", "end_map")
+            depth -= ends
+            if depth == 0:
+                if event not in ("start_array", "end_array"):
+                    raise InputError(f"{path} is no list of tasks; export the project as JSON.")
+                depth += begins
+                continue
+            builder.event(event, value)
+            depth += begins
+            if depth > _MAX_DEPTH:
+                raise InputError(
+                    f"{path} is nested {depth} deep, as no export is; export the project as JSON."
+                )
+            if depth == 1:
+                yield builder.value
+                builder, gauge.since_task = ijson.ObjectBuilder(), 0
+    except InputError:
+        raise
+    except (ijson.JSONError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is no whole JSON file: {reason(error)}; export it again.") from error
-    if empty:
-        handle.seek(0)
-        if handle.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"[":
-            raise InputError(f"{path} is no list of tasks; export the project as JSON.")
 
 
 def _table_items(handle: IO[bytes], path: Path) -> Iterator[dict[str, Any]]:
@@ -331,7 +345,7 @@ def _decoded(handle: IO[bytes], path: Path) -> Iterator[str]:
                 f"{path}, line {number} has more than {MAX_TASK_BYTES // 2**20} MB; it is no export."
             )
         try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise InputError(f"{path}, line {number} is not UTF-8 text; export it again.") from error
         yield text

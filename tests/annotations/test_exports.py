@@ -156,6 +156,8 @@ class TestTasks:
             (said("Plaid"), matching.UNKNOWN_CHOICE),
             (said("Block", who=None), matching.NO_ANNOTATOR),
             (said("Block", who={}), matching.NO_ANNOTATOR),
+            (said("Block", who=[3]), matching.NO_ANNOTATOR),
+            (said("Block", time="0001-01-01T00:00:00+23:00"), matching.MALFORMED),
             (said("Block", time="yesterday"), matching.MALFORMED),
             (7, matching.MALFORMED),
         ],
@@ -177,6 +179,23 @@ class TestTasks:
         assert done["left"] == {matching.OTHER_MAP: 1, matching.NO_MAP: 1, matching.NO_ID: 2}
         assert done["about"][matching.NO_MAP] == {"elsewhere": 1}
         assert not (folder / "annotations.parquet").read_bytes().count(b"elsewhere")
+
+    def test_times_with_and_without_a_zone_and_a_byte_order_mark_are_read(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        tasks = [
+            task(
+                "m_0",
+                said("Block", 3, "2026-01-02T00:00:00"),
+                said("Vertical", 3, "2026-01-02T01:00:00+02:00"),
+            )
+        ]
+        tasks.append(task("m_1", said("Diagonal", 3, "")))
+        (tmp_path / "e.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(tasks).encode())
+        assert Import(tmp_path / "e.json", folder).run()["added"] == 3
+        assert AnnotatedMaps.load(folder).labels[:2] == [B, D]
+        (tmp_path / "e.csv").write_bytes(b"\xef\xbb\xbfid,headscope_id,annotator,pattern\n1,m_2,3,Block\n")
+        assert Import(tmp_path / "e.csv", folder).run()["added"] == 1
 
     def test_drafts_may_be_records_or_numbers(self, folder: Path, tmp_path: Path) -> None:
         tasks = [task("m_0", drafts=[{"id": 1, "result": []}, 2]), task("m_1", drafts=[])]
@@ -231,7 +250,11 @@ class TestBadFiles:
             ("[{}", "no whole JSON"),
             ('[{"a": 1}, nonsense]', "no whole JSON"),
             ('{"id": 1}', "no list of tasks"),
-            ("[" * 5000, "no whole JSON"),
+            ("[" * 1_000_000, "nested 101 deep"),
+            ('{"a":' * 200, "no list of tasks"),
+            ('[{"a":' * 200, "nested 101 deep"),
+            ("[1]]", "no whole JSON"),
+            ("7", "no column"),
             ('[{"a": NaN}]', "no whole JSON"),
             ("name,label\na,b\n", "no column annotator"),
             ('id,annotator,pattern\n1,2,"open\n', "no CSV"),
