@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from annotations import AnnotatedMaps, exports, matching, studio_commands
+from annotations.exporting import write_table
 from annotations.exports import read_export
 from annotations.folders import SAME_TIME, UNKNOWN_MAP, add_annotations, add_maps
 from annotations.matching import MapIndex, picture_name
@@ -169,6 +170,23 @@ class TestTasks:
         done = Import(path, folder).run()
         assert done["left"] == {why: 1}
         assert (done["taken"], done["added"]) == (1, 1)
+
+    def test_a_choice_in_another_control_is_left_unless_it_is_asked_for(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        other = said("Block")
+        other["result"][0]["from_name"] = "kind"
+        both = said("Block")
+        both["result"].append(other["result"][0] | {"value": {"choices": ["Diagonal"]}})
+        path = write(tmp_path / "e.json", [task("m_0", other), task("m_1", both)])
+        done = Import(path, folder).run()
+        assert (done["left"], done["about"]) == (
+            {matching.OTHER_CONTROL: 1},
+            {matching.OTHER_CONTROL: {"kind": 1}},
+        )
+        assert AnnotatedMaps.load(folder).labels[:2] == [None, B]
+        done = Import(path, folder, control="kind").run()
+        assert (done["added"], done["left"]) == (1, {SAME_TIME: 1})
 
     def test_tasks_of_other_maps_are_left(self, folder: Path, tmp_path: Path) -> None:
         other = task("m_0", said("Block"))
@@ -377,6 +395,16 @@ class TestRoundTrips:
                 with out.open(encoding="utf-8", newline="") as handle:
                     cells = [cell for line in csv.reader(handle, delimiter=delimiter) for cell in line]
                 assert not any(cell.startswith(tuple("=+-@\t\r\n＝＋－＠")) for cell in cells)
+
+    @pytest.mark.parametrize("start", [*"=+-@\t\r\n＝＋－＠"])
+    def test_no_cell_begins_as_a_formula_does(self, tmp_path: Path, start: str) -> None:
+        name = f"{start}HYPERLINK(1)"
+        maps = AnnotatedMaps([row(name, model=name, task=name)], votes((name, name, V, None, name)))
+        write_table(tmp_path / "e.csv", maps, ",")
+        with (tmp_path / "e.csv").open(encoding="utf-8", newline="") as handle:
+            cells = [cell for line in csv.reader(handle) for cell in line]
+        assert not any(cell.startswith(start) for cell in cells)
+        assert cells.count(f"'{name}") == 5
 
     def test_published_formats_go_both_ways(self, folder: Path, tmp_path: Path) -> None:
         more = [row(f"n_{i}", 10 + i, kind="norm") for i in range(3)] + [row("7", 20)]

@@ -276,6 +276,7 @@ class TestPush:
         fake.before_import = lambda tasks: time.sleep(next(slow, 0.0))
         done = push(fake, folder, timeout=0.8, patience=5.0)
         assert done["lost_replies"] == 1
+        assert fake.requests.count("POST /api/projects/1/import") == 3  # none of them twice
         assert fake.ids == [f"m_{i}" for i in range(5)]
 
     def test_work_that_outlasts_even_that_is_undone(self, fake: Fake, folder: Path) -> None:
