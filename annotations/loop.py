@@ -25,6 +25,8 @@ from models.cli import (
     say,
 )
 
+from .studio_commands import COMMANDS
+
 ClassifierOption = Annotated[
     str | None, typer.Option(help="Folder or Hub id of a classifier to use instead of the shipped one.")
 ]
@@ -256,5 +258,5 @@ app = group(
     "annotate-maps",
     "Choose attention maps, have people label them, and know how good the labels are.\n\n"
     "Example: annotate-maps sample --model bert-base-uncased --task qqp --output my-maps",
-    {"sample": sample, "status": status, "agreement": agreement},
+    {"sample": sample, **COMMANDS, "status": status, "agreement": agreement},
 )

@@ -36,8 +36,8 @@ def learning_curve(result: dict[str, Any]) -> Figure:
     ):
         axes = page.axes(0.62 + number * (width + 0.62), 0.45, width, _HEIGHT - 0.95)
         if number:
-            for name in ("majority", "random"):
-                _level(axes, name, result["baselines"][name][metric])
+            for name, side in (("majority", "right"), ("random", "left")):  # they may be at one level
+                _level(axes, name, result["baselines"][name][metric], side)
         axes.plot(epochs, values, color=colour, marker="o", markersize=4, linewidth=1.4, clip_on=False)
         axes.set_title(words, **text_style(SMALL), loc="left", pad=4)
         axes.set_xlabel("epoch", **text_style(SMALL))
@@ -54,8 +54,9 @@ def learning_curve(result: dict[str, Any]) -> Figure:
     return page.figure
 
 
-def _level(axes: Axes, name: str, value: float) -> None:
+def _level(axes: Axes, name: str, value: float, side: str) -> None:
     """A dashed line at what a baseline reaches."""
     axes.axhline(value, color=_BASELINE, linewidth=0.8, linestyle=(0, (4, 3)))
     across = axes.get_yaxis_transform()  # x as a share of the axes, y in the data's units
-    axes.text(0.99, value, name, transform=across, ha="right", va="bottom", **text_style(6.5, _BASELINE))
+    x = 0.99 if side == "right" else 0.01
+    axes.text(x, value, name, transform=across, ha=side, va="bottom", **text_style(6.5, _BASELINE))

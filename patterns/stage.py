@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from models.anatomy import Anatomy, anatomy_of
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
-from models.compaction import compact
 from models.errors import InputError
 from models.files import atomic_folder, check_output, known, write_json
-from models.gating import gated
 from models.glue import Rows, load_rows, select_rows, task_named
+from models.isolating import check_mode, isolated
 from models.provenance import provenance
 from models.subnetwork import Subnetwork
 
@@ -33,10 +32,6 @@ if TYPE_CHECKING:
     from models.inputs import Encoded
 
     from .store import MapWriter
-
-SUBNETWORK_MODES = ("select", "gate", "compact")
-"""What happens to the rest of the model while a subnetwork is looked at: it stays; its gates are closed; it is
-removed. The last two give the same maps, the last one faster."""
 
 _MISFIT = 0.01  # from this share of the predictions on, the corrected shares come with a warning
 
@@ -66,7 +61,7 @@ class ClassifyHeads:
     subnetwork: str | None = None
     """File or published-layout folder of a subnetwork, whose heads are counted."""
     subnetwork_mode: str = "select"
-    """One of :data:`SUBNETWORK_MODES`: what happens to the rest of the model meanwhile."""
+    """One of :data:`models.isolating.SUBNETWORK_MODES`: what happens to the rest of the model meanwhile."""
     classifiers: Mapping[str, str] | None = None
     """By kind: folder or Hub id of a classifier to use instead of the shipped one."""
     batch_size: int = 16
@@ -91,10 +86,7 @@ class ClassifyHeads:
         check_seed(self.seed)
         if self.examples < 1:
             raise InputError(f"--examples {self.examples}: give at least 1.")
-        if self.subnetwork_mode not in SUBNETWORK_MODES:
-            raise InputError(
-                f"--subnetwork-mode {self.subnetwork_mode}: give one of {', '.join(SUBNETWORK_MODES)}."
-            )
+        check_mode(self.subnetwork_mode)
         if self.subnetwork_mode != "select" and self.subnetwork is None:
             raise InputError(
                 f"--subnetwork-mode {self.subnetwork_mode} needs --subnetwork FILE, which says what is kept."
@@ -133,10 +125,7 @@ class ClassifyHeads:
             absent: list[str] = []
             if subnetwork is not None:
                 subnetwork, absent = self._in_model(subnetwork, model)
-                if self.subnetwork_mode == "compact":
-                    model = compact(model, subnetwork, unshare=True)
-                elif self.subnetwork_mode == "gate":
-                    stack.enter_context(gated(model, heads=subnetwork.heads, mlps=subnetwork.mlps))
+                model = stack.enter_context(isolated(model, subnetwork, self.subnetwork_mode))
             patterns = classify_heads(
                 model,
                 checkpoint.tokenizer,

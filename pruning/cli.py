@@ -224,7 +224,9 @@ def compare_survivors(
     subnetwork_mode: Annotated[
         str,
         typer.Option(
-            "--subnetwork-mode", help="select: the full model is observed, and its heads are told apart."
+            "--subnetwork-mode",
+            help="select: the full model is observed, and its heads are told apart; gate, compact: super-survivors "
+            "are looked at where the rest is silenced or removed.",
         ),
     ] = "select",
     permutations: Annotated[int, typer.Option("--permutations", help="Of each permutation test.")] = 9999,

@@ -13,6 +13,7 @@ from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_d
 from models.errors import InputError
 from models.files import atomic_folder, check_output, write_json
 from models.glue import Rows, load_rows, select_rows, task_named
+from models.isolating import check_mode
 from models.provenance import provenance
 from patterns import HeadPatterns, load_classifier
 from patterns.distribution import check_seed
@@ -54,7 +55,8 @@ class CompareSurvivors:
     split: str = "validation"
     """Which split of the data."""
     subnetwork_mode: str = "select"
-    """``select``: the full model is observed, and its heads are told apart. There is no other yet."""
+    """``select``: the full model is observed, and its heads are told apart; ``gate``, ``compact``: super-survivors are
+    looked at where the rest is silenced or removed, as Prasanna et al. (2020) did."""
     permutations: int = 9999
     """Of each permutation test."""
     batch_size: int = 16
@@ -77,8 +79,7 @@ class CompareSurvivors:
         for name in ("examples", "permutations"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: give at least 1.")
-        if self.subnetwork_mode != "select":
-            raise InputError(f"--subnetwork-mode {self.subnetwork_mode}: the only one is select.")
+        check_mode(self.subnetwork_mode)
         if self.model is not None and self.data is None:
             raise InputError("--model needs --data DIR, the examples to look at it with.")
         if self.output is not None:
@@ -158,10 +159,11 @@ class CompareSurvivors:
                 batch_size=self.batch_size,
                 seed=self.seed,
                 announce=announce,
+                mode=self.subnetwork_mode,
             )
             warnings += [*self._caveats(group, rows[group.task], measured), *measured.warnings]
             found = {
-                kind: compare(group, labels, self.permutations, self.seed)
+                kind: compare(group, labels, self.permutations, self.seed, measured.alone.get(kind))
                 for kind, labels in measured.labels.items()
             }
             comparisons += list(found.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from models.checkpoints import Checkpoint
 from models.errors import InputError
 from models.files import known
 from models.glue import Row
+from models.isolating import isolated
 from models.subnetwork import Mask
 from patterns import HeadPatterns, PatternClassifier, classify_heads
 from patterns.distribution import distribution
@@ -22,6 +23,9 @@ from patterns.taxonomy import INTERPRETABLE, PATTERNS
 from .permutation import PermutationTest, difference_test, holm, paired_ci95
 from .runs import Group, Run
 from .survivors import super_survivors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SIDES = ("super_survivors", "all", "non_survivors")
 """Whose patterns are compared: the heads that all seeds keep, all heads, and all but the first."""
@@ -44,6 +48,8 @@ class Measured:
 
     labels: Mapping[str, npt.NDArray[np.int8]]
     """By kind, ``[S, E, L, H]``: index into ``PATTERNS``."""
+    alone: Mapping[str, npt.NDArray[np.int8]]
+    """Likewise where all but the super-survivors is gone; only their places mean something. Empty if not asked for."""
     models: tuple[Source, ...]
     """The checkpoint of each run, by seed."""
     warnings: tuple[str, ...]
@@ -66,8 +72,12 @@ def measure(
     batch_size: int = 16,
     seed: int = 0,
     announce: Callable[[str], None] | None = None,
+    mode: str = "select",
 ) -> Measured:
     """Classify the heads of each run's checkpoint; a checkpoint that was seen on this task is not run again.
+
+    With ``mode="gate"`` or ``"compact"``, super-survivors are looked at a second time, in a model of which the rest
+    is silenced or removed, as Prasanna et al. (2020) did.
 
     Args:
         group: the runs of one task.
@@ -79,43 +89,60 @@ def measure(
         batch_size: inputs per forward pass.
         seed: goes into the result of each.
         announce: called with a line about each checkpoint before it is run, and then there is a progress bar.
+        mode: one of :data:`models.isolating.SUBNETWORK_MODES`.
 
     Raises:
         HeadscopeError: a checkpoint cannot be loaded, is of another size than the subnetwork, or shares no
             example with the others.
     """
     found: list[HeadPatterns] = []
+    alone: dict[Source, HeadPatterns] = {}
     warnings: list[str] = []
+    survivors = super_survivors(group.subnetworks)
+    separately = mode != "select" and survivors.n_heads > 0
+
+    def classified(run: Run, model: PreTrainedModel, tokenizer: Any) -> HeadPatterns:
+        return classify_heads(
+            model,
+            tokenizer,
+            rows,
+            task=run.task,
+            kinds=tuple(classifiers),
+            classifiers=classifiers,
+            batch_size=batch_size,
+            seed=seed,
+            progress=announce is not None,
+        )
+
     for run, model in zip(group.runs, models, strict=True):
         key = model, run.task
-        if key not in cache:
+        if key not in cache or (separately and model not in alone):
             if announce:
                 announce(f"{group.name}, seed {run.seed}: {model.name}")
             checkpoint = load(model)
             _check_size(run, checkpoint)
             if model.name == run.model and run.sha256 not in (None, checkpoint.sha256):
                 warnings.append(f"{model.name} has other weights now than when {run.source} pruned it.")
-            cache[key] = classify_heads(
-                checkpoint.model,
-                checkpoint.tokenizer,
-                rows,
-                task=run.task,
-                kinds=tuple(classifiers),
-                classifiers=classifiers,
-                batch_size=batch_size,
-                seed=seed,
-                progress=announce is not None,
-            )
+            if key not in cache:
+                cache[key] = classified(run, checkpoint.model, checkpoint.tokenizer)
+            if separately:
+                with isolated(checkpoint.model, survivors, mode) as left:
+                    alone[model] = classified(run, left, checkpoint.tokenizer)
         found.append(cache[key])
     common = set.intersection(*(set(patterns.examples.tolist()) for patterns in found))
     if not common:
         raise InputError(f"The checkpoints of {group.name} have no usable example in common.")
-    chosen = [[i for i, example in enumerate(p.examples.tolist()) if example in common] for p in found]
-    return Measured(
-        labels={
-            kind: np.stack([p.labels[kind][places] for p, places in zip(found, chosen, strict=True)])
+
+    def labels(of: Sequence[HeadPatterns]) -> dict[str, npt.NDArray[np.int8]]:
+        chosen = [[i for i, example in enumerate(p.examples.tolist()) if example in common] for p in of]
+        return {
+            kind: np.stack([p.labels[kind][places] for p, places in zip(of, chosen, strict=True)])
             for kind in classifiers
-        },
+        }
+
+    return Measured(
+        labels=labels(found),
+        alone=labels([alone[model] for model in models]) if separately else {},
         models=tuple(models),
         warnings=(
             *warnings,
@@ -125,7 +152,11 @@ def measure(
 
 
 def compare(
-    group: Group, labels: npt.NDArray[np.int8], permutations: int = 9999, seed: int = 0
+    group: Group,
+    labels: npt.NDArray[np.int8],
+    permutations: int = 9999,
+    seed: int = 0,
+    alone: npt.NDArray[np.int8] | None = None,
 ) -> dict[str, Any]:
     """Return, ready for JSON, the patterns of super-survivors, of all heads, and of the heads between.
 
@@ -139,6 +170,8 @@ def compare(
         labels: ``[S, E, L, H]`` of one kind of maps.
         permutations: of each test.
         seed: of the resampling and the permutations.
+        alone: the labels of super-survivors where the rest is gone; shares and ``difference`` are of these then. The
+            tests are always of the full model, the only one in which the other heads have maps.
     """
     survivors = super_survivors(group.subnetworks).heads
     heterogeneous = labels == PATTERNS.index(INTERPRETABLE)
@@ -147,14 +180,19 @@ def compare(
         "all": np.ones_like(survivors),
         "non_survivors": ~survivors,
     }
-    sides = {name: heterogeneous[:, :, mask].mean(axis=2) for name, mask in masks.items() if mask.any()}
+    seen = dict.fromkeys(masks, labels) | ({} if alone is None else {"super_survivors": alone})
+    sides = {
+        name: (seen[name][:, :, mask] == PATTERNS.index(INTERPRETABLE)).mean(axis=2)
+        for name, mask in masks.items()
+        if mask.any()
+    }
     intervals, apart = paired_ci95(list(sides.values()), seed)
     bounds = dict(zip(sides, intervals, strict=True))
     result: dict[str, Any] = dict.fromkeys(SIDES)
     for name in sides:
         result[name] = {
             "heads": int(masks[name].sum()),
-            "distribution": distribution(labels[:, :, masks[name]].ravel()),
+            "distribution": distribution(seen[name][:, :, masks[name]].ravel()),
             "interpretable_ratio": float(sides[name].mean()),
             "interpretable_ratio_ci95": [known(bound) for bound in bounds[name]],
         }

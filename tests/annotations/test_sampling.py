@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from annotations import AnnotatedMaps, cli
+from annotations.folders import add_annotations
 from annotations.loop import app
 from annotations.sampling import SampleMaps
 from annotations.strategies import STRATEGIES, image_features
@@ -302,19 +303,13 @@ class TestBadInput:
 
 
 def label(folder: Path, annotator: str, labels: list[str | None]) -> None:
-    """Label the first maps of a folder, as pulling from a server does, and leave the other files as they are."""
-    maps = AnnotatedMaps.load(folder)
+    """Label the first maps of a folder, as pulling from a server does."""
+    ids = pd.read_parquet(folder / "predictions.parquet")["id"]
     frame = pd.DataFrame(
-        [(row.id, annotator, one) for row, one in zip(maps.rows, labels, strict=False) if one],
+        [(id, annotator, one) for id, one in zip(ids, labels, strict=False) if one],
         columns=["id", "annotator", "label"],
     )
-    AnnotatedMaps(maps.rows, pd.concat([maps.annotations, frame], ignore_index=True)).save(
-        folder.with_name("labelled")
-    )
-    (folder.with_name("labelled") / "annotations.parquet").replace(folder / "annotations.parquet")
-    for path in sorted(folder.with_name("labelled").iterdir()):
-        path.unlink()
-    folder.with_name("labelled").rmdir()
+    assert add_annotations(folder, frame).added == len(frame)
 
 
 class TestStatus:

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from models import InputError, Subnetwork, compact, save
+from models.isolating import SUBNETWORK_MODES
 from patterns import cli, stage
 from patterns.stage import ClassifyHeads
 from patterns.taxonomy import PATTERNS
@@ -222,7 +223,7 @@ def subnetwork(tmp_path_factory: pytest.TempPathFactory) -> str:
 def by_mode(options: dict[str, Any], subnetwork: str) -> dict[str, Any]:
     return {
         mode: ClassifyHeads(**options, subnetwork=subnetwork, subnetwork_mode=mode).run()
-        for mode in stage.SUBNETWORK_MODES
+        for mode in SUBNETWORK_MODES
     }
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from models import InputError, load_checkpoint
+from models.gating import gated
 from models.glue import load_rows, row_ids, select_rows, task_named
 from patterns import classify_heads
 from patterns.distribution import bootstrap_ci95
@@ -472,8 +473,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "no examples": (lambda at: ["--examples", 0, search(at / "a", some(RNG)).name], "--examples 0"),
     "an unknown kind": (lambda at: ["--maps", "grey", search(at / "a", some(RNG)).name], "raw, norm"),
     "another mode": (
-        lambda at: ["--subnetwork-mode", "compact", search(at / "a", some(RNG)).name],
-        "--subnetwork-mode compact: the only one is select",
+        lambda at: ["--subnetwork-mode", "half", search(at / "a", some(RNG)).name],
+        "--subnetwork-mode half: give one of select, gate, compact",
     ),
     "an output that holds something": (
         lambda at: ["--output", search(at / "a", some(RNG)).name, "a"],
@@ -586,6 +587,42 @@ def test_survivors_are_measured_in_each_seeds_own_full_model(
     table = pd.read_csv(tmp_path / "out/patterns.csv")
     assert len(table) == 2 * 3 * 5
     assert table.groupby(["kind", "heads"])["share"].sum().to_numpy() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("mode", ["gate", "compact"])
+def test_survivors_can_be_looked_at_where_the_rest_is_gone(
+    command: Any, two_models: Path, tiny_runs: Path, mode: str
+) -> None:
+    words = [
+        tiny_runs,
+        "--data",
+        EXAMPLES,
+        "--examples",
+        4,
+        "--device",
+        "cpu",
+        "--permutations",
+        99,
+        "--json",
+    ]
+    words += ["--model", two_models / "{task}/seed_{seed}", "--maps", "raw"]
+    full = json.loads(command(*words)[1])["tasks"]["qqp"]["patterns"]["raw"]
+    code, out, err = command(*words, "--subnetwork-mode", mode)
+    assert code == 0, err
+    found = json.loads(out)["tasks"]["qqp"]["patterns"]["raw"]
+    survivors = super_survivors(find_groups([tiny_runs])[0][0].subnetworks)
+    qqp = task_named("qqp")
+    drawn = select_rows(load_rows(qqp, EXAMPLES).numbered(), qqp, 4, 0)
+    ratios = []
+    for seed in (1, 2):
+        checkpoint = load_checkpoint(str(two_models / f"qqp/seed_{seed}"))
+        with gated(checkpoint.model, heads=survivors.heads, mlps=survivors.mlps):
+            seen = classify_heads(checkpoint.model, checkpoint.tokenizer, drawn, task=qqp, kinds=("raw",))
+        ratios.append(seen.select(survivors).interpretable_ratio("raw"))
+    assert found["super_survivors"]["interpretable_ratio"] == pytest.approx(np.mean(ratios))
+    assert found["super_survivors"]["distribution"] != full["super_survivors"]["distribution"]
+    for same in ("all", "non_survivors", "test", "test_each_seed"):
+        assert found[same] == full[same]
 
 
 def test_a_model_of_another_size_is_named(command: Any, minilm_folder: str, tiny_runs: Path) -> None:

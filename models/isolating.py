@@ -1,0 +1,46 @@
+"""A model while only a subnetwork of it is at work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .compaction import compact
+from .errors import InputError
+from .gating import gated
+from .subnetwork import Subnetwork
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SUBNETWORK_MODES = ("select", "gate", "compact")
+"""What happens to the rest of the model while a subnetwork is looked at: it stays; its gates are closed; it is
+removed. The last two give the same maps, the last one faster."""
+
+
+def check_mode(mode: str) -> None:
+    """Refuse what is none of :data:`SUBNETWORK_MODES`.
+
+    Raises:
+        InputError: saying which there are.
+    """
+    if mode not in SUBNETWORK_MODES:
+        raise InputError(f"--subnetwork-mode {mode}: give one of {', '.join(SUBNETWORK_MODES)}.")
+
+
+@contextmanager
+def isolated(model: PreTrainedModel, subnetwork: Subnetwork, mode: str) -> Iterator[PreTrainedModel]:
+    """Yield the model to look at: itself, itself with the other gates closed, or a smaller copy.
+
+    Raises:
+        HeadscopeError: the mode is unknown, or as :func:`models.gated` and :func:`models.compact`.
+    """
+    check_mode(mode)
+    if mode == "compact":
+        yield compact(model, subnetwork, unshare=True)
+    elif mode == "gate":
+        with gated(model, heads=subnetwork.heads, mlps=subnetwork.mlps):
+            yield model
+    else:
+        yield model
