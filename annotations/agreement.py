@@ -26,11 +26,12 @@ import numpy.typing as npt
 
 from models.files import known
 from patterns.distribution import check_seed
-from patterns.taxonomy import PATTERNS, Pattern
+from patterns.taxonomy import PATTERNS
 
 from .dataset import AnnotatedMaps
 from .dawid_skene import dawid_skene
 from .stages import groups_of
+from .table import votes as votes_of
 
 Floats = npt.NDArray[np.floating]
 
@@ -54,14 +55,13 @@ class Votes:
     @classmethod
     def of(cls, maps: AnnotatedMaps) -> Votes:
         """Return each annotator's latest label of each map."""
-        table = maps.annotations.sort_values("time", na_position="first", kind="stable")
-        table = table.drop_duplicates(["id", "annotator"], keep="last")
-        annotators = tuple(sorted(set(table["annotator"])))
+        said = votes_of(maps.annotations)
+        annotators = tuple(sorted({name for by in said.values() for name in by}))
         labels = np.full((len(maps), len(annotators)), -1, dtype=np.int8)
         place = {row.id: i for i, row in enumerate(maps.rows)}
-        column = {name: i for i, name in enumerate(annotators)}
-        for id, annotator, label in zip(table["id"], table["annotator"], table["label"], strict=True):
-            labels[place[id], column[annotator]] = PATTERNS.index(Pattern(label))
+        for id, by in said.items():
+            for annotator, label in by.items():
+                labels[place[id], annotators.index(annotator)] = PATTERNS.index(label)
         heads = groups_of(maps)[0] if len(maps) else np.array([], dtype=str)
         unknown = [row.layer < 0 or row.head < 0 for row in maps.rows]
         groups = [id if alone else head for id, head, alone in zip(place, heads, unknown, strict=True)]
