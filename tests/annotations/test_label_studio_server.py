@@ -25,6 +25,7 @@ import pandas as pd
 import pytest
 
 from annotations import AnnotatedMaps
+from annotations.agreement import agreement
 from annotations.label_studio import Token
 from annotations.studio import Pull, Push
 from annotations.tasks import CHOICES
@@ -171,6 +172,8 @@ def test_two_people_label_and_everything_comes_back(server: Server, folder: Path
     maps = AnnotatedMaps.load(folder)
     assert maps.labels == [V, D, VD, None, H, V, D] + [None] * 113
     assert set(maps.annotations["annotator"]) == {"one@example.org", "two@example.org"}
+    judged = agreement(maps)
+    assert (judged["compared"], judged["disputed"], judged["percent"]["value"]) == (5, 1, 0.8)
 
     region = draft["result"][0] | {"value": {"choices": ["Vertical"]}}
     assert two.patch(f"/api/annotations/{changed}/", json={"result": [region]}).status_code == 200
