@@ -847,6 +847,12 @@ class TestRefusals:
         with pytest.raises(InputError, match=r"^The loss is (nan|inf) at step [2-9]\d* of 12"):
             finetune(str(save_tiny()), SST2, sentences(20), sentences(8), how, tmp_path / "out")
 
+    def test_an_integration_that_is_not_there_is_one_sentence(self, save_tiny: Any, tmp_path: Path) -> None:
+        how = replace(QUICK, report_to=("papyrus",))
+        with pytest.raises(InputError, match=r"^--report-to papyrus: papyrus is not supported, only .*\.$"):
+            finetune(str(save_tiny()), SST2, sentences(8), sentences(8), how, tmp_path / "out")
+        assert list(tmp_path.glob("out*")) == []
+
     def test_bad_rows_are_named_before_any_training(self, save_tiny: Any, tmp_path: Path) -> None:
         base, good = str(save_tiny()), sentences(8)
         bad = [*sentences(3), {"sentence": "good", "label": 2}]
