@@ -1,0 +1,48 @@
+"""A study on a terminal: what there is to do, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from .study_run import Estimate
+
+
+def print_plan(found: Sequence[Estimate], jobs: int) -> None:
+    """Print a plan's steps, how many are done, and how long the others take."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for title in ("wave", "step", "done", "of", "each", "left"):
+        table.add_column(title, justify="left" if title in ("wave", "step") else "right", no_wrap=True)
+    wave = ""
+    for one in found:
+        first, wave = "" if one.wave == wave else one.wave, one.wave
+        numbers = (str(one.done), str(one.steps), duration(one.seconds), duration(one.left))
+        table.add_row(first, one.name, *numbers)
+    console.print(table)
+    steps, done = sum(one.steps for one in found), sum(one.done for one in found)
+    known = [one.left for one in found if one.left is not None]
+    unknown = [one.name for one in found if one.left is None]
+    line = f"{steps} steps, {done} done"
+    if steps > done and done:
+        line += f"; about {duration(sum(known) / jobs)} left with --jobs {jobs}, from the times of those done"
+    if unknown:
+        line += f"; no time known yet of {', '.join(unknown)}"
+    console.print(line)
+
+
+def duration(seconds: float | None) -> str:
+    """`75` as `1 min 15 s`."""
+    if seconds is None:
+        return "?"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
