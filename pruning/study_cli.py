@@ -25,7 +25,8 @@ def run_study(
         typer.Option("--output", help="Folder of the study. Default: as the file says."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Hub id or folder of the pre-trained model, instead of the file's.")
+        str | None,
+        typer.Option("--model", help="Hub id or folder of the pre-trained model, instead of the file's."),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="Folder or Hub data set, instead of the file's.")
@@ -40,7 +41,10 @@ def run_study(
         float | None, typer.Option("--gpus", help="GPUs of each step, on Ray; two steps share one with 0.5.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what there is to do, what is done, and how long the rest takes.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what there is to do, what is done, and how long the rest takes."
+        ),
     ] = False,
     only: Annotated[
         list[str] | None,
@@ -135,7 +139,9 @@ def _show_plan(job: Any, as_json: bool) -> None:
     damaged = [damage for step in steps if (damage := folder.damage(plan, step))]
     if as_json:
         told = [{"step": damage.step.path, "what": damage.what} for damage in damaged]
-        print(json.dumps({"steps": [asdict(one) for one in found], "damaged": told, "jobs": job.jobs}, indent=2))
+        print(
+            json.dumps({"steps": [asdict(one) for one in found], "damaged": told, "jobs": job.jobs}, indent=2)
+        )
         return
     from .study_tables import print_plan
 

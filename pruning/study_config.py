@@ -241,7 +241,7 @@ def from_table(cls: type, table: Mapping[str, Any], where: str = "") -> Any:
         if default is not MISSING and is_dataclass(default):
             if not isinstance(value, Mapping):
                 raise InputError(f"{where}{key} is a table: write [{where}{key}].")
-            values[key] = from_table(default, value, f"{where}{key}.")  # type: ignore[arg-type]
+            values[key] = from_table(default, value, f"{where}{key}.")
         else:
             values[key] = _value(f"{where}{key}", value, str(known[key].type))
     for name, one in known.items():
@@ -255,7 +255,7 @@ def non_defaults(value: Any) -> dict[str, Any]:
 
     So an option that is added later does not change what stands for earlier settings.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for one in fields(value):
         given = getattr(value, one.name)
         if is_dataclass(given):

@@ -83,9 +83,7 @@ class RunStudy:
         for name in study.tasks:
             task = task_named(name)
             rows = [load_rows(task, study.data, split) for split in _SPLITS]
-            data[name] = {
-                split: one.sha256 or one.revision for split, one in zip(_SPLITS, rows, strict=True)
-            }
+            data[name] = {split: one.sha256 or one.revision for split, one in zip(_SPLITS, rows, strict=True)}
         record = model_record(load_checkpoint(study.model, study.revision))
         known = ("sha256",) if record["sha256"] else ("name", "revision")
         return plan_of(study, Materials({key: record[key] for key in known}, data))
@@ -106,7 +104,11 @@ class RunStudy:
             self._make_way(plan, folder)
             write_json(
                 folder.path / STUDY,
-                {"study": asdict(plan.study), "materials": asdict(plan.materials), "provenance": provenance()},
+                {
+                    "study": asdict(plan.study),
+                    "materials": asdict(plan.materials),
+                    "provenance": provenance(),
+                },
             )
             self._do(plan, chosen, folder)
             return outcome(plan, chosen, folder)
@@ -201,7 +203,9 @@ class RunStudy:
     @contextmanager
     def _cluster(self) -> Iterator[dict[str, Any]]:
         """Yield what joblib's config needs for the backend; a cluster that was started is shut down again."""
-        os.environ["PYTHONSAFEPATH"] = "1"  # a worker must not take a folder beside it for one of our packages
+        os.environ["PYTHONSAFEPATH"] = (
+            "1"  # a worker must not take a folder beside it for one of our packages
+        )
         if self.backend == "ray":
             ray = _imported("ray", "ray")
             from ray.util.joblib import register_ray
@@ -272,7 +276,12 @@ def estimates(plan: Plan, steps: Sequence[Step], folder: StudyFolder) -> list[Es
     for step in plan.steps:
         if step.path in done:
             seconds = folder.read(step)["step"]["seconds"]
-            for key in ((_plain(step), step.task), (_plain(step), ""), (step.kind, step.task), (step.kind, "")):
+            for key in (
+                (_plain(step), step.task),
+                (_plain(step), ""),
+                (step.kind, step.task),
+                (step.kind, ""),
+            ):
                 measured.setdefault(key, []).append(seconds)
 
     def expected(step: Step) -> float | None:
@@ -311,7 +320,10 @@ def read_plan(path: Path) -> Plan:
 
     found = read_json(Path(path) / STUDY, "a study's record")
     study = _without_none(found["study"])
-    for part, elsewhere in (("fine_tuning", ("seed", "holdout", "max_length")), ("structured", ("what", "threshold"))):
+    for part, elsewhere in (
+        ("fine_tuning", ("seed", "holdout", "max_length")),
+        ("structured", ("what", "threshold")),
+    ):
         for key in elsewhere:
             study[part].pop(key, None)
     return plan_of(from_table(Study, study), Materials(**found["materials"]))
@@ -336,7 +348,7 @@ def _unfinished(job: Job) -> bool:
 
 def _absolute(study: Study) -> Study:
     """Paths as they are from here: a worker may stand elsewhere."""
-    paths = {
+    paths: dict[str, Any] = {
         name: str(Path(value).resolve())
         for name in ("model", "data")
         if (value := getattr(study, name)) is not None and Path(value).exists()

@@ -135,7 +135,11 @@ def execute(job: Job) -> None:
         except Exception as error:
             if disk_is_full(error):
                 raise
-            told = str(error) if isinstance(error, HeadscopeError) else f"{type(error).__name__}: {reason(error)}"
+            told = (
+                str(error)
+                if isinstance(error, HeadscopeError)
+                else f"{type(error).__name__}: {reason(error)}"
+            )
             job.fail(told, "" if isinstance(error, HeadscopeError) else traceback.format_exc())
             say(f"{step.path}: failed: {told}")
         else:

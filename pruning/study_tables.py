@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from .study_run import Estimate
@@ -46,3 +48,44 @@ def duration(seconds: float | None) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def print_report(told: Mapping[str, Any]) -> None:
+    """Print what a report says: scores by subnetwork and task, and what the data support."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    scores = told["scores"]
+    tasks = list(dict.fromkeys(row["task"] for row in scores))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for title in ("", "", ""):
+        table.add_column(title, no_wrap=True)
+    for task in tasks:
+        table.add_column(task, justify="right", no_wrap=True)
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
+    for row in scores:
+        spread = "" if row["std"] is None else f" ±{row['std']:.3f}"
+        key = (row["method"], row["subnetwork"], row["state"])
+        cells.setdefault(key, {})[row["task"]] = f"{row['mean']:.3f}{spread}"
+    last = ""
+    for (method, subnetwork, state), by_task in cells.items():
+        first, last = "" if method == last else method, method
+        words = (first, subnetwork, "" if state == subnetwork else state)
+        table.add_row(*words, *(by_task.get(task, "-") for task in tasks))
+    for name in ("majority", "guessing"):
+        values = {row["task"]: row[name] for row in scores}
+        table.add_row(
+            "", name, "", *("-" if values[task] is None else f"{values[task]:.3f}" for task in tasks)
+        )
+    console.print(
+        Text(
+            f"Scores: mean and standard deviation over seeds ({told['done']} of {told['steps']} steps)",
+            "bold",
+        )
+    )
+    console.print(table)
+    for one in told["conclusions"]:
+        console.print()
+        console.print(Text(one["question"], "bold"))
+        for answer in one["answers"]:
+            console.print(Padding(answer, (0, 0, 0, 2)))
+    for message in told["warnings"]:
+        console.print(Text(f"warning: {message}", "dim"))

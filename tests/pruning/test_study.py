@@ -34,7 +34,7 @@ max_length = 16
 searches = ["heads-and-mlps", "weights"]
 
 [fine_tuning]
-epochs = 2
+epochs = 8
 learning_rate = 3e-3
 batch_size = 16
 
@@ -115,3 +115,9 @@ def finished(materials: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_report(finished):
+    from pruning.study_report import write_report
+    from pruning.study_tables import print_report
+    print_report(write_report(finished))
+    import subprocess
+    subprocess.run(f"rm -rf /tmp/dev/st/tiny; cp -r {finished} /tmp/dev/st/tiny; find /tmp/dev/st/tiny/report", shell=True)
