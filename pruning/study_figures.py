@@ -316,9 +316,7 @@ def _mark(axes: Axes, x: float, mean: Any, dots: Any, state: str) -> None:
 def _score_key(page: Page, kinds: Sequence[tuple[str, str]], left: float, pitch: float) -> None:
     for method in dict.fromkeys(method for method, _ in kinds):
         places = [i for i, (of, _) in enumerate(kinds) if of == method]
-        page.text(
-            left + pitch * (sum(places) / len(places) + 0.5), 0.48, f"{method} pruning", SMALL, ha="center"
-        )
+        page.text(left + pitch * (sum(places) / len(places) + 0.5), 0.48, method, SMALL, ha="center")
     legend = page.axes(0, 0, page.width, 0.34)
     legend.set(xlim=(0, page.width), ylim=(0, 0.34))
     legend.set_axis_off()
