@@ -56,6 +56,11 @@ class StudyFolder:
         if STUDY not in there and there - set(_LOCKS):
             raise InputError(f"--output {self.path} is not empty and holds no study; give a new folder.")
 
+    @property
+    def stop_file(self) -> Path:
+        """The file that tells workers to begin no further step; it names the run that it is for."""
+        return self.path / ".stop"
+
     def of(self, step: Step) -> Path:
         """Return the folder of a step."""
         return self.path / step.path

@@ -110,7 +110,10 @@ class RunStudy:
                     "provenance": provenance(),
                 },
             )
-            self._do(plan, chosen, folder)
+            try:
+                self._do(plan, chosen, folder)
+            finally:
+                folder.stop_file.unlink(missing_ok=True)
             return outcome(plan, chosen, folder)
 
     def _make_way(self, plan: Plan, folder: StudyFolder) -> None:
@@ -203,39 +206,32 @@ class RunStudy:
     @contextmanager
     def _cluster(self) -> Iterator[dict[str, Any]]:
         """Yield what joblib's config needs for the backend; a cluster that was started is shut down again."""
-        os.environ["PYTHONSAFEPATH"] = (
-            "1"  # a worker must not take a folder beside it for one of our packages
-        )
-        if self.backend == "ray":
-            ray = _imported("ray", "ray")
-            from ray.util.joblib import register_ray
+        with ExitStack() as stack:
+            stack.enter_context(_safe_path())
+            if self.backend == "ray":
+                yield {"backend": "ray", "ray_remote_args": self._ray(stack)}
+            elif self.backend == "dask":
+                yield {"backend": "dask", "client": self._dask(stack)}
+            else:
+                yield {"backend": "loky"}
 
-            register_ray()
-            own = not ray.is_initialized()
-            if own:
-                local = {"num_cpus": self.jobs, "include_dashboard": False} if not self.address else {}
-                ray.init(address=self.address or "local", configure_logging=False, **local)
-            try:
-                remote = {} if self.gpus is None else {"num_gpus": self.gpus}
-                yield {"backend": "ray", "ray_remote_args": remote}
-            finally:
-                if own:
-                    ray.shutdown()
-        elif self.backend == "dask":
-            distributed = _imported("distributed", "dask")
-            with ExitStack() as stack:
-                if self.address:
-                    client = stack.enter_context(distributed.Client(self.address))
-                else:
-                    cluster = stack.enter_context(
-                        distributed.LocalCluster(
-                            n_workers=self.jobs, threads_per_worker=1, dashboard_address=None
-                        )
-                    )
-                    client = stack.enter_context(distributed.Client(cluster))
-                yield {"backend": "dask", "client": client}
-        else:
-            yield {"backend": "loky"}
+    def _ray(self, stack: ExitStack) -> dict[str, Any]:
+        ray = _imported("ray", "ray")
+        from ray.util.joblib import register_ray
+
+        register_ray()
+        if not ray.is_initialized():
+            local = {} if self.address else {"num_cpus": self.jobs, "include_dashboard": False}
+            ray.init(address=self.address or "local", **local)
+            stack.callback(ray.shutdown)
+        return {} if self.gpus is None else {"num_gpus": self.gpus}
+
+    def _dask(self, stack: ExitStack) -> Any:
+        distributed = _imported("distributed", "dask")
+        if self.address:
+            return stack.enter_context(distributed.Client(self.address))
+        local = distributed.LocalCluster(n_workers=self.jobs, threads_per_worker=1, dashboard_address=None)
+        return stack.enter_context(distributed.Client(stack.enter_context(local)))
 
 
 def outcome(plan: Plan, steps: Sequence[Step], folder: StudyFolder) -> dict[str, Any]:
@@ -354,6 +350,21 @@ def _absolute(study: Study) -> Study:
         if (value := getattr(study, name)) is not None and Path(value).exists()
     }
     return replace(study, **paths)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Workers that begin meanwhile take no folder beside them for one of our packages."""
+    name = "PYTHONSAFEPATH"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _imported(module: str, extra: str) -> Any:

@@ -95,7 +95,7 @@ class Job:
     @property
     def stopped(self) -> bool:
         """Whether another step of this run has failed and no further one shall begin."""
-        file = Path(self.home) / ".stop"
+        file = self.folder.stop_file
         return not self.keep_going and file.is_file() and file.read_text() == self.run
 
     def fail(self, error: str, trace: str = "") -> None:
@@ -103,7 +103,7 @@ class Job:
         told = {"identity": self.identity, "error": error, "starts": self.starts, "traceback": trace}
         write_json(self.folder.error_file(self.step), told)
         if not self.keep_going:
-            (Path(self.home) / ".stop").write_text(self.run)
+            self.folder.stop_file.write_text(self.run)
 
 
 def execute(job: Job) -> None:
@@ -117,7 +117,7 @@ def execute(job: Job) -> None:
     with folder.step_locked(step), _threads(job.study.threads):
         if folder.is_done(step) or job.stopped or job.starts >= STARTS:
             return
-        started = time.monotonic()
+        started, cpu = time.monotonic(), time.process_time()
         try:
             job.work.mkdir(parents=True, exist_ok=True)
             write_json(job.work / "starts.json", {"run": job.run, "starts": job.starts + 1})
@@ -128,6 +128,7 @@ def execute(job: Job) -> None:
                 "config": job.config,
                 "inputs": {one.path: folder.digest(one) for one in job.inputs},
                 "seconds": round(time.monotonic() - started, 3),
+                "cpu_seconds": round(time.process_time() - cpu, 3),
                 "starts": job.starts,
             }
             folder.seal(step, job.made, result, digest, record)

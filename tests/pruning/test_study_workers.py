@@ -1,4 +1,4 @@
-"""Studies of a tiny model in several processes, killed ones, and on real local clusters: all end as one process does."""
+"""Studies of a tiny model in several processes, killed ones, and on real local clusters: all end alike."""
 
 from __future__ import annotations
 
