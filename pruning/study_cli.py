@@ -130,8 +130,8 @@ def _output(output: Path | None, study: Any) -> Path:
 def _show_plan(job: Any, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from .study_estimate import estimates
     from .study_folder import StudyFolder
-    from .study_run import estimates
 
     plan, folder = job.plan(), StudyFolder(job.output)
     steps = plan.matching(job.only, needed=True) if job.only else list(plan.steps)

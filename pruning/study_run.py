@@ -5,11 +5,9 @@ The same few lines serve one process, several (loky), Ray and Dask.
 
 from __future__ import annotations
 
-import os
 import uuid
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,16 @@ from typing import Any
 from models.checkpoints import load_checkpoint, model_record, pick_device
 from models.cli import say
 from models.errors import InputError
-from models.files import disk_is_full, reason, write_json
+from models.files import disk_is_full, read_json, reason, write_json
 from models.glue import load_rows, task_named
 from models.provenance import provenance
 
 from .study import Materials, Plan, Step, plan_of
-from .study_config import Study
+from .study_backends import BACKENDS, workers
+from .study_config import Study, from_table
 from .study_folder import STUDY, StudyFolder
-from .study_steps import STARTS, Job, execute
+from .study_worker import STARTS, Job, execute
 
-BACKENDS = ("loky", "ray", "dask")
 _SPLITS = ("train", "validation")
 _MOST_NAMED = 3
 
@@ -44,7 +42,7 @@ class RunStudy:
     output: Path
     """Folder of the study; one with the same config is continued."""
     backend: str = "loky"
-    """One of :data:`BACKENDS`."""
+    """One of :data:`pruning.study_backends.BACKENDS`."""
     jobs: int = 1
     """Steps at once. With loky, one is done in this very process."""
     address: str | None = None
@@ -162,7 +160,9 @@ class RunStudy:
                         jobs.append(Job.of(plan, step, folder, run, self.keep_going))
                 if jobs:
                     if cluster is None:
-                        cluster = stack.enter_context(self._cluster())
+                        cluster = stack.enter_context(
+                            workers(self.backend, self.jobs, self.address, self.gpus)
+                        )
                     self._submit(jobs, cluster)
                 if any(job.stopped for job in jobs):
                     return
@@ -203,36 +203,6 @@ class RunStudy:
             if left:
                 say(f"{len(left)} unfinished steps are submitted again, as a worker is gone")
 
-    @contextmanager
-    def _cluster(self) -> Iterator[dict[str, Any]]:
-        """Yield what joblib's config needs for the backend; a cluster that was started is shut down again."""
-        with ExitStack() as stack:
-            stack.enter_context(_safe_path())
-            if self.backend == "ray":
-                yield {"backend": "ray", "ray_remote_args": self._ray(stack)}
-            elif self.backend == "dask":
-                yield {"backend": "dask", "client": self._dask(stack)}
-            else:
-                yield {"backend": "loky"}
-
-    def _ray(self, stack: ExitStack) -> dict[str, Any]:
-        ray = _imported("ray", "ray")
-        from ray.util.joblib import register_ray
-
-        register_ray()
-        if not ray.is_initialized():
-            local = {} if self.address else {"num_cpus": self.jobs, "include_dashboard": False}
-            ray.init(address=self.address or "local", **local)
-            stack.callback(ray.shutdown)
-        return {} if self.gpus is None else {"num_gpus": self.gpus}
-
-    def _dask(self, stack: ExitStack) -> Any:
-        distributed = _imported("distributed", "dask")
-        if self.address:
-            return stack.enter_context(distributed.Client(self.address))
-        local = distributed.LocalCluster(n_workers=self.jobs, threads_per_worker=1, dashboard_address=None)
-        return stack.enter_context(distributed.Client(stack.enter_context(local)))
-
 
 def outcome(plan: Plan, steps: Sequence[Step], folder: StudyFolder) -> dict[str, Any]:
     """Return how many of the steps are done, and which have failed or wait for one that has."""
@@ -247,73 +217,12 @@ def outcome(plan: Plan, steps: Sequence[Step], folder: StudyFolder) -> dict[str,
     }
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Steps of one kind: how many there are, and how long those left will take."""
-
-    wave: str
-    name: str
-    """Of the step; draws of random subnetworks are counted together."""
-    steps: int
-    done: int
-    seconds: float | None
-    """Of one, on average; None if none of its kind was done yet."""
-    left: float | None
-    """Of all that are left together."""
-
-
-def estimates(plan: Plan, steps: Sequence[Step], folder: StudyFolder) -> list[Estimate]:
-    """Return how far a study is and what is left, from the times that finished steps took.
-
-    A step takes as long as others of its name on its task, or else on other tasks.
-    """
-    done = {step.path for step in plan.steps if folder.is_done(step)}
-    measured: dict[tuple[str, str], list[float]] = {}
-    for step in plan.steps:
-        if step.path in done:
-            seconds = folder.read(step)["step"]["seconds"]
-            for key in (
-                (_plain(step), step.task),
-                (_plain(step), ""),
-                (step.kind, step.task),
-                (step.kind, ""),
-            ):
-                measured.setdefault(key, []).append(seconds)
-
-    def expected(step: Step) -> float | None:
-        keys = ((_plain(step), step.task), (step.kind, step.task), (_plain(step), ""), (step.kind, ""))
-        return next((sum(measured[key]) / len(measured[key]) for key in keys if key in measured), None)
-
-    found = []
-    counts = Counter((step.wave, _plain(step)) for step in steps)
-    for (wave, name), number in counts.items():
-        alike = [step for step in steps if (step.wave, _plain(step)) == (wave, name)]
-        times = [expected(step) for step in alike]
-        left = [time for step, time in zip(alike, times, strict=True) if step.path not in done]
-        known = [time for time in times if time is not None]
-        found.append(
-            Estimate(
-                wave,
-                name,
-                number,
-                number - len(left),
-                sum(known) / len(known) if known else None,
-                None if None in left else float(sum(time for time in left if time is not None)),
-            )
-        )
-    return found
-
-
 def read_plan(path: Path) -> Plan:
     """Return the plan of the study that a folder holds.
 
     Raises:
         InputError: it holds none.
     """
-    from models.files import read_json
-
-    from .study_config import from_table
-
     found = read_json(Path(path) / STUDY, "a study's record")
     study = _without_none(found["study"])
     for part, elsewhere in (
@@ -333,11 +242,6 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plain(step: Step) -> str:
-    """The step's name, without the number of a draw."""
-    return "-".join(part for part in step.name.split("-") if not part.isdecimal())
-
-
 def _unfinished(job: Job) -> bool:
     return not job.folder.is_done(job.step) and job.folder.error(job.step) is None
 
@@ -350,29 +254,3 @@ def _absolute(study: Study) -> Study:
         if (value := getattr(study, name)) is not None and Path(value).exists()
     }
     return replace(study, **paths)
-
-
-@contextmanager
-def _safe_path() -> Iterator[None]:
-    """Workers that begin meanwhile take no folder beside them for one of our packages."""
-    name = "PYTHONSAFEPATH"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-def _imported(module: str, extra: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise InputError(
-            f"--backend {extra} needs {module}, which is not installed: pip install 'headscope[{extra}]'."
-        ) from error

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from .study_run import Estimate
+    from .study_estimate import Estimate
 
 
 def print_plan(found: Sequence[Estimate], jobs: int) -> None:

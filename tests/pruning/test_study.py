@@ -26,9 +26,10 @@ from pruning.study_cli import run_study
 from pruning.study_conclusions import conclusions, findings_of, sign_flip
 from pruning.study_config import SEARCHES, Study, Subnetworks, read_study
 from pruning.study_data import StudyData
+from pruning.study_estimate import estimates
 from pruning.study_folder import METRICS, STUDY, StudyFolder
 from pruning.study_report import tables_of, write_report
-from pruning.study_run import RunStudy, estimates, read_plan
+from pruning.study_run import RunStudy, read_plan
 
 FILLERS = ("the", "film", "was", "rather", "long", "but", "really", "so", "and", "it", "is", "plot")
 TOML = """

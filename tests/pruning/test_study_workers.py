@@ -22,7 +22,7 @@ from pruning.study_config import Study, read_study
 from pruning.study_folder import METRICS, StudyFolder
 from pruning.study_report import write_report
 from pruning.study_run import RunStudy, read_plan
-from pruning.study_steps import STARTS, Job
+from pruning.study_worker import STARTS, Job
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
