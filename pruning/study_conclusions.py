@@ -127,6 +127,8 @@ def conclusions(found: Sequence[Finding]) -> list[dict[str, Any]]:
         for comparison in dict.fromkeys(one.comparison for one in single):
             alike = [one for one in single if one.comparison == comparison]
             sentences.append(f"{comparison}, task by task: {_counted(alike)}.")
+        if key == "stable":
+            sentences = _both_nulls(single) + sentences
         told.append({"question": question, "answers": sentences or [f"{UNTESTABLE}: no step of it is done."]})
     return told
 
@@ -139,6 +141,22 @@ def _sentence(one: Finding) -> str:
     size = "" if one.size is None else f", {one.size:+.2f} standard deviations"
     p = f", p {_p(one.p_holm)} (Holm)" if one.testable else ""
     return f"{one.comparison}, {over} (n = {one.n}): {one.effect:+.3f}{bounds}{size}{p}: {one.verdict}."
+
+
+def _both_nulls(found: Sequence[Finding]) -> list[str]:
+    """Whether heads survive more stably than both kinds of random subnetworks: the layers explain the easier part."""
+    by_task: dict[str, list[str]] = {}
+    for one in found:
+        if one.comparison.startswith("heads"):
+            by_task.setdefault(one.of, []).append(one.verdict)
+    if not by_task:
+        return []
+    above = [task for task, verdicts in by_task.items() if all(verdict == "higher" for verdict in verdicts)]
+    named = ": " + ", ".join(above) if above else ""
+    told = f"in {len(above)} of {len(by_task)} tasks{named}"
+    return [
+        f"Heads survive more stably than random ones of the same number, in all and in every layer, {told}."
+    ]
 
 
 def _counted(found: Sequence[Finding]) -> str:
