@@ -570,3 +570,26 @@ def test_the_examples_can_be_read() -> None:
         assert set(study.searches) == set(SEARCHES)
         plan: Plan = plan_of(study, Materials({}, {task: {} for task in study.tasks}))
         assert len(plan.steps) == len(plan.by_path)
+
+
+@pytest.mark.parametrize(
+    ("kept", "tables_there"),
+    [
+        (["fine-tune"], {"scores", "score_summary"}),
+        (["patterns"], set()),
+        (["search-weights"], {"weight_survival"}),
+        (["search-heads-and-mlps"], {"survivors", "importance", "stability"}),
+    ],
+)
+def test_a_report_of_some_steps_has_what_they_say(
+    copied: Path, kept: list[str], tables_there: set[str]
+) -> None:
+    for step in read_plan(copied).steps:
+        if step.name not in kept:
+            shutil.rmtree(copied / step.path)
+    data = StudyData(read_plan(copied), StudyFolder(copied))
+    assert set(tables_of(data)) == tables_there
+    answers = [one["answers"] for one in conclusions(findings_of(data))]
+    assert all(answers)
+    if kept == ["fine-tune"]:
+        assert all("no step of it is done" in answer[0] for answer in answers)
