@@ -234,7 +234,7 @@ def scores(summary: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
         for kind in STRUCTURED
         if ((summary["method"] == method) & (summary["subnetwork"] == kind)).any()
     ]
-    left, right, panel_h, between, below, above = 0.62, 0.82, 1.15, 0.26, 0.95, 0.25
+    left, right, panel_h, between, below, above = 0.62, 0.82, 1.15, 0.26, 0.85, 0.25
     width = min(_WIDTH, max(3.6, left + right + 0.62 * len(kinds)))
     page = Page(width, above + len(tasks) * (panel_h + between) + below)
     for row, task in enumerate(tasks):
