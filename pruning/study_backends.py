@@ -3,21 +3,58 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
+
+import joblib
 
 from models.errors import InputError
 
 BACKENDS = ("loky", "ray", "dask")
 
 
+class Workers:
+    """Workers that stay from one call to the next; after a call that failed there are new ones.
+
+    Args:
+        jobs: calls at once.
+        config: the backend and its options, as :class:`joblib.parallel_config` takes them.
+    """
+
+    def __init__(self, jobs: int, **config: Any) -> None:
+        self._jobs, self._config = jobs, config
+        self._parallel: Any = None
+
+    def __call__(self, function: Callable[[Any], Any], arguments: Iterable[Any]) -> None:
+        """Call a function with each of the arguments.
+
+        Raises:
+            Exception: whatever a call raises, or the backend when a worker is gone.
+        """
+        if self._parallel is None:
+            with joblib.parallel_config(n_jobs=self._jobs, **self._config):
+                self._parallel = joblib.Parallel(batch_size=1)
+            self._parallel.__enter__()
+        try:
+            self._parallel(joblib.delayed(function)(argument) for argument in arguments)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let the workers go."""
+        parallel, self._parallel = self._parallel, None
+        if parallel is not None:
+            parallel.__exit__(None, None, None)
+
+
 @contextmanager
 def workers(
     backend: str, jobs: int, address: str | None = None, gpus: float | None = None
-) -> Iterator[dict[str, Any]]:
-    """Yield what :class:`joblib.parallel_config` needs for a backend; a cluster started here is shut down again.
+) -> Iterator[Workers]:
+    """Yield the workers of a backend; a cluster started here is shut down again.
 
     Args:
         backend: one of :data:`BACKENDS`.
@@ -30,12 +67,14 @@ def workers(
     """
     with ExitStack() as stack:
         stack.enter_context(_safe_path())
+        config: dict[str, Any] = {}
         if backend == "ray":
-            yield {"backend": "ray", "ray_remote_args": _ray(stack, jobs, address, gpus)}
+            config["ray_remote_args"] = _ray(stack, jobs, address, gpus)
         elif backend == "dask":
-            yield {"backend": "dask", "client": _dask(stack, jobs, address)}
-        else:
-            yield {"backend": "loky"}
+            config["client"] = _dask(stack, jobs, address)
+        found = Workers(jobs, backend=backend, **config)
+        stack.callback(found.close)
+        yield found
 
 
 def _ray(stack: ExitStack, jobs: int, address: str | None, gpus: float | None) -> dict[str, Any]:

@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .study import Plan, Step
+from .study import WAVES, Plan, Step
 from .study_folder import StudyFolder
+
+_LIKE = {"fine-tuned": ("fine-tune",)}
+"""Kinds of steps whose time stands for another's as long as none of that was done."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Estimate:
 def estimates(plan: Plan, steps: Sequence[Step], folder: StudyFolder) -> list[Estimate]:
     """Return how far a study is and what is left, from the times that finished steps took.
 
-    A step takes as long as others of its name on its task, or else on other tasks.
+    A step takes as long as others of its name on its task, or else of its kind, or else on other tasks. What is
+    fine-tuned again takes as long as the full model at most.
     """
     done = {step.path for step in plan.steps if folder.is_done(step)}
     measured: dict[tuple[str, str], list[float]] = {}
@@ -44,12 +48,13 @@ def estimates(plan: Plan, steps: Sequence[Step], folder: StudyFolder) -> list[Es
                 measured.setdefault(key, []).append(seconds)
 
     def expected(step: Step) -> float | None:
-        keys = ((_plain(step), step.task), (step.kind, step.task), (_plain(step), ""), (step.kind, ""))
+        kinds = (_plain(step), step.kind, *_LIKE.get(step.kind, ()))
+        keys = [(kind, task) for task in (step.task, "") for kind in kinds]
         return next((sum(measured[key]) / len(measured[key]) for key in keys if key in measured), None)
 
     found = []
     counts = Counter((step.wave, _plain(step)) for step in steps)
-    for (wave, name), number in counts.items():
+    for (wave, name), number in sorted(counts.items(), key=lambda item: WAVES.index(item[0][0])):
         alike = [step for step in steps if (step.wave, _plain(step)) == (wave, name)]
         times = [expected(step) for step in alike]
         left = [time for step, time in zip(alike, times, strict=True) if step.path not in done]

@@ -20,7 +20,7 @@ from models.glue import load_rows, task_named
 from models.provenance import provenance
 
 from .study import Materials, Plan, Step, plan_of
-from .study_backends import BACKENDS, workers
+from .study_backends import BACKENDS, Workers, workers
 from .study_config import Study, from_table
 from .study_folder import STUDY, StudyFolder
 from .study_worker import STARTS, Job, execute
@@ -145,7 +145,7 @@ class RunStudy:
         for step in steps:
             folder.error_file(step).unlink(missing_ok=True)
         with ExitStack() as stack:
-            cluster: Any = None
+            pool: Workers | None = None
             for level in plan.levels(steps):
                 jobs = []
                 for step in level:
@@ -159,30 +159,25 @@ class RunStudy:
                     if all(folder.is_done(one) for one in inputs):
                         jobs.append(Job.of(plan, step, folder, run, self.keep_going))
                 if jobs:
-                    if cluster is None:
-                        cluster = stack.enter_context(
-                            workers(self.backend, self.jobs, self.address, self.gpus)
-                        )
-                    self._submit(jobs, cluster)
+                    if pool is None:
+                        pool = stack.enter_context(workers(self.backend, self.jobs, self.address, self.gpus))
+                    self._submit(jobs, pool)
                 if any(job.stopped for job in jobs):
                     return
 
-    def _submit(self, jobs: Sequence[Job], cluster: dict[str, Any]) -> None:
+    def _submit(self, jobs: Sequence[Job], pool: Workers) -> None:
         """Have jobs done; those left over by workers that were killed are submitted again, at most twice.
 
         Raises:
             OSError: the disk is full.
             Exception: no job could be begun.
         """
-        import joblib
-
         left = list(jobs)
         while left:
             before = [job.starts for job in left]
             cause: Exception | None = None
             try:
-                with joblib.parallel_config(n_jobs=self.jobs, **cluster):
-                    joblib.Parallel(batch_size=1)(joblib.delayed(execute)(job) for job in left)
+                pool(execute, left)
             except Exception as error:  # each engine has its own type for a worker that is gone
                 if disk_is_full(error):
                     raise

@@ -33,8 +33,8 @@ def print_plan(found: Sequence[Estimate], jobs: int) -> None:
     line = f"{steps} steps, {done} done"
     if steps > done and done:
         line += f"; about {duration(sum(known) / jobs)} left with --jobs {jobs}, from the times of those done"
-    if unknown:
-        line += f"; no time known yet of {', '.join(unknown)}"
+        if unknown:
+            line += f", and what {', '.join(unknown[:3])}{' and others' if unknown[3:] else ''} will take"
     console.print(line)
 
 
