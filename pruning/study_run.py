@@ -120,17 +120,23 @@ class RunStudy:
         Raises:
             InputError: something stands in the way that was not said to be done again.
         """
-        forced = plan.matching(self.force) if self.force else []
-        for step in forced:
-            folder.remove(step)
-        found = [damage for step in plan.steps if (damage := folder.damage(plan, step))]
+        forced = {step.path for step in plan.matching(self.force)} if self.force else set()
+        found = []
+        for step in plan.steps:
+            damage = folder.damage(plan, step)
+            if damage and damage.changed and forced & set(step.inputs):
+                forced.add(step.path)
+            if step.path in forced:
+                folder.remove(step)
+            elif damage:
+                found.append(damage)
         changed = [damage for damage in found if damage.changed]
         if changed:
             first = changed[0]
             more = f" (and so in {len(changed) - 1} other steps)" if len(changed) > 1 else ""
             raise InputError(
                 f"{folder.of(first.step)} is of another config: {first.what}{more}. Give another --output, or "
-                f"--force {first.step.name} to do such steps again."
+                f"--force {first.step.name} to do such steps, and those made from them, again."
             )
         if found and not self.repair:
             named = "; ".join(f"{folder.of(one.step)}: {one.what}" for one in found[:_MOST_NAMED])

@@ -341,6 +341,14 @@ def test_a_changed_config_is_refused_in_words(copied: Path, study: Study) -> Non
         assert words in str(error.value)
 
 
+def test_forced_after_a_change_what_is_made_from_it_goes_too(copied: Path, study: Study) -> None:
+    other = replace(study, fine_tuning=replace(study.fine_tuning, epochs=2))
+    job = RunStudy(other, copied, force=("sst2/*/fine-tune", "mrpc"))
+    plan, folder = job.plan(), StudyFolder(copied)
+    job._make_way(plan, folder)
+    assert [step.path for step in plan.steps if folder.is_done(step)] == ["sst2/pretrained/patterns"]
+
+
 def test_tasks_can_be_added_and_left_out(copied: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_steps, "JOBS", dict.fromkeys(study_steps.JOBS, no_job))
     assert RunStudy(replace(study, tasks=("mrpc",)), copied).run()["done"] == 17
