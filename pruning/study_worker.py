@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from models.cli import quiet_libraries, say
@@ -39,6 +42,8 @@ class Job:
     """Commit of a Hub model."""
     run: str
     """Names this run of ``run-study``."""
+    parent: int
+    """Process that runs the study."""
     keep_going: bool = False
     """Whether other steps are begun after one has failed."""
 
@@ -54,6 +59,7 @@ class Job:
             plan.configs[step.path],
             plan.materials.model.get("revision"),
             run,
+            os.getpid(),
             keep_going,
         )
 
@@ -105,6 +111,8 @@ def execute(job: Job) -> None:
         OSError: the disk is full.
     """
     quiet_libraries()
+    if os.getppid() == job.parent:
+        _end_with(job.parent)
     folder, step = job.folder, job.step
     with folder.step_locked(step), _threads(job.study.threads):
         if folder.is_done(step) or job.stopped or job.starts >= STARTS:
@@ -143,6 +151,18 @@ def _told(result: dict[str, Any]) -> str:
     if "score" in result:
         return f"{result['metric']} {result['score']:.3f}"
     return ", ".join(f"{kind} {one['interpretable_ratio']:.1%}" for kind, one in result["maps"].items())
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Have this process end when its parent is gone: that one was killed, and nobody waits for the result."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def test_two_workers_end_as_one_process_does(
 
 
 def test_killed_five_times_it_ends_alike(home: Path, serial: Path, tmp_path: Path) -> None:
-    """kill -9 of the process, at random moments; its workers are left to themselves."""
+    """kill -9 of the process, at random moments."""
     command = [*COMMAND, str(home / "study.toml"), "--output", str(tmp_path / "study"), "--jobs", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     draw, began = random.Random(), 0
@@ -127,7 +127,9 @@ def test_killed_five_times_it_ends_alike(home: Path, serial: Path, tmp_path: Pat
             assert process.stderr is not None
             process.stderr.readline()  # one more step is done
             time.sleep(draw.uniform(0, 6))
+            workers = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGKILL)
+            assert not psutil.wait_procs(workers, timeout=20)[1]  # they end, too
         done = sum(1 for _ in (tmp_path / "study").rglob(METRICS))
         assert done >= began
         began = done
