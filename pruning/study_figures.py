@@ -110,7 +110,7 @@ def importance(frame: pd.DataFrame) -> Figure:
     tasks = list(dict.fromkeys(frame["task"]))
     columns = min(len(tasks), 5)
     bands = -(-len(tasks) // columns)
-    left, between, panel_h = 0.62, 0.12, 0.95
+    left, between, panel_h = 0.62, 0.22, 0.95
     panel_w = min((_WIDTH - left - between * columns) / columns, 2.4)
     pitch = 2 * (panel_h + 0.3) + 0.5
     page = Page(left + columns * (panel_w + between) + 0.05, bands * pitch + 0.2)
