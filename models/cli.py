@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import signal
@@ -16,7 +15,7 @@ import typer
 import typer.core
 
 from .errors import HeadscopeError
-from .files import reason
+from .files import disk_is_full, reason
 
 ModelOption = Annotated[str, typer.Option("--model", help="Hub id or folder of the model under study.")]
 RevisionOption = Annotated[
@@ -90,7 +89,7 @@ def _guarded(function: Callable[..., None], after: str) -> Callable[..., None]:
         except KeyboardInterrupt:
             _stop(f"interrupted; {after}", 130)
         except Exception as error:  # each library has its own type for it
-            if not _disk_is_full(error):
+            if not disk_is_full(error):
                 raise
             _stop(
                 f"The disk is full: {reason(error)}. Free some space, then run the command again; {after}", 2
@@ -139,10 +138,6 @@ class _Command(typer.core.TyperCommand):
 def resumable(function: Callable[..., None]) -> Callable[[], None]:
     """Turn a Typer function whose job goes on where it stopped into a console script, see :func:`command`."""
     return command(function, after="what is done is kept, and the same command goes on from there.")
-
-
-def _disk_is_full(error: Exception) -> bool:
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def quiet_libraries() -> None:

@@ -1,5 +1,6 @@
 """Files that are either whole or absent: write beside the target, then rename."""
 
+import errno
 import json
 import math
 import os
@@ -138,6 +139,11 @@ def reason(error: Exception) -> str:
     """Return the first line of a library's message, to end a sentence of ours with."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0]).rstrip(".!")
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Return whether a library failed because there is no room left; each has its own type for it."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 @contextmanager

@@ -6,6 +6,10 @@ from .controls import super_bad_subnetwork as super_bad_subnetwork
 from .importance import Importance as Importance
 from .importance import head_importance as head_importance
 from .structured import StructuredSearch as StructuredSearch
+from .study_config import Study as Study
+from .study_config import read_study as read_study
+from .study_report import write_report as write_report
+from .study_run import RunStudy as RunStudy
 from .subnetwork import Subnetwork as Subnetwork
 from .survivors import never_survivors as never_survivors
 from .survivors import super_survivors as super_survivors

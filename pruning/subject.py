@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
 from models.errors import InputError
 from models.evaluation import Examples, examples_of, predict
-from models.glue import Rows, Task, apart, hold_out, load_rows, task_named
+from models.glue import Row, Rows, Task, apart, hold_out, load_rows, task_named
 from models.metrics import baselines, threshold_metric
 
 from .importance import Importance
@@ -77,7 +77,7 @@ class Subject:
         task = task_named(self.task)
         rows = load_rows(task, self.data, self.split)
         checkpoint = load_checkpoint(self.model, self.revision, pick_device(self.device), task=task)
-        drawn = apart(rows.rows, task, self.examples, _DRAW)[0] if self.examples else rows.rows
+        drawn = draw_rows(rows.rows, task, self.examples)
         seen, unseen = hold_out(drawn, task, self.holdout)
         examples = examples_of(checkpoint, task, seen, self.max_length, rows.source)
         if len(np.unique(examples.targets)) < 2:
@@ -181,6 +181,11 @@ class Loaded:
             f"The full model's {self.metric} on {self.task.name}, {full_score:.4f}, is no better than that of always "
             f"saying the commonest label, {always:.4f}: anything holds the threshold, and what survives means nothing."
         ]
+
+
+def draw_rows(rows: Sequence[Row], task: Task, examples: int | None) -> list[Row]:
+    """Return so many rows in their order, the same for the models of all seeds; all for None."""
+    return apart(rows, task, examples, _DRAW)[0] if examples else list(rows)
 
 
 def _seed_of(model: str) -> int:

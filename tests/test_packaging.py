@@ -20,9 +20,11 @@ COMMANDS = (
     "train-classifier",
     "evaluate-classifier",
     "compare-survivors",
+    "run-study",
     "finetune-glue",
     "prune-heads",
     "prune-weights",
+    "run-study",
 )
 
 
@@ -85,8 +87,9 @@ def test_public_names_are_these(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert sorted(annotations.__all__) == ["AnnotatedMaps"]
     assert sorted(pruning.__all__) == [
-        "Bad", "Importance", "StructuredSearch", "Subnetwork", "bad_subnetwork", "head_importance",
-        "never_survivors", "random_subnetworks", "stability", "super_bad_subnetwork", "super_survivors",
+        "Bad", "Importance", "RunStudy", "StructuredSearch", "Study", "Subnetwork", "bad_subnetwork",
+        "head_importance", "never_survivors", "random_subnetworks", "read_study", "stability",
+        "super_bad_subnetwork", "super_survivors", "write_report",
     ]  # fmt: skip
     for room in (models, patterns, annotations, pruning):
         for name in room.__all__:

@@ -1,0 +1,163 @@
+"""The command ``run-study``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from models.cli import JsonOption, resumable, say
+
+
+@resumable
+def run_study(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[report] STUDY",
+            help="The study's TOML file; after 'report', that or the study's folder.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Folder of the study. Default: as the file says."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Hub id or folder of the pre-trained model, instead of the file's."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Folder or Hub data set, instead of the file's.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Steps at once.")] = 1,
+    backend: Annotated[str, typer.Option("--backend", help="loky, ray or dask.")] = "loky",
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Of a Ray or Dask cluster. Default: one is started on this machine."),
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option("--gpus", help="GPUs of each step, on Ray; two steps share one with 0.5.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what there is to do, what is done, and how long the rest takes."
+        ),
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Do only this step and what it needs: fine-tune, 'qqp/seed_42/*'."),
+    ] = None,
+    force: Annotated[
+        list[str] | None, typer.Option("--force", help="Do this step again, and what it changes.")
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Begin other steps after one has failed.")
+    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Do damaged steps again.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a whole lottery study: a grid of tasks, seeds, searches and subnetworks.
+
+    Each model is fine-tuned, searched for the heads, MLPs and weights that it needs, and compared with good, random,
+    bad and super subnetworks, pruned and fine-tuned again; then the patterns of its heads are looked at. In the end,
+    tables, figures and what they support go to the folder report. If it is stopped, the same command goes on with
+    the steps that are left.
+
+    'run-study report STUDY' writes the report again, from the steps that are done.
+
+    Example: run-study examples/studies/smoke.toml --output out/smoke --jobs 2
+    """
+    from .study_config import read_study
+
+    if words[0] == "report" and len(words) == 2:
+        folder = Path(words[1])
+        if not folder.is_dir():
+            folder = _output(output, read_study(folder))
+        _report(folder, as_json)
+        return
+    if len(words) != 1:
+        raise _usage(words)
+    from .study_run import RunStudy
+
+    study = read_study(words[0], model=model, data=data)
+    job = RunStudy(
+        study,
+        _output(output, study),
+        backend,
+        jobs,
+        address,
+        gpus,
+        tuple(only or ()),
+        tuple(force or ()),
+        keep_going,
+        repair,
+    )
+    if dry_run:
+        _show_plan(job, as_json)
+        return
+    done = job.run()
+    if not as_json:
+        say(f"{done['done']} of {done['steps']} steps are done")
+    if not done["failed"] and not done["left"] and not only:
+        _report(job.output, as_json)
+    elif as_json:
+        print(json.dumps(done, indent=2))
+    for path, error in done["failed"].items():
+        say(f"{path}: {error}")
+    if done["failed"]:
+        waiting = f"; {len(done['left'])} others were not begun" if done["left"] else ""
+        say(f"{len(done['failed'])} steps failed{waiting}; the same command tries them again.")
+        raise typer.Exit(1)
+
+
+def _usage(words: list[str]) -> Exception:
+    from models.errors import InputError
+
+    return InputError(f"run-study {' '.join(words)}: give one study's TOML file, or: report STUDY.")
+
+
+def _output(output: Path | None, study: Any) -> Path:
+    from models.errors import InputError
+
+    if output is None and study.output is None:
+        raise InputError("Give --output DIR, the folder of the study, or set output in the file.")
+    return output or Path(study.output)
+
+
+def _show_plan(job: Any, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from .study_estimate import estimates
+    from .study_folder import StudyFolder
+
+    plan, folder = job.plan(), StudyFolder(job.output)
+    steps = plan.matching(job.only, needed=True) if job.only else list(plan.steps)
+    found = estimates(plan, steps, folder)
+    damaged = [damage for step in steps if (damage := folder.damage(plan, step))]
+    if as_json:
+        told = [{"step": damage.step.path, "what": damage.what} for damage in damaged]
+        print(
+            json.dumps({"steps": [asdict(one) for one in found], "damaged": told, "jobs": job.jobs}, indent=2)
+        )
+        return
+    from .study_tables import print_plan
+
+    print_plan(found, job.jobs)
+    for damage in damaged:
+        say(f"{damage.step.path}: {damage.what}")
+
+
+def _report(folder: Path, as_json: bool) -> None:
+    from .study_report import write_report
+
+    found = write_report(folder)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    from .study_tables import print_report
+
+    print_report(found)
+    say(f"tables and figures: {folder / 'report'}")

@@ -1,0 +1,323 @@
+"""The conclusions of Prasanna et al. (2020), tested on the data of one study, with effect sizes and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .consistency import kappas
+from .permutation import holm
+from .stability import Bools, stacked
+from .study_data import METHODS, STATES, StudyData, t_interval
+from .tables import p_words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEVEL = 0.05
+ACROSS_RUNS, ACROSS_TASKS = "all tasks' runs", "tasks"
+UNTESTABLE = "not testable"
+_MOST_EXACT = 16  # from 2**16 changes of sign on, a sample of them is drawn
+_RESAMPLES = 2000
+_QUESTIONS = {
+    "good": "Are good subnetworks better than others of their size after fine-tuning again?",
+    "stable": "Is survival more stable over seeds than by chance?",
+    "patterns": "Are the maps of super-survivors heterogeneous more or less often than those of all heads?",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison."""
+
+    question: str
+    """One of the keys of ``_QUESTIONS``."""
+    comparison: str
+    of: str
+    """A task, or over what: all runs of all tasks (these tasks, other seeds), or tasks (other tasks)."""
+    n: int
+    """Pairs, heads or tasks."""
+    effect: float | None
+    """In the units of the metric, of kappa, or in shares."""
+    low: float | None
+    high: float | None
+    """95% interval of the effect."""
+    size: float | None
+    """Mean of the paired differences by their standard deviation; None for what is not paired."""
+    p_value: float | None
+    smallest_p: float | None
+    """What the test could have given at best."""
+    p_holm: float | None = None
+    """Adjusted for all testable comparisons of its question over the same of-kind."""
+
+    @property
+    def testable(self) -> bool:
+        """Whether the test could have come out below the level."""
+        return self.p_value is not None and (self.smallest_p or 0.0) <= LEVEL
+
+    @property
+    def verdict(self) -> str:
+        """What the data say, in a word or two."""
+        if not self.testable or self.effect is None:
+            if self.smallest_p is not None:
+                return f"{UNTESTABLE}: no p below {p_words(self.smallest_p)} is possible with n = {self.n}"
+            return UNTESTABLE
+        p = self.p_value if self.p_holm is None else self.p_holm
+        if p is not None and p <= LEVEL:
+            return "higher" if self.effect > 0 else "lower"
+        return "no difference shown"
+
+
+def findings_of(data: StudyData) -> list[Finding]:
+    """Return all comparisons, the p-values adjusted by Holm within each question, tasks apart from overall ones."""
+    found = [*_good(data), *_stable(data), *_patterns(data)]
+    adjusted: dict[int, float | None] = {}
+    families: dict[tuple[str, bool], list[int]] = {}
+    for i, one in enumerate(found):
+        families.setdefault((one.question, one.of in (ACROSS_RUNS, ACROSS_TASKS)), []).append(i)
+    for places in families.values():
+        values = holm([found[i].p_value if found[i].testable else None for i in places])
+        adjusted |= dict(zip(places, values, strict=True))
+    return [Finding(**{**asdict(one), "p_holm": adjusted[i]}) for i, one in enumerate(found)]
+
+
+def findings_frame(found: Sequence[Finding]) -> pd.DataFrame:
+    """Return one row a comparison."""
+    import pandas as pd
+
+    names = ["question", "comparison", "of", "n", "effect", "low", "high", "size", "p_value", "p_holm"]
+    rows = [{**{name: getattr(one, name) for name in names}, "verdict": one.verdict} for one in found]
+    frame = pd.DataFrame(rows, columns=[*names, "verdict"])
+    return frame.astype(dict.fromkeys(names[4:], "float64"))
+
+
+def sign_flip(differences: npt.NDArray[np.floating], seed: int = 0) -> tuple[float, float]:
+    """Return the two-sided p-value of a paired permutation test of the mean, and the smallest that is possible.
+
+    Under the hypothesis that the two of a pair are exchangeable, every sign is as likely as the other. All ways
+    to change signs are looked at, for more than 16 pairs a random sample of them.
+    """
+    from scipy.stats import permutation_test
+
+    n = len(differences)
+    exact = n <= _MOST_EXACT
+    resamples = 2**n if exact else 99_999
+    found = permutation_test(
+        (differences,),
+        lambda x, axis: np.mean(x, axis=axis),
+        permutation_type="samples",
+        n_resamples=resamples,
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return min(1.0, float(found.pvalue)), min(1.0, 2.0 / (2**n if exact else resamples + 1))
+
+
+def conclusions(found: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return each question with what this study's data support, in sentences."""
+    told = []
+    for key, question in _QUESTIONS.items():
+        of = [one for one in found if one.question == key]
+        sentences = [_sentence(one) for one in of if one.of in (ACROSS_RUNS, ACROSS_TASKS)]
+        single = [one for one in of if one.of not in (ACROSS_RUNS, ACROSS_TASKS)]
+        for comparison in dict.fromkeys(one.comparison for one in single):
+            alike = [one for one in single if one.comparison == comparison]
+            sentences.append(f"{comparison}, task by task: {_counted(alike)}.")
+        if key == "stable":
+            sentences = _both_nulls(single) + sentences
+        told.append({"question": question, "answers": sentences or [f"{UNTESTABLE}: no step of it is done."]})
+    return told
+
+
+def _sentence(one: Finding) -> str:
+    over = {ACROSS_RUNS: "over all runs (these tasks, other seeds)", ACROSS_TASKS: "over tasks"}[one.of]
+    if one.effect is None:
+        return f"{one.comparison}, {over}: {one.verdict}."
+    bounds = "" if one.low is None else f" [{one.low:+.3f}, {one.high:+.3f}]"
+    size = "" if one.size is None else f", {one.size:+.2f} standard deviations"
+    p = f", p {_p(one.p_holm)} (Holm)" if one.testable else ""
+    return f"{one.comparison}, {over} (n = {one.n}): {one.effect:+.3f}{bounds}{size}{p}: {one.verdict}."
+
+
+def _both_nulls(found: Sequence[Finding]) -> list[str]:
+    """Whether heads survive more stably than both kinds of random subnetworks: the layers explain the easier part."""
+    by_task: dict[str, list[str]] = {}
+    for one in found:
+        if one.comparison.startswith("heads"):
+            by_task.setdefault(one.of, []).append(one.verdict)
+    if not by_task:
+        return []
+    above = [task for task, verdicts in by_task.items() if all(verdict == "higher" for verdict in verdicts)]
+    named = ": " + ", ".join(above) if above else ""
+    told = f"in {len(above)} of {len(by_task)} tasks{named}"
+    return [
+        f"Heads survive more stably than random ones of the same number, in all and in every layer, {told}."
+    ]
+
+
+def _counted(found: Sequence[Finding]) -> str:
+    """`higher in qqp (+0.050), rte (+0.040); no difference shown in mrpc (+0.001)`."""
+    by_verdict: dict[str, list[str]] = {}
+    for one in found:
+        effect = "" if one.effect is None else f" ({one.effect:+.3f})"
+        by_verdict.setdefault(one.verdict, []).append(one.of + effect)
+    return "; ".join(f"{verdict} in {', '.join(tasks)}" for verdict, tasks in by_verdict.items())
+
+
+def _p(p: float | None) -> str:
+    words = p_words(p)
+    return words if words.startswith("<") else f"= {words}"
+
+
+def _good(data: StudyData) -> list[Finding]:
+    """Good against random and bad, and super good likewise, seed by seed."""
+    scores = data.by_seed
+    scores = scores[scores["state"] == STATES[1]]
+    found = []
+    for method in METHODS:
+        of_method = scores[scores["method"] == method]
+        for one, other in (
+            ("good", "random"),
+            ("good", "bad"),
+            ("super-good", "super-random"),
+            ("super-good", "super-bad"),
+        ):
+            table = of_method[of_method["subnetwork"].isin((one, other))].pivot(
+                index=["task", "seed"], columns="subnetwork", values="score"
+            )
+            if not {one, other} <= set(table.columns):
+                continue
+            pairs = (table[one] - table[other]).dropna()
+            order = [task for task in data.plan.study.tasks if task in pairs.index.get_level_values("task")]
+            by_task = {task: pairs.xs(task, level="task").to_numpy() for task in order}
+            found += _paired("good", f"{method}: {one} - {other}", by_task)
+    return found
+
+
+def _paired(question: str, comparison: str, by_task: Mapping[str, npt.NDArray[np.floating]]) -> list[Finding]:
+    """Return the comparison for each task, over all runs, and over tasks."""
+    found = [_one(question, comparison, task, values, t_interval(values)) for task, values in by_task.items()]
+    if by_task:
+        means = np.array([values.mean() for values in by_task.values()])
+        runs = np.concatenate(list(by_task.values()))
+        found.append(_one(question, comparison, ACROSS_RUNS, runs, _fixed_tasks(list(by_task.values()))))
+        found.append(_one(question, comparison, ACROSS_TASKS, means, t_interval(means)))
+    return found
+
+
+def _one(
+    question: str,
+    comparison: str,
+    of: str,
+    values: npt.NDArray[np.floating],
+    bounds: tuple[float, float],
+) -> Finding:
+    p, smallest = sign_flip(values) if len(values) > 1 else (None, 1.0)
+    spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    return Finding(
+        question,
+        comparison,
+        of,
+        len(values),
+        float(values.mean()),
+        _known(bounds[0]),
+        _known(bounds[1]),
+        float(values.mean()) / spread if spread > 0 else None,
+        p,
+        smallest,
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _fixed_tasks(by_task: Sequence[npt.NDArray[np.floating]]) -> tuple[float, float]:
+    """95% interval of the mean of the tasks' means, when other seeds are drawn of the same tasks."""
+    from scipy.stats import t
+
+    df = sum(len(values) - 1 for values in by_task)
+    if any(len(values) < 2 for values in by_task):
+        return float("nan"), float("nan")
+    error = np.sqrt(sum(values.var(ddof=1) / len(values) for values in by_task)) / len(by_task)
+    mean, half = float(np.mean([values.mean() for values in by_task])), float(t.ppf(0.975, df) * error)
+    return mean - half, mean + half
+
+
+def _stable(data: StudyData) -> list[Finding]:
+    """Fleiss' kappa less its mean by chance; the interval resamples heads (or MLPs)."""
+    found = []
+    for what in ("heads", "mlps"):
+        above: dict[str, list[float]] = {}
+        for group in data.groups():
+            part = data.stability[group.name][what]
+            kappa = part["fleiss_kappa"]
+            for null, level in part["chance"].get("fleiss_kappa", {}).items():
+                name = f"{'MLPs' if what == 'mlps' else what}: kappa - kappa by chance, {null}"
+                n = part["all"]
+                if kappa is None or level["mean"] is None:
+                    found.append(Finding("stable", name, group.task, n, None, None, None, None, None, None))
+                    continue
+                effect = kappa - level["mean"]
+                low, high = _kappa_interval(stacked(group.subnetworks, what), data.plan.study.seed)
+                bounds = _known(low - level["mean"]), _known(high - level["mean"])
+                smallest = 1 / (level["draws"] + 1)
+                found.append(
+                    Finding(
+                        "stable",
+                        name,
+                        group.task,
+                        n,
+                        effect,
+                        bounds[0],
+                        bounds[1],
+                        None,
+                        level["p_value"],
+                        smallest,
+                    )
+                )
+                above.setdefault(name, []).append(effect)
+        for name, effects in above.items():
+            values = np.array(effects)
+            found.append(_one("stable", name, ACROSS_TASKS, values, t_interval(values)))
+    return found
+
+
+def _kappa_interval(masks: Bools, seed: int) -> tuple[float, float]:
+    """95% bootstrap interval over heads of the masks ``[S, ...]``."""
+    flat = masks.reshape(len(masks), -1)
+    places = np.random.default_rng(seed).integers(flat.shape[1], size=(_RESAMPLES, flat.shape[1]))
+    values = kappas(np.moveaxis(flat[:, places], 0, 1))
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _patterns(data: StudyData) -> list[Finding]:
+    """The interpretable ratio of super-survivors less that of all heads; the test permutes heads within layers."""
+    found = []
+    gaps: dict[str, list[float]] = {}
+    for name, kinds in data.patterns.items():
+        task, model = name.split(" ", 1)
+        for kind, one in kinds.items():
+            comparison = f"{kind} maps, {model}: super-survivors - all heads"
+            n = one["super_survivors"]["heads"] if one["super_survivors"] else 0
+            if not one["difference"] or not n:
+                found.append(Finding("patterns", comparison, task, 0, None, None, None, None, None, None))
+                continue
+            effect, bounds = one["difference"]["value"], one["difference"]["ci95"]
+            p, smallest = one["test"]["p_layers"], 1 / (one["test"]["permutations"] + 1)
+            found.append(
+                Finding("patterns", comparison, task, n, effect, bounds[0], bounds[1], None, p, smallest)
+            )
+            gaps.setdefault(comparison, []).append(effect)
+    for comparison, effects in gaps.items():
+        values = np.array(effects)
+        found.append(_one("patterns", comparison, ACROSS_TASKS, values, t_interval(values)))
+    return found

@@ -1,0 +1,77 @@
+"""How far a study is, and how long the rest of it takes, from the times of the steps that are done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .study import WAVES, Plan, Step
+from .study_folder import StudyFolder
+
+_LIKE = {"fine-tuned": ("fine-tune",)}
+"""Kinds of steps whose time stands for another's as long as none of that was done."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Steps of one kind: how many there are, and how long those left will take."""
+
+    wave: str
+    name: str
+    """Of the step; draws of random subnetworks are counted together."""
+    steps: int
+    done: int
+    seconds: float | None
+    """Of one, on average; None if none of its kind was done yet."""
+    left: float | None
+    """Of all that are left together."""
+
+
+def estimates(plan: Plan, steps: Sequence[Step], folder: StudyFolder) -> list[Estimate]:
+    """Return how far a study is and what is left, from the times that finished steps took.
+
+    A step takes as long as others of its name on its task, or else of its kind, or else on other tasks. What is
+    fine-tuned again takes as long as the full model at most.
+    """
+    done = {step.path for step in plan.steps if folder.is_done(step)}
+    measured: dict[tuple[str, str], list[float]] = {}
+    for step in plan.steps:
+        if step.path in done:
+            seconds = folder.read(step)["step"]["seconds"]
+            for key in (
+                (_plain(step), step.task),
+                (_plain(step), ""),
+                (step.kind, step.task),
+                (step.kind, ""),
+            ):
+                measured.setdefault(key, []).append(seconds)
+
+    def expected(step: Step) -> float | None:
+        kinds = (_plain(step), step.kind, *_LIKE.get(step.kind, ()))
+        keys = [(kind, task) for task in (step.task, "") for kind in kinds]
+        return next((sum(measured[key]) / len(measured[key]) for key in keys if key in measured), None)
+
+    found = []
+    counts = Counter((step.wave, _plain(step)) for step in steps)
+    for (wave, name), number in sorted(counts.items(), key=lambda item: WAVES.index(item[0][0])):
+        alike = [step for step in steps if (step.wave, _plain(step)) == (wave, name)]
+        times = [expected(step) for step in alike]
+        left = [time for step, time in zip(alike, times, strict=True) if step.path not in done]
+        known = [time for time in times if time is not None]
+        found.append(
+            Estimate(
+                wave,
+                name,
+                number,
+                number - len(left),
+                sum(known) / len(known) if known else None,
+                None if None in left else float(sum(time for time in left if time is not None)),
+            )
+        )
+    return found
+
+
+def _plain(step: Step) -> str:
+    """The step's name, without the number of a draw."""
+    return "-".join(part for part in step.name.split("-") if not part.isdecimal())

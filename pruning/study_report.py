@@ -1,0 +1,177 @@
+"""The report of a study, from its finished steps alone: tables, figures with the data behind each, conclusions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.drawing import save_figure
+from models.errors import InputError
+from models.files import atomic_folder
+
+from .comparison import patterns_frame
+from .study_conclusions import conclusions, findings_frame, findings_of
+from .study_data import StudyData
+from .study_folder import REPORT, StudyFolder
+from .study_run import read_plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+FILE = "report.md"
+_LONG = 60  # rows from which a LaTeX table runs over pages
+_MOST = 400  # rows from which a table is no table for a paper
+
+
+def write_report(folder: Path | str) -> dict[str, Any]:
+    """Write tables, figures and conclusions of a study to the folder ``report`` within its own.
+
+    Returns:
+        What is shown on a terminal: ``done`` of how many ``steps``, ``scores``, ``conclusions``, ``warnings``.
+
+    Raises:
+        InputError: the folder holds no study, or none of its steps is done.
+    """
+    home = StudyFolder(folder)
+    data = StudyData(read_plan(home.path), home)
+    if not data.done:
+        raise InputError(f"{folder}: no step of this study is done, so there is nothing to report.")
+    found = findings_of(data)
+    tables = tables_of(data) | {"conclusions": findings_frame(found)}
+    told: dict[str, Any] = {
+        "steps": len(data.plan.steps),
+        "done": len(data.done),
+        "scores": _records(data.score_summary),
+        "conclusions": conclusions(found),
+        "warnings": data.warnings,
+    }
+    with atomic_folder(home.path / REPORT, overwrite=True) as made:
+        for name, table in tables.items():
+            write_table(table, made / "tables" / name)
+        for name, (figure, behind) in figures_of(data).items():
+            save_figure(figure, made / "figures" / f"{name}.png")
+            save_figure(figure, made / "figures" / f"{name}.pdf")
+            behind.to_csv(made / "figures" / f"{name}.csv", index=False)
+        (made / FILE).write_text(markdown(told, data), encoding="utf-8")
+    return told
+
+
+def tables_of(data: StudyData) -> dict[str, pd.DataFrame]:
+    """Return the tidy tables that there are steps for, by name."""
+    tables = {
+        "scores": data.scores,
+        "score_summary": data.score_summary,
+        "survivors": data.survivors,
+        "weight_survival": data.weight_survival,
+        "importance": data.importance,
+        "stability": data.stability_frame,
+        "patterns": patterns_frame(data.patterns) if data.patterns else None,
+    }
+    return {name: table for name, table in tables.items() if table is not None and len(table)}
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as Parquet, CSV and, if it is not too long for that, LaTeX with booktabs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(path.with_suffix(".parquet"), index=False)
+    table.to_csv(path.with_suffix(".csv"), index=False)
+    if len(table) > _MOST:
+        return
+    names = {name: name.replace("_", " ") for name in table.columns}
+    text = table.rename(columns=names).to_latex(
+        index=False, float_format="%.3f", na_rep="--", escape=True, longtable=len(table) > _LONG
+    )
+    path.with_suffix(".tex").write_text(text, encoding="utf-8")
+
+
+def figures_of(data: StudyData) -> dict[str, tuple[Figure, pd.DataFrame]]:
+    """Return the figures that there are steps for, each with the data behind it."""
+    from . import study_figures as draw
+    from .figures import pattern_bars
+
+    found: dict[str, tuple[Figure, pd.DataFrame]] = {}
+    if len(data.survivors) or len(data.weight_survival):
+        behind = draw.survival_frame(data)
+        found["1_survival"] = draw.survival(behind), behind
+    if len(data.importance):
+        found["2_importance"] = draw.importance(data.importance), data.importance
+    if data.shared:
+        behind = draw.shared_frame(data.shared)
+        found["3_shared_heads"] = draw.shared(behind), behind
+    if len(data.score_summary):
+        found["4_scores"] = draw.scores(data.score_summary, data.by_seed), data.score_summary
+    if data.patterns:
+        found["5_patterns"] = pattern_bars(data.patterns), patterns_frame(data.patterns)
+    return found
+
+
+def markdown(told: Mapping[str, Any], data: StudyData) -> str:
+    """Return the report as text."""
+    study = data.plan.study
+    lines = [
+        "# Lottery study",
+        "",
+        f"{study.model} on {', '.join(study.tasks)}; seeds {', '.join(map(str, study.seeds))}. "
+        f"{told['done']} of {told['steps']} steps are done; what follows is from these alone.",
+        "",
+        _selection(data),
+        "",
+        "## What these data support",
+        "",
+    ]
+    for one in told["conclusions"]:
+        lines += [f"**{one['question']}**", "", *(f"- {answer}" for answer in one["answers"]), ""]
+    lines += [
+        "Intervals are of 95%. Tests of pairs change signs: with five seeds no p below .062 is possible for one task, "
+        "so that runs of all tasks, and tasks, are tested too. 'No difference shown' is not 'no difference'. p-values "
+        "are adjusted by Holm within a question.",
+        "",
+        "## Scores",
+        "",
+        "Means over seeds.",
+        "",
+        *_score_lines(data.score_summary),
+        "",
+    ]
+    if told["warnings"]:
+        lines += ["## Warnings", "", *(f"- {message}" for message in told["warnings"]), ""]
+    return "\n".join(lines)
+
+
+def _selection(data: StudyData) -> str:
+    share = data.plan.study.holdout
+    if share:
+        return f"Scores are of {share:.0%} of the dev rows, which no search has seen."
+    return "Searches and scores use the same dev rows, as published: what is found by a search is an upper bound."
+
+
+def _score_lines(summary: pd.DataFrame) -> list[str]:
+    """A Markdown table: a row a subnetwork and state, a column a task."""
+    tasks = list(dict.fromkeys(summary["task"]))
+    lines = ["| | " + " | ".join(tasks) + " |", "| --- |" + " ---: |" * len(tasks)]
+    for names, part in summary.groupby(["method", "subnetwork", "state"], sort=False):
+        cells = []
+        for task in tasks:
+            row = part[part["task"] == task]
+            if not len(row):
+                cells.append("")
+                continue
+            low, high = row["low"].item(), row["high"].item()
+            bounds = "" if low != low else f" [{low:.3f}, {high:.3f}]"
+            cells.append(f"{row['mean'].item():.3f}{bounds}")
+        words = ", ".join(dict.fromkeys(str(name) for name in names if name))
+        lines.append(f"| {words} | " + " | ".join(cells) + " |")
+    for name in ("majority", "guessing"):
+        values = summary.groupby("task", sort=False)[name].mean()
+        lines.append(f"| {name} | " + " | ".join(f"{values[task]:.3f}" for task in tasks) + " |")
+    return lines
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows ready for JSON: None for NaN."""
+    return [
+        {str(key): None if value != value else value for key, value in row.items()}
+        for row in table.to_dict(orient="records")
+    ]

@@ -1,0 +1,207 @@
+"""What the steps of a study do: each is a call of the job that its own command would be."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from models.glue import load_rows, task_named
+from models.weights import SUBNETWORK_FILE, WEIGHT_MASKS_FILE, WeightMasks, load_masks
+
+from .study_folder import METRICS, checksum
+
+if TYPE_CHECKING:
+    from models.subnetwork import Subnetwork
+
+    from .study_worker import Job
+    from .subject import Loaded, Subject
+
+_KEPT = (METRICS, "learning_curve.png")
+
+
+def _fine_tune(job: Job, masks: Subnetwork | WeightMasks | None = None) -> tuple[dict[str, Any], str]:
+    from models.finetuning import finetune
+
+    from .subject import draw_rows
+
+    study, task = job.study, task_named(job.step.task)
+    train, dev = (load_rows(task, study.data, split) for split in ("train", "validation"))
+    result = finetune(
+        study.model,
+        task,
+        train,
+        replace(dev, rows=draw_rows(dev.rows, task, study.dev_examples)),
+        study.fine_tuning_of(int(job.step.seed or 0)),
+        job.made,
+        job.revision,
+        study.device,
+        masks,
+    )
+    (model,) = job.step.outputs or (None,)
+    return result, checksum(job.made / model) if model else ""
+
+
+def _fine_tune_again(job: Job) -> tuple[dict[str, Any], str]:
+    (pruned,) = job.inputs
+    result, digest = _fine_tune(job, load_masks(job.folder.of(pruned)))
+    if not job.study.keep_models:
+        for file in job.made.iterdir():
+            if file.name not in _KEPT:
+                file.unlink()
+    return result, digest
+
+
+def _subject(job: Job) -> Subject:
+    from .subject import Subject
+
+    study = job.study
+    return Subject(
+        model=str(job.input("fine-tune")),
+        task=job.step.task,
+        data=study.data,
+        examples=study.dev_examples,
+        holdout=study.holdout,
+        seed=job.step.seed,
+        batch_size=study.batch_size,
+        max_length=study.max_length,
+        device=study.device,
+    )
+
+
+def _search(job: Job) -> tuple[dict[str, Any], str]:
+    from models.subnetwork import Subnetwork
+
+    from .heads import PruneHeads
+
+    how = replace(
+        job.study.structured, what=job.step.name.removeprefix("search-"), threshold=job.study.threshold
+    )
+    result = PruneHeads(_subject(job), job.made, how).run()
+    return result, Subnetwork.load(job.made / SUBNETWORK_FILE).digest()
+
+
+def _search_weights(job: Job) -> tuple[dict[str, Any], str]:
+    from .weight_search import PruneWeights
+
+    how = job.study.magnitude
+    search = PruneWeights(
+        _subject(job), job.made, job.study.threshold, how.fraction, how.max_steps, how.last_bias
+    )
+    result = search.run()
+    return result, WeightMasks.load(job.made / WEIGHT_MASKS_FILE).digest()
+
+
+def _prune(job: Job) -> tuple[dict[str, Any], str]:
+    """Draw a subnetwork, and score the fine-tuned model without the rest."""
+    from models.compaction import compact, size_share
+    from models.evaluation import predict
+
+    loaded = _subject(job).load()
+    examples = loaded.held_out or loaded.examples
+    masks: Subnetwork | WeightMasks
+    if job.step.settings["method"] == "magnitude":
+        masks, about = _weight_masks(job, loaded)
+        with masks.applied(loaded.model):
+            logits = predict(loaded.model, examples, job.study.batch_size)
+        about |= {"weights": {"kept": masks.kept, "all": masks.total}, "encoder_share": masks.share}
+        name = WEIGHT_MASKS_FILE
+    else:
+        masks, about = _subnetwork(job)
+        logits = predict(compact(loaded.model, masks), examples, job.study.batch_size)
+        about |= {
+            "heads": {"kept": masks.n_heads, "all": int(masks.heads.size)},
+            "mlps": {"kept": masks.n_mlps, "all": int(masks.mlps.size)},
+            "encoder_share": size_share(loaded.model, masks).parameters,
+        }
+        name = SUBNETWORK_FILE
+    masks.save(job.made / name)
+    scores = examples.scores(logits)
+    result = {
+        "task": job.step.task,
+        "seed": job.step.seed,
+        "metric": loaded.metric,
+        "score": scores[loaded.metric],
+        "scores": scores,
+        "examples": len(examples),
+        "subnetwork": about,
+    }
+    return result, masks.digest()
+
+
+def _draw_seed(job: Job) -> int:
+    """Of one draw of one kind for one task and seed: draws do not depend on each other, nor on what else there is."""
+    told = {key: job.step.settings[key] for key in ("method", "subnetwork", "draw_seed")}
+    return zlib.crc32(repr((job.step.task, job.step.seed, sorted(told.items()))).encode())
+
+
+def _subnetwork(job: Job) -> tuple[Subnetwork, dict[str, Any]]:
+    from models.subnetwork import Subnetwork
+
+    from .controls import bad_subnetwork, random_subnetworks, super_bad_subnetwork
+    from .survivors import super_survivors
+
+    kind = job.step.settings["subnetwork"]
+    found = [
+        Subnetwork.load(job.folder.of(one) / SUBNETWORK_FILE)
+        for one in job.inputs
+        if one.name.startswith("search-")
+    ]
+    own = super_survivors(found) if kind.startswith("super-") else found[0]
+    if kind in ("good", "super-good"):
+        return own, {}
+    seed = _draw_seed(job)
+    if kind.endswith("random"):
+        draw = job.step.settings.get("draw", 1)
+        return random_subnetworks(own, draw, seed)[-1], {"draw_seed": seed}
+    bad = bad_subnetwork(own, seed) if kind == "bad" else super_bad_subnetwork(found, seed)
+    shares = {name: value for name, value in bad._asdict().items() if name != "subnetwork"}
+    return bad.subnetwork, shares | {"draw_seed": seed}
+
+
+def _weight_masks(job: Job, loaded: Loaded) -> tuple[WeightMasks, dict[str, Any]]:
+    from .magnitude import magnitude_masks, random_masks
+
+    good = WeightMasks.load(job.input("search-weights") / WEIGHT_MASKS_FILE)
+    kind, last_bias = job.step.settings["subnetwork"], job.study.magnitude.last_bias
+    if kind == "good":
+        return good, {}
+    if kind == "random":
+        seed = _draw_seed(job)
+        masks = random_masks(loaded.model, kept=good.kept, seed=seed, last_bias=last_bias)
+        return masks, {"draw_seed": seed}
+    masks = magnitude_masks(loaded.model, kept=good.kept, largest=True, last_bias=last_bias)
+    common = sum(int((masks.masks[name] & kept).sum()) for name, kept in good.masks.items())
+    return masks, {"good_weights": common / masks.kept if masks.kept else 0.0}
+
+
+def _patterns(job: Job) -> tuple[dict[str, Any], str]:
+    from patterns.stage import ClassifyHeads
+
+    study, tuned = job.study, job.step.seed is not None
+    done = ClassifyHeads(
+        model=str(job.input("fine-tune")) if tuned else study.model,
+        task=job.step.task,
+        revision=None if tuned else job.revision,
+        data=study.data,
+        examples=study.patterns.examples,
+        maps=study.patterns.maps,
+        max_length=study.max_length,
+        seed=study.seed,
+        device=study.device,
+        output=job.made,
+        overwrite=True,
+    ).run()
+    return done.summary, ""
+
+
+JOBS: dict[str, Callable[[Job], tuple[dict[str, Any], str]]] = {
+    "fine-tune": _fine_tune,
+    "search": _search,
+    "search-weights": _search_weights,
+    "pruned": _prune,
+    "fine-tuned": _fine_tune_again,
+    "patterns": _patterns,
+}
+"""By kind of step: makes the folder ``job.made``, and returns its result and what its outputs are known by."""

@@ -1,0 +1,603 @@
+"""A whole study of a tiny model: its plan, its steps on disk, stopping, going on, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import hashlib
+import itertools
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from models import FineTuning, InputError, Subnetwork
+from pruning import study_steps
+from pruning.study import Materials, Plan, plan_of
+from pruning.study_cli import run_study
+from pruning.study_conclusions import conclusions, findings_of, sign_flip
+from pruning.study_config import SEARCHES, Study, Subnetworks, read_study
+from pruning.study_data import StudyData
+from pruning.study_estimate import estimates
+from pruning.study_folder import METRICS, STUDY, StudyFolder
+from pruning.study_report import tables_of, write_report
+from pruning.study_run import RunStudy, read_plan
+
+FILLERS = ("the", "film", "was", "rather", "long", "but", "really", "so", "and", "it", "is", "plot")
+TOML = """
+model = "{model}"
+data = "{data}"
+tasks = ["sst2", "mrpc"]
+seeds = [1, 2]
+max_length = 16
+searches = ["heads-and-mlps", "weights"]
+
+[fine_tuning]
+epochs = 6
+learning_rate = 3e-3
+batch_size = 16
+
+[structured]
+head_step = 0.3
+
+[magnitude]
+fraction = 0.4
+max_steps = 3
+
+[subnetworks]
+structured = ["good", "random"]
+magnitude = []
+
+[patterns]
+maps = ["raw"]
+examples = 6
+permutations = 99
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_garbage() -> Iterator[None]:
+    """The Trainer collects garbage before each run: half of a test's time, if it looked at all that is imported."""
+    import datasets  # noqa: F401
+    import sklearn.metrics  # noqa: F401
+    import transformers.trainer  # noqa: F401
+
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def write_rows(folder: Path, n: int = 64) -> Path:
+    """A text is of class 1 if it says good, of class 0 if it says bad."""
+    for task in ("sst2", "mrpc"):
+        (folder / task).mkdir(parents=True)
+        for split, rows in (("train", n), ("validation", n // 2)):
+            draw = random.Random(f"{task}/{split}")
+            lines = []
+            for i in range(rows):
+                words = draw.choices(FILLERS, k=draw.randint(2, 6))
+                words.insert(draw.randint(0, len(words)), "good" if i % 2 else "bad")
+                text = " ".join(words)
+                row = {"sentence": text} if task == "sst2" else {"sentence1": "the film", "sentence2": text}
+                lines.append(json.dumps({**row, "label": i % 2, "idx": i}) + "\n")
+            (folder / task / f"{split}.jsonl").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def materials(tmp_path_factory: pytest.TempPathFactory, all_tiny: Any, tiny_tokenizer: Any) -> Path:
+    """A folder with ``model``, ``data`` and ``study.toml``."""
+    from transformers import AutoModel
+
+    home = tmp_path_factory.mktemp("materials")
+    config = all_tiny["bert"].config.__class__(**all_tiny["bert"].config.to_diff_dict())
+    config.update({"initializer_range": 0.1})
+    torch.manual_seed(7)
+    AutoModel.from_config(config).save_pretrained(home / "model")
+    tiny_tokenizer.save_pretrained(home / "model")
+    write_rows(home / "data")
+    (home / "study.toml").write_text(TOML.format(model=home / "model", data=home / "data"))
+    return home
+
+
+@pytest.fixture
+def study(materials: Path) -> Study:
+    return read_study(materials / "study.toml")
+
+
+@pytest.fixture(scope="module")
+def finished(materials: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study that was run in this process."""
+    folder = tmp_path_factory.mktemp("finished") / "study"
+    done = RunStudy(read_study(materials / "study.toml"), folder).run()
+    assert done["done"] == done["steps"] == 34, done
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A finished study to do harm to."""
+    return shutil.copytree(finished, tmp_path / "study")
+
+
+@pytest.fixture
+def command(run_command: Any, materials: Path) -> Any:
+    def run(folder: Path, *words: Any) -> tuple[int, str, str]:
+        found: tuple[int, str, str] = run_command(
+            run_study, materials / "study.toml", "--output", folder, *words
+        )
+        return found
+
+    return run
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """Every table of a report, as text."""
+    data = StudyData(read_plan(folder), StudyFolder(folder))
+    return {name: table.to_csv() for name, table in tables_of(data).items()}
+
+
+def no_job(*_: Any) -> Any:
+    raise AssertionError("nothing was to be done")
+
+
+# The plan
+
+SMALL = Study(model="m", tasks=("sst2", "mrpc"), seeds=(1, 2))
+HERE = Materials({"sha256": "m"}, {task: {"train": "t", "validation": "v"} for task in ("sst2", "mrpc")})
+
+
+def identities(study: Study = SMALL, materials: Materials = HERE) -> dict[str, str]:
+    plan = plan_of(study, materials)
+    return {step.path: plan.identity(step) for step in plan.steps}
+
+
+def test_identities_are_pinned() -> None:
+    """A change of these orphans every study that there is: raise PROTOCOL only if results change."""
+    found = identities()
+    assert (
+        found["sst2/seed_1/fine-tune"] == "7fdf63ae0ddc12aa66c641de0e09f6d7ea515462e13acda2fd627275695038b3"
+    )
+    assert (
+        found["mrpc/seed_2/super-bad-fine-tuned"]
+        == "4eab9b4fcb72943489af4ffe52c00f657a9b9d710ed0f0073322ff37fd0c9a23"
+    )
+    whole = hashlib.sha256("".join(found.values()).encode()).hexdigest()
+    assert (len(found), whole) == (98, "b5077cb2f6239d1877007a6b9e6dea86b0692fdb53049fe2a680cee05c8da053")
+
+
+@pytest.mark.parametrize(
+    ("study", "changed"),
+    [
+        (replace(SMALL, threads=2), "*"),
+        (replace(SMALL, max_length=64), "*"),
+        (replace(SMALL, fine_tuning=FineTuning(epochs=2)), "all but pretrained"),
+        (replace(SMALL, threshold=0.8), "all but pretrained and fine-tune and patterns"),
+        (replace(SMALL, fine_tuning=FineTuning(checkpoint_steps=7)), ""),
+        (replace(SMALL, keep_models=True, output="elsewhere"), ""),
+        (replace(SMALL, tasks=("sst2",)), ""),
+    ],
+)
+def test_an_identity_is_of_all_that_decides_a_result_and_of_nothing_else(study: Study, changed: str) -> None:
+    before, after = identities(), identities(study)
+    assert set(after) <= set(before)
+    spared = () if changed == "*" else changed.removeprefix("all but ").split(" and ")
+    for path, identity in after.items():
+        same = not changed or any(part in path.split("/") for part in spared)
+        assert (identity == before[path]) == same, path
+
+
+def test_other_data_or_another_model_is_another_study() -> None:
+    other = Materials({"sha256": "n"}, HERE.data)
+    assert not set(identities().values()) & set(identities(materials=other).values())
+    data = {**HERE.data, "mrpc": {"train": "t", "validation": "other"}}
+    after = identities(materials=Materials(HERE.model, data))
+    assert {path.split("/")[0] for path, one in identities().items() if after[path] != one} == {"mrpc"}
+
+
+def test_each_step_comes_after_its_inputs_and_waves_in_order() -> None:
+    plan = plan_of(SMALL, HERE)
+    seen: set[str] = set()
+    waves = []
+    for level in plan.levels(plan.steps):
+        waves += [step.wave for step in level]
+        for step in level:
+            assert set(step.inputs) <= seen
+            assert all(set(plan.by_path[path].outputs) for path in step.inputs)
+        seen |= {step.path for step in level}
+    assert seen == set(plan.by_path)
+    assert [wave for wave, _ in itertools.groupby(waves)] == [
+        "fine-tune and search",
+        "controls",
+        "supers",
+        "patterns",
+    ]
+
+
+def test_supers_are_of_all_seeds_and_draws_are_counted() -> None:
+    study = replace(SMALL, subnetworks=Subnetworks(random_draws=2))
+    plan = plan_of(study, HERE)
+    of_all = {f"sst2/seed_{seed}/search-heads-and-mlps" for seed in (1, 2)}
+    assert of_all < set(plan.by_path["sst2/seed_1/super-good-pruned"].inputs)
+    assert "mrpc/seed_1/random-2-fine-tuned" in plan.by_path
+    assert [step.path for step in plan.matching(["sst2/seed_2/random-2-pruned"], needed=True)] == [
+        "sst2/seed_2/fine-tune",
+        "sst2/seed_2/search-heads-and-mlps",
+        "sst2/seed_2/random-2-pruned",
+    ]
+    assert len(plan.matching(["fine-tune"])) == 4
+    assert len(plan.matching(["mrpc"])) == len(plan.steps) // 2
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("tesks = 1", "unknown key tesks; the nearest is tasks"),
+        ("[fine_tuning]\nepoch = 2", "unknown key fine_tuning.epoch; the nearest is fine_tuning.epochs"),
+        ("[fine_tuning]\nepochs = 0", "epochs=0"),
+        ('[fine_tuning]\nepochs = "2"', "fine_tuning.epochs = '2': give a number"),
+        ("[fine_tuning]\nseed = 3", "seeds stands at the top"),
+        ('[structured]\nwhat = "heads"', "searches stands at the top"),
+        ("threads = 0", "threads = 0: give at least 1"),
+        ("threads = 1.5", "threads = 1.5: give a whole number"),
+        ("patterns = 3", "patterns is a table"),
+        ('searches = ["head"]', "'head'; the nearest is 'heads'"),
+        ('searches = ["heads"]', "come from the search 'heads-and-mlps'"),
+        ('[subnetworks]\nstructured = ["goode"]', "the nearest is 'good'"),
+        ("holdout = 1.0", "holdout = 1.0"),
+        ("seed = -1", "seed=-1"),
+        ("model = [", "cannot be read as TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, words: str) -> None:
+    file = tmp_path / "study.toml"
+    start = "" if line.startswith("tasks") else 'tasks = ["qqp"]\n'
+    file.write_text(f'model = "m"\n{start}seeds = [1, 2]\n{line}\n')
+    with pytest.raises(InputError) as error:
+        read_study(file)
+    assert words in str(error.value)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"tasks": ("qqp", "QQP")}, "each of them once"),
+        ({"tasks": ("glue",)}, "glue"),
+        ({"seeds": ()}, "at least one"),
+        ({"seeds": (1,)}, "there is one seed"),
+    ],
+)
+def test_an_impossible_combination_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Study(**{"model": "m", "tasks": ("sst2",), "seeds": (1, 2), **values})
+
+
+# A run
+
+
+def test_every_step_is_on_disk_with_the_checksums_of_its_files(finished: Path) -> None:
+    plan, folder = read_plan(finished), StudyFolder(finished)
+    for step in plan.steps:
+        record = json.loads((finished / step.path / METRICS).read_text())["step"]
+        assert record["identity"] == plan.identity(step)
+        assert set(step.outputs) <= set(record["files"])
+        files = {str(f.relative_to(finished / step.path)) for f in (finished / step.path).rglob("*")}
+        assert files == {*record["files"], METRICS}
+        assert folder.damage(plan, step) is None
+    left = [file for file in finished.rglob(".*") if ".lock" not in str(file)]
+    assert not left
+
+
+def test_the_record_leads_to_the_same_plan(finished: Path, study: Study) -> None:
+    plan = RunStudy(study, finished).plan()
+    again = read_plan(finished)
+    assert [plan.identity(step) for step in plan.steps] == [again.identity(step) for step in again.steps]
+
+
+def test_subnetworks_are_what_they_are_called(finished: Path) -> None:
+    for seed in (1, 2):
+        home = finished / f"sst2/seed_{seed}"
+        good = Subnetwork.load(home / "good-pruned/subnetwork.safetensors")
+        random_one = Subnetwork.load(home / "random-1-pruned/subnetwork.safetensors")
+        assert good == Subnetwork.load(home / "search-heads-and-mlps/subnetwork.safetensors")
+        assert (good.n_heads, good.n_mlps) == (random_one.n_heads, random_one.n_mlps)
+        pruned, search, tuned = (
+            json.loads((home / step / METRICS).read_text())
+            for step in ("good-pruned", "search-heads-and-mlps", "fine-tune")
+        )
+        assert pruned["score"] == pytest.approx(search["score"])
+        assert tuned["score"] == pytest.approx(search["full_score"])
+        again = json.loads((home / "good-fine-tuned" / METRICS).read_text())
+        assert again["config"]["subnetwork"] == good.digest()
+        assert not (home / "good-fine-tuned/model.safetensors").exists()
+        assert (home / "fine-tune/model.safetensors").exists()
+
+
+def test_what_is_done_is_not_done_again(copied: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_steps, "JOBS", dict.fromkeys(study_steps.JOBS, no_job))
+    done = RunStudy(study, copied).run()
+    assert done["done"] == done["steps"]
+
+
+def test_a_changed_config_is_refused_in_words(copied: Path, study: Study) -> None:
+    other = replace(study, fine_tuning=replace(study.fine_tuning, epochs=2))
+    with pytest.raises(InputError) as error:
+        RunStudy(other, copied).run()
+    for words in (
+        "sst2/seed_1/fine-tune",
+        "settings.epochs 6 there, 2 here",
+        "--force fine-tune",
+        "other steps",
+    ):
+        assert words in str(error.value)
+
+
+def test_forced_after_a_change_what_is_made_from_it_goes_too(copied: Path, study: Study) -> None:
+    other = replace(study, fine_tuning=replace(study.fine_tuning, epochs=2))
+    job = RunStudy(other, copied, force=("sst2/*/fine-tune", "mrpc"))
+    plan, folder = job.plan(), StudyFolder(copied)
+    job._make_way(plan, folder)
+    assert [step.path for step in plan.steps if folder.is_done(step)] == ["sst2/pretrained/patterns"]
+
+
+def test_tasks_can_be_added_and_left_out(copied: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_steps, "JOBS", dict.fromkeys(study_steps.JOBS, no_job))
+    assert RunStudy(replace(study, tasks=("mrpc",)), copied).run()["done"] == 17
+
+
+def test_a_damaged_step_is_named_and_done_again_on_demand(copied: Path, study: Study, finished: Path) -> None:
+    before = tables(copied)
+    victim = copied / "sst2/seed_2/good-pruned/subnetwork.safetensors"
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    (copied / "mrpc/pretrained/patterns/maps.parquet").unlink()
+    (copied / "mrpc/seed_1/search-weights/metrics.json").write_text("{")
+    with pytest.raises(InputError) as error:
+        RunStudy(study, copied).run()
+    for words in (
+        f"{victim.parent}: subnetwork.safetensors is not what was written",
+        "mrpc/pretrained/patterns: maps.parquet is missing",
+        "mrpc/seed_1/search-weights: its metrics.json cannot be read",
+        "--repair",
+    ):
+        assert words in str(error.value)
+    done = RunStudy(study, copied, repair=True).run()
+    assert done["done"] == done["steps"]
+    assert tables(copied) == before
+
+
+def test_forced_steps_are_done_again_and_what_they_change(
+    copied: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same result again changes nothing else; another one has what was made from it done again."""
+    done: list[str] = []
+    jobs = dict(study_steps.JOBS)
+
+    def noted(job: Any) -> Any:
+        done.append(job.step.path)
+        return jobs[job.step.kind](job)
+
+    monkeypatch.setattr(study_steps, "JOBS", dict.fromkeys(jobs, noted))
+    RunStudy(study, copied, force=("mrpc/seed_2/search-heads-and-mlps",)).run()
+    assert done == ["mrpc/seed_2/search-heads-and-mlps"]
+    done.clear()
+    folder = StudyFolder(copied)
+    step = read_plan(copied).by_path["mrpc/seed_2/search-heads-and-mlps"]
+    found = folder.read(step)
+    found["step"]["digest"] = "another"
+    (copied / step.path / METRICS).write_text(json.dumps(found))
+    RunStudy(study, copied, repair=True).run()
+    assert done == [f"mrpc/seed_2/{name}" for name in ("good-pruned", "random-1-pruned")]
+
+
+def test_a_run_that_is_interrupted_goes_on_and_ends_alike(
+    finished: Path, materials: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one seed: each interruption comes after one more step."""
+    small = replace(
+        read_study(materials / "study.toml"),
+        tasks=("sst2",),
+        seeds=(1,),
+        searches=("heads-and-mlps",),
+    )
+    jobs = dict(study_steps.JOBS)
+
+    def interrupted(job: Any) -> Any:
+        if interrupted.calls:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        interrupted.calls += 1  # type: ignore[attr-defined]
+        return jobs[job.step.kind](job)
+
+    monkeypatch.setattr(study_steps, "JOBS", dict.fromkeys(jobs, interrupted))
+    for _ in range(2):
+        interrupted.calls = 0  # type: ignore[attr-defined]
+        with pytest.raises(KeyboardInterrupt):
+            RunStudy(small, tmp_path / "s").run()
+    monkeypatch.setattr(study_steps, "JOBS", jobs)
+    assert RunStudy(small, tmp_path / "s").run()["left"] == []
+    for name in ("fine-tune/model.safetensors", "search-heads-and-mlps/importance.parquet"):
+        path = Path("sst2/seed_1") / name
+        assert (tmp_path / "s" / path).read_bytes() == (finished / path).read_bytes()
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_a_failure_is_told_and_spares_what_does_not_need_it(
+    copied: Path, command: Any, monkeypatch: pytest.MonkeyPatch, keep_going: bool
+) -> None:
+    for path in ("sst2/seed_1/search-heads-and-mlps", "sst2/seed_1/good-pruned", "sst2/seed_2/good-pruned"):
+        shutil.rmtree(copied / path)
+
+    def fails(job: Any) -> Any:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setitem(study_steps.JOBS, "search", fails)
+    code, _, err = command(copied, *(["--keep-going"] if keep_going else []))
+    assert code == 1
+    assert "sst2/seed_1/search-heads-and-mlps: RuntimeError: no such luck" in err
+    assert not (copied / "sst2/seed_1/good-pruned").exists()
+    assert (copied / "sst2/seed_2/good-pruned").exists() == keep_going
+    error = json.loads((copied / "sst2/seed_1/.search-heads-and-mlps.error.json").read_text())
+    assert "Traceback" in error["traceback"]
+    monkeypatch.undo()
+
+
+def test_a_full_disk_is_said(copied: Path, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(copied / "sst2/pretrained")
+
+    def full(job: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(study_steps.JOBS, "patterns", full)
+    code, _, err = command(copied)
+    assert code == 2
+    assert "The disk is full" in err
+    assert not (copied / "sst2/pretrained/.patterns.error.json").exists()
+
+
+def test_a_second_process_is_refused(copied: Path, command: Any) -> None:
+    with StudyFolder(copied).locked():
+        code, _, err = command(copied)
+    assert code == 2
+    assert err.startswith("Another run-study is at work on")
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, command: Any) -> None:
+    (tmp_path / "mine.txt").write_text("x")
+    code, _, err = command(tmp_path)
+    assert code == 2
+    assert "holds no study" in err
+
+
+def test_a_task_without_data_is_refused(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no rte/train"):
+        RunStudy(replace(study, tasks=("sst2", "rte")), tmp_path / "s").plan()
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--backend", "slurm"), "give loky, ray or dask"),
+        (("--jobs", 0), "--jobs 0"),
+        (("--gpus", 1), "--backend ray"),
+        (("--address", "x"), "--backend ray or dask"),
+        (("--only", "nothing"), "'nothing' is no step of this study"),
+    ],
+)
+def test_options_without_sense_are_refused(copied: Path, command: Any, words: Any, says: str) -> None:
+    code, _, err = command(copied, *words)
+    assert code == 2
+    assert says in err
+
+
+def test_a_dry_run_says_what_is_left_and_for_how_long(copied: Path, command: Any) -> None:
+    shutil.rmtree(copied / "sst2/seed_1/good-fine-tuned")
+    shutil.rmtree(copied / "mrpc/seed_2/search-weights")
+    code, out, _ = command(copied, "--dry-run")
+    assert code == 0
+    assert "34 steps, 32 done" in out
+    assert not (copied / "sst2/seed_1/good-fine-tuned").exists()
+    plan, folder = read_plan(copied), StudyFolder(copied)
+    found = {one.name: one for one in estimates(plan, plan.steps, folder)}
+    other = folder.read(plan.by_path["sst2/seed_2/good-fine-tuned"])["step"]["seconds"]
+    assert found["good-fine-tuned"].left == pytest.approx(other)
+    assert (found["good-fine-tuned"].done, found["good-fine-tuned"].steps) == (3, 4)
+    assert found["fine-tune"].left == 0
+    code, out, _ = command(copied, "--dry-run", "--json")
+    assert sum(one["steps"] - one["done"] for one in json.loads(out)["steps"]) == 2
+
+
+# The report
+
+
+def test_a_report_is_of_finished_steps_alone(copied: Path, run_command: Any) -> None:
+    shutil.rmtree(copied / "mrpc")
+    (copied / STUDY).write_text((copied / STUDY).read_text())
+    code, out, _ = run_command(run_study, "report", copied, "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert (told["done"], told["steps"]) == (17, 34)
+    assert {row["task"] for row in told["scores"]} == {"sst2"}
+    assert not (copied / "report/figures/3_shared_heads.png").exists()
+    assert (copied / "report/figures/4_scores.png").exists()
+
+
+def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(finished: Path) -> None:
+    write_report(finished)
+    home, figures = finished / "report/tables", finished / "report/figures"
+    for name in ("scores", "score_summary", "survivors", "stability", "patterns", "conclusions"):
+        frame = pd.read_parquet(home / f"{name}.parquet")
+        assert len(frame) == len(pd.read_csv(home / f"{name}.csv"))
+        assert r"\toprule" in (home / f"{name}.tex").read_text()
+    for name in ("1_survival", "2_importance", "3_shared_heads", "4_scores", "5_patterns"):
+        assert len(pd.read_csv(figures / f"{name}.csv"))
+        for ending in ("png", "pdf"):
+            assert (figures / f"{name}.{ending}").stat().st_size > 1000
+    assert "What these data support" in (finished / "report/report.md").read_text()
+
+
+def test_scores_are_those_of_the_steps(finished: Path) -> None:
+    data = StudyData(read_plan(finished), StudyFolder(finished))
+    frame = data.scores
+    assert len(frame) == 4 * 5
+    for _, row in frame.iterrows():
+        name = {"full": "fine-tune"}.get(row["state"], f"{row['subnetwork']}-{row['state']}")
+        name = name.replace("random-", "random-1-")
+        told = json.loads((finished / row["task"] / f"seed_{row['seed']}" / name / METRICS).read_text())
+        assert row["score"] == told["score"]
+    found = next(one for one in findings_of(data) if one.of == "sst2" and one.question == "good")
+    picked = frame[(frame["task"] == "sst2") & (frame["state"] == "fine-tuned")]
+    means = picked.groupby("subnetwork")["score"].mean()
+    assert found.effect == pytest.approx(means["good"] - means["random"])
+    assert found.verdict.startswith("not testable: no p below .500")
+    answers = " ".join(answer for one in conclusions(findings_of(data)) for answer in one["answers"])
+    assert "not testable" in answers
+
+
+@pytest.mark.parametrize("n", [2, 5, 9])
+def test_the_paired_test_is_that_of_all_changes_of_sign(n: int) -> None:
+    differences = np.random.default_rng(n).normal(0.4, 1, n)
+    means = [np.mean(differences * signs) for signs in itertools.product((-1, 1), repeat=n)]
+    p, smallest = sign_flip(differences)
+    assert p == pytest.approx(np.mean(np.abs(means) >= abs(differences.mean()) - 1e-12))
+    assert smallest == 2 / 2**n
+    assert sign_flip(np.full(5, 0.1))[0] == 0.0625
+
+
+def test_the_examples_can_be_read() -> None:
+    for file in sorted((Path(__file__).parents[2] / "examples/studies").glob("*.toml")):
+        study = read_study(file)
+        assert set(study.searches) == set(SEARCHES)
+        plan: Plan = plan_of(study, Materials({}, {task: {} for task in study.tasks}))
+        assert len(plan.steps) == len(plan.by_path)
+
+
+@pytest.mark.parametrize(
+    ("kept", "tables_there"),
+    [
+        (["fine-tune"], {"scores", "score_summary"}),
+        (["patterns"], set()),
+        (["search-weights"], {"weight_survival"}),
+        (["search-heads-and-mlps"], {"survivors", "importance", "stability"}),
+    ],
+)
+def test_a_report_of_some_steps_has_what_they_say(
+    copied: Path, kept: list[str], tables_there: set[str]
+) -> None:
+    for step in read_plan(copied).steps:
+        if step.name not in kept:
+            shutil.rmtree(copied / step.path)
+    data = StudyData(read_plan(copied), StudyFolder(copied))
+    assert set(tables_of(data)) == tables_there
+    answers = [one["answers"] for one in conclusions(findings_of(data))]
+    assert all(answers)
+    if kept == ["fine-tune"]:
+        assert all("no step of it is done" in answer[0] for answer in answers)
