@@ -14,10 +14,11 @@ from matplotlib.textpath import TextPath
 
 from .errors import InputError
 from .files import atomic_file
+from .palette import INK
 
 RGB = tuple[float, float, float]
 
-INK, FONT, SMALL = "#222222", "DejaVu Sans", 8.0  # the font comes with matplotlib; sizes in points
+FONT, SMALL = "DejaVu Sans", 8.0  # the font comes with matplotlib; sizes in points
 SWATCH, LINE = 0.17, 0.23  # inches: a square of the legend, from one line of it to the next
 
 _FORMATS = {

@@ -21,8 +21,9 @@ from PIL import Image
 
 from models.drawing import save_figure
 from models.errors import InputError
+from models.palette import MISSING
 from patterns import Pattern
-from patterns.figures import MISSING_COLOUR, distribution_bars, head_grid
+from patterns.figures import distribution_bars, head_grid
 from patterns.taxonomy import COLOURS, TITLES
 
 LETTERS = dict(zip(Pattern, ["V", "D", "VD", "B", "H"], strict=True))
@@ -141,7 +142,7 @@ def test_a_head_that_is_not_in_the_table_is_a_grey_cell_without_a_letter() -> No
     figure = head_grid(heads[~((heads["layer"] == 1) & (heads["head"] == 2))])
     (axes,) = panels(figure)
     assert len(cells(axes)) == 12
-    np.testing.assert_allclose(cells(axes)[1, 2], to_rgb(MISSING_COLOUR))
+    np.testing.assert_allclose(cells(axes)[1, 2], to_rgb(MISSING))
     assert (1, 2) not in letters(axes)
     assert len(letters(axes)) == 11
     assert "not counted" in words(figure)
@@ -151,7 +152,7 @@ def test_a_head_that_is_not_in_the_table_is_a_grey_cell_without_a_letter() -> No
 def test_shape_adds_layers_and_heads_that_the_table_lacks() -> None:
     (axes,) = panels(head_grid(frame(2, 3, kinds=("raw",)), shape=(4, 5)))
     assert set(cells(axes)) == set(itertools.product(range(4), range(5)))
-    np.testing.assert_allclose(cells(axes)[3, 4], to_rgb(MISSING_COLOUR))
+    np.testing.assert_allclose(cells(axes)[3, 4], to_rgb(MISSING))
 
 
 def test_an_outline_is_around_the_survivors_and_no_others() -> None:
