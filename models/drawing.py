@@ -28,11 +28,11 @@ _FORMATS = {
 }
 
 
-def contrast(background: RGB) -> str:
-    """Dark or white text, whichever has the higher contrast (WCAG 2) on `background`."""
+def contrast(background: RGB, dark: str = INK) -> str:
+    """`dark` or white text, whichever has the higher contrast (WCAG 2) on `background`."""
     light = 1.05 / (_luminance(background) + 0.05)
-    dark = (_luminance(background) + 0.05) / (_luminance(to_rgb(INK)) + 0.05)
-    return "white" if light > dark else INK
+    other = (_luminance(background) + 0.05) / (_luminance(to_rgb(dark)) + 0.05)
+    return "white" if light > other else dark
 
 
 def _luminance(colour: RGB) -> float:

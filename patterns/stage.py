@@ -21,6 +21,7 @@ from models.subnetwork import Subnetwork
 
 from .classifier import PatternClassifier, load_classifier
 from .distribution import check_seed, counts
+from .examples import ExampleMaps
 from .heads import MapSink, check_sizes, classify_heads
 from .maps import check_kinds
 from .result import HeadPatterns
@@ -115,9 +116,10 @@ class ClassifyHeads:
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
 
         with ExitStack() as stack:
-            folder = writer = None
+            folder = writer = maps = None
             if self.output is not None:
                 folder = stack.enter_context(atomic_folder(self.output, self.overwrite))
+                maps = ExampleMaps(seed=self.seed)
                 if self.save_maps:
                     from .store import MapWriter
 
@@ -139,7 +141,9 @@ class ClassifyHeads:
                 seed=self.seed,
                 progress=progress,
                 sink=_to_store(writer, checkpoint, anatomy_of(model), task.name) if writer else None,
+                examples=maps,
             )
+            observed = patterns
             if subnetwork is not None:
                 patterns = patterns.select(subnetwork)
             if len(rows.rows) < self.examples:
@@ -150,6 +154,17 @@ class ClassifyHeads:
             summary = self._summary(patterns, checkpoint, rows, classifiers)
             if folder is not None:
                 write_results(folder, patterns, summary)
+                from .classified import write_classified
+
+                survives = subnetwork and subnetwork.heads
+                write_classified(
+                    folder / "report.html",
+                    self,
+                    Classified(patterns, summary, rows),
+                    maps,
+                    observed,
+                    survives,
+                )
         return Classified(patterns, summary, rows)
 
     def _in_model(self, subnetwork: Subnetwork, model: PreTrainedModel) -> tuple[Subnetwork, list[str]]:

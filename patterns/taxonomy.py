@@ -37,6 +37,14 @@ COLOURS: dict[Pattern, str] = {
     Pattern.HETEROGENEOUS: palette.GREEN,
 }
 
+MEANINGS: dict[Pattern, str] = {
+    Pattern.VERTICAL: "One or a few columns are bright over most rows: attention to [CLS], [SEP] or a full stop.",
+    Pattern.DIAGONAL: "A line or band along the diagonal: attention to the token itself, the one before or after.",
+    Pattern.VERTICAL_DIAGONAL: "Both of these.",
+    Pattern.BLOCK: "Rectangles whose borders follow the segments: attention within one of two texts.",
+    Pattern.HETEROGENEOUS: "None of these dominates; the only pattern that could encode a linguistic relation.",
+}
+
 ABBREVIATIONS: dict[Pattern, str] = {
     Pattern.VERTICAL: "V",
     Pattern.DIAGONAL: "D",

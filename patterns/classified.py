@@ -1,0 +1,136 @@
+"""The report of ``classify-heads``."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from models.report import Section, TableBlock, command_line, percent_words
+
+from .distribution import bootstrap_ci95, interpretable_shares
+from .examples import ExampleMaps
+from .report import HeadsView, head_findings, write_report
+from .result import HeadPatterns
+from .tables import interval
+from .taxonomy import INTERPRETABLE
+
+if TYPE_CHECKING:
+    from .stage import Classified, ClassifyHeads
+
+_SHARED = (
+    "model",
+    "revision",
+    "task",
+    "data",
+    "split",
+    "examples",
+    "batch_size",
+    "max_length",
+    "seed",
+    "device",
+)
+
+
+def write_classified(
+    path: Path,
+    job: ClassifyHeads,
+    done: Classified,
+    maps: ExampleMaps | None,
+    observed: HeadPatterns,
+    survives: npt.NDArray[np.bool_] | None,
+) -> None:
+    """Write what one run of ``classify-heads`` found.
+
+    Args:
+        path: of the HTML file.
+        job: what was asked for.
+        done: what was found.
+        maps: what was kept to look at.
+        observed: all heads that were observed, where `done` counts those of a subnetwork alone.
+        survives: ``[L, H]``, the heads of that subnetwork.
+    """
+    summary, within = done.summary, job.subnetwork is not None and job.subnetwork_mode == "select"
+    patterns = observed if within else done.patterns
+    view = HeadsView("", patterns, maps, survives if within else None, annotate=annotation_command(job))
+    examples, counted = summary["examples"], summary["heads"]
+    findings, sections = head_findings(view), []
+    if within:
+        frame, sentences = beside_full(done.patterns, observed, job.seed)
+        findings += sentences
+        table = TableBlock.of(frame, "full-and-subnetwork", "Share of maps", shares=("share", "low", "high"))
+        sections = [Section("Full model and subnetwork", tuple(sentences), tables=(table,))]
+    write_report(
+        path,
+        [view],
+        title=f"Attention heads of {_short(job.model)} on {summary['task'].upper()}",
+        about=f"{examples} examples of {done.rows.source}, split {job.split}; model {job.model}.",
+        facts=[
+            (str(counted["counted"]), "heads" if counted["counted"] == counted["all"] else f"of {counted['all']} heads"),
+            (str(examples), "examples"),
+            *(
+                (percent_words(part["interpretable_ratio"]), f"of {kind} maps heterogeneous")
+                for kind, part in summary["maps"].items()
+            ),
+        ],
+        findings=findings,
+        warnings=done.patterns.warnings,
+        sections=sections,
+        provenance=summary["provenance"],
+        command=repeat_command(job),
+    )  # fmt: skip
+
+
+def beside_full(part: HeadPatterns, full: HeadPatterns, seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """Compare the heads of a subnetwork with all heads of the model: a row per kind, set and pattern, and words."""
+    rows, sentences = [], []
+    for kind in full.kinds:
+        for name, one in (("all heads", full), ("subnetwork", part)):
+            low, high = one.interpretable_ratio_ci95(kind)
+            for pattern, share in one.distribution(kind).items():
+                bounds = (low, high) if pattern == INTERPRETABLE else (np.nan, np.nan)
+                row = {"kind": kind, "heads": name, "pattern": pattern}
+                rows.append(row | {"share": share, "low": bounds[0], "high": bounds[1]})
+        apart = interpretable_shares(part.labels[kind][:, part.heads]) - interpretable_shares(
+            full.labels[kind][:, full.heads]
+        )
+        low, high = bootstrap_ci95(apart, seed)
+        words = interval(low, high)
+        sentences.append(
+            f"Of the {kind} maps of the subnetwork's {int(part.heads.sum())} heads "
+            f"{percent_words(part.interpretable_ratio(kind))} are heterogeneous, of all heads "
+            f"{percent_words(full.interpretable_ratio(kind))}: {100 * apart.mean():+.1f} percentage points"
+            + (f", 95% interval over examples {words}" if words else "")
+            + ". Whether heads that survive differ from those that do not takes several seeds: compare-survivors tests it."
+        )
+    return pd.DataFrame(rows), sentences
+
+
+def repeat_command(job: ClassifyHeads) -> str:
+    """Return the command that repeats a run."""
+    given: dict[str, Any] = {f"{kind}_classifier": source for kind, source in (job.classifiers or {}).items()}
+    return command_line("classify-heads", job, classifiers=None, overwrite=None, **given)
+
+
+def annotation_command(job: ClassifyHeads) -> str:
+    """Return the command that samples the least certain maps of the same model and data for annotation."""
+    default = {field.name: field.default for field in fields(job)}
+    options = {name: getattr(job, name) for name in _SHARED if getattr(job, name) != default[name]}
+    given = {f"{kind}_classifier": source for kind, source in (job.classifiers or {}).items()}
+    others = {field.name: None for field in fields(job)}
+    return command_line(
+        "annotate-maps",
+        job,
+        arguments=("sample",),
+        **(others | options | given | {"strategy": "uncertain", "output": "my-maps"}),
+    )
+
+
+def _short(model: str) -> str:
+    """A Hub id as it is, the last part of a folder's path that says something."""
+    parts = [part for part in Path(model).parts if part not in ("model", "/")]
+    return model if not Path(model).is_dir() or not parts else parts[-1]
