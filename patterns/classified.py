@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,9 @@ from .tables import interval
 from .taxonomy import INTERPRETABLE
 
 if TYPE_CHECKING:
-    from .stage import Classified, ClassifyHeads
+    from models.glue import Rows
+
+    from .stage import ClassifyHeads
 
 _SHARED = (
     "model",
@@ -39,7 +42,9 @@ _SHARED = (
 def write_classified(
     path: Path,
     job: ClassifyHeads,
-    done: Classified,
+    patterns: HeadPatterns,
+    summary: Mapping[str, Any],
+    rows: Rows,
     maps: ExampleMaps | None,
     observed: HeadPatterns,
     survives: npt.NDArray[np.bool_] | None,
@@ -49,18 +54,25 @@ def write_classified(
     Args:
         path: of the HTML file.
         job: what was asked for.
-        done: what was found.
+        patterns: what was found.
+        summary: what ``summary.json`` holds.
+        rows: where the examples were drawn from.
         maps: what was kept to look at.
-        observed: all heads that were observed, where `done` counts those of a subnetwork alone.
+        observed: all heads that were observed, where `patterns` counts those of a subnetwork alone.
         survives: ``[L, H]``, the heads of that subnetwork.
     """
-    summary, within = done.summary, job.subnetwork is not None and job.subnetwork_mode == "select"
-    patterns = observed if within else done.patterns
-    view = HeadsView("", patterns, maps, survives if within else None, annotate=annotation_command(job))
-    examples, counted = summary["examples"], summary["heads"]
+    within = job.subnetwork is not None and job.subnetwork_mode == "select"
+    view = HeadsView(
+        name="",
+        patterns=observed if within else patterns,
+        maps=maps,
+        survives=survives if within else None,
+        annotate=annotation_command(job),
+    )
+    examples, counted, all_heads = summary["examples"], summary["heads"]["counted"], summary["heads"]["all"]
     findings, sections = head_findings(view), []
     if within:
-        frame, sentences = beside_full(done.patterns, observed, job.seed)
+        frame, sentences = beside_full(patterns, observed, job.seed)
         findings += sentences
         table = TableBlock.of(frame, "full-and-subnetwork", "Share of maps", shares=("share", "low", "high"))
         sections = [Section("Full model and subnetwork", tuple(sentences), tables=(table,))]
@@ -68,9 +80,9 @@ def write_classified(
         path,
         [view],
         title=f"Attention heads of {_short(job.model)} on {summary['task'].upper()}",
-        about=f"{examples} examples of {done.rows.source}, split {job.split}; model {job.model}.",
+        about=f"{examples} examples of {rows.source}, split {job.split}; model {job.model}.",
         facts=[
-            (str(counted["counted"]), "heads" if counted["counted"] == counted["all"] else f"of {counted['all']} heads"),
+            (str(counted), "heads" if counted == all_heads else f"of {all_heads} heads"),
             (str(examples), "examples"),
             *(
                 (percent_words(part["interpretable_ratio"]), f"of {kind} maps heterogeneous")
@@ -78,7 +90,7 @@ def write_classified(
             ),
         ],
         findings=findings,
-        warnings=done.patterns.warnings,
+        warnings=patterns.warnings,
         sections=sections,
         provenance=summary["provenance"],
         command=repeat_command(job),
@@ -105,7 +117,7 @@ def beside_full(part: HeadPatterns, full: HeadPatterns, seed: int) -> tuple[pd.D
             f"{percent_words(part.interpretable_ratio(kind))} are heterogeneous, of all heads "
             f"{percent_words(full.interpretable_ratio(kind))}: {100 * apart.mean():+.1f} percentage points"
             + (f", 95% interval over examples {words}" if words else "")
-            + ". Whether heads that survive differ from those that do not takes several seeds: compare-survivors tests it."
+            + ". Whether survivors differ from other heads takes several seeds: see compare-survivors."
         )
     return pd.DataFrame(rows), sentences
 

@@ -22,6 +22,7 @@ from models.drawing import contrast
 from models.files import known
 from models.report import Section, TableBlock, percent_words, write_page
 
+from .distribution import distribution
 from .examples import DRAWN, SURE, UNSURE, ExampleMap, ExampleMaps, Input
 from .rendering import visible
 from .result import HeadPatterns
@@ -133,11 +134,11 @@ class HeadsView:
         """By kind and layer, each pattern's share of the maps of the layer's counted heads; empty without any."""
         found = {}
         for kind in self.patterns.kinds:
-            part = self.frame[self.frame["kind"] == kind]
-            counts = part.groupby("layer")[[f"count_{p}" for p in PATTERNS]].sum()
-            shares = counts.div(counts.sum(axis=1), axis=0)
             found[kind] = [
-                shares.loc[layer].tolist() if layer in shares.index else [] for layer in range(self.shape[0])
+                list(distribution(labels[:, counted].ravel()).values()) if counted.any() else []
+                for labels, counted in zip(
+                    np.moveaxis(self.patterns.labels[kind], 1, 0), self.patterns.heads, strict=True
+                )
             ]
         return found
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from .store import MapWriter
 
+REPORT = "report.html"
 _MISFIT = 0.01  # from this share of the predictions on, the corrected shares come with a warning
 
 
@@ -156,15 +157,8 @@ class ClassifyHeads:
                 write_results(folder, patterns, summary)
                 from .classified import write_classified
 
-                survives = subnetwork and subnetwork.heads
-                write_classified(
-                    folder / "report.html",
-                    self,
-                    Classified(patterns, summary, rows),
-                    maps,
-                    observed,
-                    survives,
-                )
+                kept = None if subnetwork is None else subnetwork.heads
+                write_classified(folder / REPORT, self, patterns, summary, rows, maps, observed, kept)
         return Classified(patterns, summary, rows)
 
     def _in_model(self, subnetwork: Subnetwork, model: PreTrainedModel) -> tuple[Subnetwork, list[str]]:

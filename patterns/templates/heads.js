@@ -5,7 +5,7 @@
   const bytes = await unpacked(data.blob);
   const scale = data.scale.match(/../g).map((two) => parseInt(two, 16));
   const border = data.border.match(/[0-9a-f]{2}/gi).map((two) => parseInt(two, 16));
-  const SHOWN_AT_FIRST = 9;
+  const SHOWN_AT_FIRST = 8;
   const percent = (share) => (100 * share).toFixed(1) + "%";
   const two = (number) => number.toFixed(2);
   const colourOf = (pattern) => "var(--" + data.patterns[pattern].name + ")";
@@ -71,7 +71,7 @@
     const cell = Math.ceil(240 / map.side);
     const side = cell * map.side;
     const canvas = el("canvas", { width: side, height: side });
-    paint(canvas.getContext("2d"), map, 0, 0, side, 2);
+    paint(canvas.getContext("2d"), map, 0, 0, side, 1);
     return canvas;
   }
 
@@ -89,21 +89,21 @@
     const { tokens, borders } = data.inputs[map.input];
     const n = tokens.length;
     const words = tokens.map(short);
-    let font = Math.max(8, Math.min(12, (size * 0.8) / n));
+    let font = Math.max(7.5, Math.min(11, (size * 0.8) / n));
     const family = style.fontFamily;
     pen.font = font + "px " + family;
     const margin = Math.min(size * 0.28, Math.max(...words.map((word) => pen.measureText(word).width)) + 5);
     const side = size - margin - 1;
-    font = Math.max(8, Math.min(12, side / n));
+    font = Math.max(7.5, Math.min(11, side / n));
     pen.font = font + "px " + family;
     paint(pen, map, margin, margin, side, 1.5);
-    const pitch = font * 1.02;
+    const pitch = font * 0.93;
     const order = [...borders, ...tokens.keys()];
     const taken = [];
     pen.textBaseline = "middle";
     for (const i of order) {
       const at = ((i + 0.5) / n) * side;
-      if (taken.some((other) => Math.abs(other - at) < pitch - 0.5)) continue;
+      if (taken.some((other) => Math.abs(other - at) < pitch)) continue;
       taken.push(at);
       pen.fillStyle = borders.includes(i) ? data.border : style.color;
       if (borders.includes(i) && !isDark()) pen.fillStyle = "#c80000";
@@ -226,7 +226,7 @@
     return head.counts.flatMap((count, i) => [
       el("span", {}, data.patterns[i].title),
       el("i", { style: { "--c": colourOf(i), width: (100 * count) / head.n + "%" } }),
-      el("span", {}, String(count)),
+      el("b", {}, String(count)),
     ]);
   }
 
@@ -436,12 +436,12 @@
     const button = el(
       "button", { type: "button", className: "thumb" },
       thumbnail(map),
-      el("b", {}, "L" + map.layer + " H" + map.head), " " + map.kind,
+      el("span", {}, el("b", {}, "L" + map.layer + " H" + map.head), " " + map.kind),
       el("span", { className: "quiet" }, words),
+      el("span", { className: "sr" }, "open layer " + map.layer + ", head " + map.head),
     );
     button.dataset.layer = map.layer;
     button.dataset.head = map.head;
-    button.setAttribute("aria-label", "layer " + map.layer + ", head " + map.head + ", " + map.kind + " map: " + words);
     button.addEventListener("click", () => ((lastFocus = button), open(view, map.layer, map.head)));
     return button;
   }
@@ -500,7 +500,7 @@
       }
       const unsure = maps.filter((map) => map.why.includes("unsure")).sort((a, b) => margin(a) - margin(b));
       const place = node.querySelector(".unsure .thumbs");
-      if (place) fill(place, view, unsure, byMargin, 18);
+      if (place) fill(place, view, unsure, byMargin, 16);
     });
     document.getElementById("shown").textContent = shown === all ? all + " heads" : shown + " of " + all + " heads";
   }
