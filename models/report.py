@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _ROOMS = Path(__file__).parents[1]
 _SCRIPT = "models/templates/page.js"
-_ROWS_SHOWN = 1000  # a longer table is a file of its own, not a part of a page
+_ROWS_SHOWN = 2000  # a longer table is a file of its own, not a part of a page
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class TableBlock:
 
         Args:
             frame: numbers are shown with up to four significant digits and saved as they are.
-            name: of the CSV file, without its ending.
+            name: of the CSV file, without its ending; what is no part of a file's name becomes a hyphen.
             caption: one line.
             titles: what stands above a column instead of its name.
             shares: columns to show in percent.
@@ -92,7 +93,7 @@ class TableBlock:
         )
         if len(frame) > _ROWS_SHOWN:
             caption += f" (the first {_ROWS_SHOWN} of {len(frame)} rows)"
-        return cls(name, caption, columns, rows, folded)
+        return cls(re.sub(r"[^\w.-]+", "-", name), caption, columns, rows, folded)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,8 @@ class HeadsView:
     """``[L, H]``, where that is known."""
     annotate: str = ""
     """The command that sends the least certain maps to annotation."""
+    bars: tuple[dict[str, Any], ...] = ()
+    """Bars of :func:`distribution_row` to show instead of the patterns' own."""
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -85,8 +87,10 @@ class HeadsView:
         name = f"heads-{self.name}" if self.name else "heads"
         return TableBlock.of(self.frame, name, "Every head", titles=_HEAD_TITLES, shares=_SHARES, folded=True)
 
-    def share_table(self) -> TableBlock:
-        """Each pattern's share by kind, corrected too where that can be, with the intervals that are known."""
+    def share_table(self) -> TableBlock | None:
+        """Each pattern's share by kind, plain and corrected, where no other bars are shown."""
+        if self.bars:
+            return None
         rows = []
         for kind in self.patterns.kinds:
             plain, bounds = self.patterns.distribution(kind), self.patterns.interpretable_ratio_ci95(kind)
@@ -144,6 +148,8 @@ class HeadsView:
 
     def distributions(self) -> list[dict[str, Any]]:
         """Each pattern's share by kind, and the interpretable ratio with its interval, for bars."""
+        if self.bars:
+            return list(self.bars)
         return [
             distribution_row(
                 f"{kind} maps",
