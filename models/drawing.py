@@ -1,6 +1,7 @@
 """Drawing by the inch: pages, text and legends that look the same whatever the user's matplotlib settings."""
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ RGB = tuple[float, float, float]
 
 FONT, SMALL = "DejaVu Sans", 8.0  # the font comes with matplotlib; sizes in points
 SWATCH, LINE = 0.17, 0.23  # inches: a square of the legend, from one line of it to the next
+
+_SCREEN = 115  # dots per inch of a notebook on a screen
 
 _FORMATS = {
     ".png": {"Software": None},
@@ -51,11 +54,22 @@ def text_width(words: str, size: float) -> float:
     return float(path.get_extents().width) / 72
 
 
+class PageFigure(Figure):
+    """A figure that belongs to no window; a notebook shows it without further ado."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """What IPython shows: twice as many dots as the size on the page, for screens that have them."""
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", dpi=2 * _SCREEN, facecolor="white")
+        width, height = self.get_size_inches() * _SCREEN
+        return buffer.getvalue(), {"width": round(width), "height": round(height)}
+
+
 class Page:
     """A figure measured in inches from its lower left corner."""
 
     def __init__(self, width: float, height: float) -> None:
-        self.figure = Figure(figsize=(width, height), facecolor="white")
+        self.figure = PageFigure(figsize=(width, height), facecolor="white")
         self.figure.set_layout_engine("none")
         self.width, self.height = width, height
         self._ground = self.axes(0, 0, width, height)

@@ -233,9 +233,7 @@ def pattern_words(name: str, kind: str, found: Mapping[str, Any]) -> tuple[str, 
     if test["p_layers"] is None:
         return f"{said}; whether that is more than chance cannot be tested with these heads.", ""
     beyond = test["p_layers_holm"] < _ALPHA
-    verdict = (
-        "other than the layers that they are in explain" if beyond else "no other than their layers explain"
-    )
+    verdict = "beyond" if beyond else "not shown to go beyond"
     tested = (
         f"The test, {name}, {kind} maps: survivors differ from the other heads by {100 * test['difference']:+.1f} "
         f"points. If heads were interchangeable within each layer, it would be {100 * test['expected_by_layers']:+.1f} "
