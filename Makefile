@@ -34,7 +34,11 @@ lint: $(VENV)/dev.stamp
 test: lint
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/dev.stamp
+# Checks reports for accessibility; without npm that test is skipped.
+node_modules/axe-core/axe.min.js:
+	-npm install --no-save --no-package-lock --silent axe-core
+
+test-slow: $(VENV)/dev.stamp node_modules/axe-core/axe.min.js
 	$(BIN)/python -m pytest -m slow
 
 test-all: test test-slow

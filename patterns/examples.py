@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -198,8 +199,14 @@ def _averaged(cells: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     n = len(cells)
     if n <= side:
         return cells
-    rows = resampling_matrices(torch.tensor([n]), n, side)[0].numpy()
+    rows = _averaging(n, side)
     return rows @ cells.astype(np.float32) @ rows.T
+
+
+@lru_cache
+def _averaging(n: int, side: int) -> npt.NDArray[np.float32]:
+    """``[side, n]``: averages n tokens to `side` cells."""
+    return resampling_matrices(torch.tensor([n]), n, side)[0].numpy()
 
 
 def _quantised(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], float]:

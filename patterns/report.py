@@ -305,18 +305,15 @@ def head_findings(view: HeadsView) -> list[str]:
         row = distribution_row(kind, patterns.distribution(kind), patterns.interpretable_ratio_ci95(kind))
         most = max(PATTERNS, key=lambda p: patterns.distribution(kind)[p])
         sentences.append(
-            f"{row['ratio']} of the {kind} maps are heterogeneous"
-            + (f" (95% interval {row['words']}, over examples)" if row["words"] else "")
-            + ": at most that share could be interpretable. The commonest pattern is "
-            f"{TITLES[most]}, {percent_words(patterns.distribution(kind)[most])}."
+            f"{row['ratio']}{' ' + row['words'] if row['words'] else ''} of the {kind} maps are heterogeneous, at most "
+            f"which could be interpretable; {percent_words(patterns.distribution(kind)[most])} are {TITLES[most]}."
         )
     frame = view.frame
     if len(patterns.kinds) > 1:
         wide = frame.pivot(index=["layer", "head"], columns="kind", values="dominant")
         differ = int((wide["raw"] != wide["norm"]).sum())
         sentences.append(
-            f"Weighting attention by the norms of what is attended to changes the dominant pattern of {differ} of "
-            f"{len(wide)} heads."
+            f"By norms, {differ} of {len(wide)} heads have another dominant pattern than by attention alone."
         )
     steady = frame[frame["dominant_share"] >= 0.9].groupby("kind").size()
     words = " and ".join(f"{int(steady.get(kind, 0))} by {kind} maps" for kind in patterns.kinds)

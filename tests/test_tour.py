@@ -30,7 +30,7 @@ def test_the_tour_can_be_taken(minilm_folder: str, tmp_path: Path, monkeypatch: 
     assert len(pictures) == 5
     for picture in pictures:
         assert min(picture.size) > 200
-        assert len(set(picture.convert("RGB").resize((60, 60)).getdata())) > 5
+        assert len(picture.convert("RGB").resize((60, 60)).getcolors(4000) or ()) > 5
     assert len(list(tmp_path.glob("headscope-*/*/report.html"))) == 2
 
 

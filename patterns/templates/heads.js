@@ -194,8 +194,8 @@
         el("b", {}, "p = " + probability), " · " + why,
         el("span", { className: "quiet" }, " · example " + input.example + (input.source ? ", " + input.source : "")),
       ),
-      readout,
       el("div", { className: "map-tools" }, larger, strongest(map)),
+      readout,
     );
     return figure;
   }
@@ -476,13 +476,14 @@
     let shown = 0;
     let all = 0;
     data.views.forEach((view, number) => {
-      const node = document.querySelector('.view[data-view="' + number + '"]');
-      node.hidden = number !== current;
-      for (const part of node.querySelectorAll(".grid, .bars-row[data-kind]"))
+      const nodes = [...document.querySelectorAll('.view[data-view="' + number + '"]')];
+      const within = (selector) => nodes.flatMap((node) => [...node.querySelectorAll(selector)]);
+      for (const node of nodes) node.hidden = number !== current;
+      for (const part of within(".grid, .bars-row[data-kind]"))
         part.hidden = Boolean(choice("kind")) && part.dataset.kind !== choice("kind");
       if (number !== current) return;
       const places = new Set();
-      for (const cell of node.querySelectorAll("button.cell")) {
+      for (const cell of within("button.cell")) {
         const head = view.byPlace[cell.dataset.layer + "." + cell.dataset.head][cell.closest("table").dataset.kind];
         const on = fits(head);
         cell.classList.toggle("off", !on);
@@ -491,7 +492,7 @@
       shown = places.size;
       all = Object.keys(view.byPlace).length;
       const maps = view.maps.filter(fitsMap);
-      for (const strip of node.querySelectorAll(".strip")) {
+      for (const strip of within(".strip")) {
         const pattern = data.patterns.findIndex((one) => one.name === strip.dataset.pattern);
         const sure = maps.filter((map) => map.pattern === pattern && map.why.includes("sure"));
         sure.sort((a, b) => b.probabilities[pattern] - a.probabilities[pattern]);
@@ -499,9 +500,10 @@
         fill(strip.querySelector(".thumbs"), view, sure, byPattern);
       }
       const unsure = maps.filter((map) => map.why.includes("unsure")).sort((a, b) => margin(a) - margin(b));
-      const place = node.querySelector(".unsure .thumbs");
-      if (place) fill(place, view, unsure, byMargin, 16);
+      for (const place of within(".unsure .thumbs")) fill(place, view, unsure, byMargin, 16);
     });
+    const chosen = chips.some((chip) => chip.ariaPressed === "true") || ["kind", "layer", "survives"].some(choice);
+    document.getElementById("reset").hidden = !chosen;
     document.getElementById("shown").textContent = shown === all ? all + " heads" : shown + " of " + all + " heads";
   }
 
