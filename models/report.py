@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import palette
 from .drawing import save_figure
 from .files import atomic_file
 
@@ -164,6 +165,7 @@ def write_page(
     from markupsafe import Markup
 
     html = _environment().get_template(template).render(
+        palette=palette,
         title=title,
         about=about,
         facts=facts,
@@ -181,26 +183,28 @@ def write_page(
         temporary.write_text(html, encoding="utf-8")
 
 
-def command_line(name: str, job: Any, **changed: Any) -> str:
-    """Return the command that does what `job` does, for a POSIX shell: options at their defaults are left out.
-
-    Args:
-        name: of the command.
-        job: a dataclass of one stage, whose fields are named as the options are.
-        changed: options to give in other words than the field's; None leaves one out, a tuple under the name
-            ``arguments`` comes first.
-    """
-    words = [name, *map(str, changed.pop("arguments", ()))]
-    options = {
+def options_of(job: Any) -> dict[str, Any]:
+    """Return what of a dataclass of one stage is not as by default; its fields are named as the options are."""
+    return {
         field.name: getattr(job, field.name) for field in fields(job) if getattr(job, field.name) != field.default
     }  # fmt: skip
-    for option, value in (options | changed).items():
+
+
+def command_line(words: Sequence[object], options: Mapping[str, Any]) -> str:
+    """Return a command for a POSIX shell.
+
+    Args:
+        words: the command's name, and what comes before its options.
+        options: under their names with underscores; None leaves one out, a tuple is given with commas.
+    """
+    line = list(map(str, words))
+    for option, value in options.items():
         if value is None or value is False:
             continue
-        flag = f"--{option.replace('_', '-')}"
-        values = [] if value is True else [",".join(value) if isinstance(value, tuple) else str(value)]
-        words += [flag, *values]
-    return shlex.join(words)
+        line.append(f"--{option.replace('_', '-')}")
+        if value is not True:
+            line.append(",".join(value) if isinstance(value, tuple) else str(value))
+    return shlex.join(line)
 
 
 def percent_words(share: float) -> str:

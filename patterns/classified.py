@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.report import Section, TableBlock, command_line, percent_words
+from models.report import Section, TableBlock, command_line, options_of, percent_words
 
 from .distribution import bootstrap_ci95, interpretable_shares
 from .examples import ExampleMaps
-from .report import HeadsView, head_findings, write_report
+from .report import HeadsView, head_findings, sampling_command, write_report
 from .result import HeadPatterns
 from .tables import interval
 from .taxonomy import INTERPRETABLE
@@ -24,19 +23,6 @@ if TYPE_CHECKING:
     from models.glue import Rows
 
     from .stage import ClassifyHeads
-
-_SHARED = (
-    "model",
-    "revision",
-    "task",
-    "data",
-    "split",
-    "examples",
-    "batch_size",
-    "max_length",
-    "seed",
-    "device",
-)
 
 
 def write_classified(
@@ -93,7 +79,7 @@ def write_classified(
         warnings=patterns.warnings,
         sections=sections,
         provenance=summary["provenance"],
-        command=repeat_command(job),
+        command=repeat_command(job, summary),
     )  # fmt: skip
 
 
@@ -122,24 +108,20 @@ def beside_full(part: HeadPatterns, full: HeadPatterns, seed: int) -> tuple[pd.D
     return pd.DataFrame(rows), sentences
 
 
-def repeat_command(job: ClassifyHeads) -> str:
-    """Return the command that repeats a run."""
-    given: dict[str, Any] = {f"{kind}_classifier": source for kind, source in (job.classifiers or {}).items()}
-    return command_line("classify-heads", job, classifiers=None, overwrite=None, **given)
+def repeat_command(job: ClassifyHeads, summary: Mapping[str, Any]) -> str:
+    """Return the command that repeats a run; of a model from the Hub, with the commit that was looked at."""
+    options = {"model": job.model, "revision": summary["provenance"]["model"]["revision"]} | options_of(job)
+    return command_line(["classify-heads"], options | _classifiers(job) | {"overwrite": None})
 
 
 def annotation_command(job: ClassifyHeads) -> str:
     """Return the command that samples the least certain maps of the same model and data for annotation."""
-    default = {field.name: field.default for field in fields(job)}
-    options = {name: getattr(job, name) for name in _SHARED if getattr(job, name) != default[name]}
+    return sampling_command(options_of(job) | _classifiers(job))
+
+
+def _classifiers(job: ClassifyHeads) -> dict[str, Any]:
     given = {f"{kind}_classifier": source for kind, source in (job.classifiers or {}).items()}
-    others = {field.name: None for field in fields(job)}
-    return command_line(
-        "annotate-maps",
-        job,
-        arguments=("sample",),
-        **(others | options | given | {"strategy": "uncertain", "output": "my-maps"}),
-    )
+    return {"classifiers": None, **given}
 
 
 def _short(model: str) -> str:

@@ -15,12 +15,12 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from models.errors import InputError
 from models.files import atomic_file
-from models.palette import BORDER, MAP
+from models.palette import BORDER, BORDER_TEXT, FAINT, INK, MAP
 
 BORDER_COLOUR = ImageColor.getrgb(BORDER)
 """RGB of the lines that end a segment."""
 
-_INK, _GREY, _RED = (34, 34, 34), (170, 170, 170), (200, 0, 0)
+_INK, _GREY, _RED = (ImageColor.getrgb(colour) for colour in (INK, FAINT, BORDER_TEXT))
 _SMALLEST, _LARGEST = 9, 13  # font sizes in pixels; the second for a picture of 512 pixels
 _LONGEST = 14  # characters of a label
 _SPECIAL = re.compile(r"\[[A-Z][A-Z_]*\d*\]|<\|\w+\|>|</?\w+>")

@@ -20,7 +20,7 @@ from matplotlib.colors import to_rgb
 from models import palette
 from models.drawing import contrast
 from models.files import known
-from models.report import Section, TableBlock, percent_words, write_page
+from models.report import Section, TableBlock, command_line, percent_words, write_page
 
 from .distribution import distribution
 from .examples import DRAWN, SURE, UNSURE, ExampleMap, ExampleMaps, Input
@@ -34,8 +34,19 @@ TEMPLATE, SCRIPT = "patterns/templates/heads.html", "patterns/templates/heads.js
 _MAPS_BYTES = 3_000_000  # of a page, as base64; the rest of a BERT-base report is below 1 MB
 _SIDES = (64, 48, 40, 32, 24, 16)
 _STRIP = 240  # examples in the strip of a head; its counts are over all of them
-_LIGHT, _DARK = "#ffffff", "#1b2026"  # surfaces on which cells fade; as in page.css
 
+_SAMPLING = (
+    "model",
+    "revision",
+    "task",
+    "data",
+    "split",
+    "maps",
+    "examples",
+    "batch_size",
+    "max_length",
+    "seed",
+)
 _HEAD_TITLES = {"n": "maps", "dominant": "pattern", "dominant_share": "share", "self_agreement": "agreement"}
 _SHARES = ("dominant_share", "self_agreement")
 
@@ -130,7 +141,10 @@ class HeadsView:
                 "share": round(share, 3),
                 "words": words,
                 "survives": bool(row.get("survives", False)),
-                **{name: _ink(pattern, share, over) for name, over in (("light", _LIGHT), ("dark", _DARK))},
+                **{
+                    name: _ink(pattern, share, over)
+                    for name, over in (("light", palette.LIGHT), ("dark", palette.DARK))
+                },
             }
         return grids
 
@@ -192,7 +206,7 @@ def write_report(
         sections: behind the heads.
         page: what :func:`models.report.write_page` takes besides.
     """
-    inks = {p.value: _ink(p, 1.0, _LIGHT) for p in PATTERNS}
+    inks = {p.value: _ink(p, 1.0, palette.LIGHT) for p in PATTERNS}
     write_page(
         path,
         template=TEMPLATE,
@@ -283,6 +297,7 @@ def page_data(views: Sequence[HeadsView]) -> dict[str, Any]:
             {"name": p.value, "title": TITLES[p], "letter": ABBREVIATIONS[p], "colour": COLOURS[p]} for p in PATTERNS
         ],
         "border": palette.BORDER,
+        "borderText": palette.BORDER_TEXT,
         "scale": _scale(),
         "views": shown,
         "inputs": [
@@ -296,6 +311,18 @@ def page_data(views: Sequence[HeadsView]) -> dict[str, Any]:
         ],
         "blob": base64.b64encode(zlib.compress(b"".join(blob), 9)).decode(),
     }  # fmt: skip
+
+
+def sampling_command(options: Mapping[str, Any]) -> str:
+    """Return the command that samples the least certain maps of a model for annotation.
+
+    Args:
+        options: of the run that is reported; those that ``annotate-maps sample`` has too are passed on.
+    """
+    shared = {
+        name: value for name, value in options.items() if name in _SAMPLING or name.endswith("_classifier")
+    }
+    return command_line(["annotate-maps", "sample"], shared | {"strategy": "uncertain", "output": "my-maps"})
 
 
 def head_findings(view: HeadsView) -> list[str]:

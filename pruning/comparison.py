@@ -186,9 +186,11 @@ class CompareSurvivors:
             }
             comparisons += list(found.values())
             if looks:
+                from models.report import options_of
+
                 from .report import heads_view
 
-                views.append(heads_view(group, measured, found, looks[group.task]))
+                views.append(heads_view(group, measured, found, looks[group.task], options_of(self)))
             summary["tasks"][group.name] |= {
                 "examples": int(next(iter(measured.labels.values())).shape[1]),
                 "models": [model.name for model in measured.models],

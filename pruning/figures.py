@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from models.drawing import RGB, SMALL, Legend, Page, Swatch, text_style, text_width
 from models.errors import InputError
-from models.palette import ALWAYS, GREY, INK, NEVER
+from models.palette import ALWAYS, FAINT, GREY, INK, NEVER
 from patterns.figures import draw_bar, draw_whisker, pattern_key, plain_ticks, tick_positions
 from patterns.tables import check_distributions, interval
 from patterns.taxonomy import INTERPRETABLE
@@ -191,7 +191,7 @@ def _survival_key(groups: Sequence[Group]) -> list[Swatch]:
         steps = {f"{share:.0%}": share for share in (0, 0.25, 0.5, 0.75, 1)}
         words = "kept under, of its seeds:"
     scale = [
-        Swatch(step, _shade(share), "#BBBBBB", "\N{BULLET}" if share == 1 else "")
+        Swatch(step, _shade(share), FAINT, "\N{BULLET}" if share == 1 else "")
         for step, share in steps.items()
     ]
     return [Swatch(words), *scale]

@@ -10,10 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.report import FigureBlock, Section, TableBlock, command_line, percent_words, write_page
+from models.report import (
+    FigureBlock,
+    Section,
+    TableBlock,
+    command_line,
+    options_of,
+    percent_words,
+    write_page,
+)
 from patterns import HeadPatterns
 from patterns.examples import ExampleMaps
-from patterns.report import HeadsView, distribution_row, write_report
+from patterns.report import HeadsView, distribution_row, sampling_command, write_report
 from patterns.tables import interval
 
 from .consistency import stability_frame, survivors_frame
@@ -34,7 +42,11 @@ _SIDES = {"super_survivors": "super-survivors", "all": "all heads"}
 
 
 def heads_view(
-    group: Group, measured: Measured, found: Mapping[str, Any], maps: ExampleMaps | None
+    group: Group,
+    measured: Measured,
+    found: Mapping[str, Any],
+    maps: ExampleMaps | None,
+    options: Mapping[str, Any],
 ) -> HeadsView:
     """Return the heads of a task's full models, over all of its seeds, with what survives pruning.
 
@@ -43,7 +55,9 @@ def heads_view(
         measured: the patterns in each run's full model.
         found: by kind, what :func:`pruning.survivor_patterns.compare` returned.
         maps: what was kept to look at.
+        options: of the run.
     """
+    model, revision = measured.models[0]
     bars = [
         distribution_row(
             f"{kind}, {count_words(part['heads'], 'super-survivor' if side == 'super_survivors' else 'head')}",
@@ -63,6 +77,7 @@ def heads_view(
         kept=np.sum([one.heads for one in group.subnetworks], axis=0),
         seeds=len(group.runs),
         importance=mean_importance(group),
+        annotate=sampling_command({**options, "model": model, "revision": revision, "task": group.task}),
         bars=tuple(bars),
     )
 
@@ -141,7 +156,9 @@ def write_comparison(
         "warnings": summary["warnings"],
         "sections": _sections(groups, summary, kept, tested, table),
         "provenance": summary["provenance"],
-        "command": command_line("compare-survivors", job, arguments=job.runs, runs=None, overwrite=None),
+        "command": command_line(
+            ["compare-survivors", *job.runs], options_of(job) | {"runs": None, "overwrite": None}
+        ),
     }  # fmt: skip
     if views:
         write_report(path, views, **page)

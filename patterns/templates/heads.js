@@ -106,7 +106,7 @@
       if (taken.some((other) => Math.abs(other - at) < pitch)) continue;
       taken.push(at);
       pen.fillStyle = borders.includes(i) ? data.border : style.color;
-      if (borders.includes(i) && !isDark()) pen.fillStyle = "#c80000";
+      if (borders.includes(i) && !isDark()) pen.fillStyle = data.borderText;
       pen.textAlign = "right";
       pen.fillText(words[i], margin - 4, margin + at, margin - 4);
       pen.save();

@@ -1,5 +1,6 @@
 """Figures are read back from their patches, their texts and, once drawn, their pixels."""
 
+import io
 import itertools
 import math
 import re
@@ -370,3 +371,22 @@ def test_a_bad_table_of_heads_is_refused(heads: pd.DataFrame, options: dict, say
 def test_a_ratio_that_contradicts_its_bar_is_refused() -> None:
     with pytest.raises(InputError, match=r"0\.3.*0\.18"):
         distribution_bars({"raw": RAW}, {"raw": (0.3, 0.2, 0.4)})
+
+
+def test_colours_are_named_in_one_place() -> None:
+    root = Path(__file__).parents[2]
+    rooms = [
+        path
+        for room in ("models", "patterns", "annotations", "pruning")
+        for path in (root / room).rglob("*.py")
+    ]
+    assert len(rooms) > 50
+    found = {path.name for path in rooms if re.search(r"[\"']#[0-9A-Fa-f]{6}[\"']", path.read_text())}
+    assert found == {"palette.py"}
+
+
+def test_a_notebook_shows_a_figure_by_itself() -> None:
+    data, size = head_grid(frame(6, 12))._repr_png_()  # type: ignore[attr-defined]
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.size == pytest.approx((2 * size["width"], 2 * size["height"]), abs=2)
+        assert 400 < size["width"] < 900
