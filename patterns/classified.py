@@ -14,7 +14,7 @@ from models.report import Section, TableBlock, command_line, options_of, percent
 
 from .distribution import bootstrap_ci95, interpretable_shares
 from .examples import ExampleMaps
-from .report import HeadsView, head_findings, sampling_command, write_report
+from .report import HeadsView, head_findings, read_importance, sampling_command, write_report
 from .result import HeadPatterns
 from .tables import interval
 from .taxonomy import INTERPRETABLE
@@ -53,14 +53,22 @@ def write_classified(
         patterns=observed if within else patterns,
         maps=maps,
         survives=survives if within else None,
+        importance=_importance(job, observed),
         annotate=annotation_command(job),
     )
     examples, counted, all_heads = summary["examples"], summary["heads"]["counted"], summary["heads"]["all"]
+    whose = "their " if within else ""
     findings, sections = head_findings(view), []
     if within:
         frame, sentences = beside_full(patterns, observed, job.seed)
         findings += sentences
-        table = TableBlock.of(frame, "full-and-subnetwork", "Share of maps", shares=("share", "low", "high"))
+        table = TableBlock.of(
+            frame,
+            "full-and-subnetwork",
+            "Share of maps",
+            titles={"low": "95% from", "high": "to"},
+            shares=("share", "low", "high"),
+        )
         sections = [Section("Full model and subnetwork", tuple(sentences), tables=(table,))]
     write_report(
         path,
@@ -71,7 +79,7 @@ def write_classified(
             (str(counted), "heads" if counted == all_heads else f"of {all_heads} heads"),
             (str(examples), "examples"),
             *(
-                (percent_words(part["interpretable_ratio"]), f"of {kind} maps heterogeneous")
+                (percent_words(part["interpretable_ratio"]), f"of {whose}{kind} maps heterogeneous")
                 for kind, part in summary["maps"].items()
             ),
         ],
@@ -117,6 +125,17 @@ def repeat_command(job: ClassifyHeads, summary: Mapping[str, Any]) -> str:
 def annotation_command(job: ClassifyHeads) -> str:
     """Return the command that samples the least certain maps of the same model and data for annotation."""
     return sampling_command(options_of(job) | _classifiers(job))
+
+
+def _importance(job: ClassifyHeads, observed: HeadPatterns) -> npt.NDArray[np.float64] | None:
+    """Of the search that a subnetwork comes from, if its folder is at hand."""
+    if job.subnetwork is None:
+        return None
+    place = Path(job.subnetwork)
+    layers, heads = observed.heads.shape
+    return read_importance(
+        (place if place.is_dir() else place.parent) / "importance.parquet", (layers, heads)
+    )
 
 
 def _classifiers(job: ClassifyHeads) -> dict[str, Any]:

@@ -141,10 +141,8 @@ class HeadsView:
                 "share": round(share, 3),
                 "words": words,
                 "survives": bool(row.get("survives", False)),
-                **{
-                    name: _ink(pattern, share, over)
-                    for name, over in (("light", palette.LIGHT), ("dark", palette.DARK))
-                },
+                "light": _ink(pattern, share, palette.LIGHT),
+                "dark": _ink(pattern, share, palette.DARK),
             }
         return grids
 
@@ -313,6 +311,22 @@ def page_data(views: Sequence[HeadsView]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def read_importance(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float64] | None:
+    """Return ``[L, H]``, each head's importance in the full model, normalised by layer, from what a search wrote.
+
+    Args:
+        path: of ``importance.parquet``; None is returned if there is no such file.
+        shape: layers and heads per layer.
+    """
+    if not path.is_file():
+        return None
+    frame = pd.read_parquet(path, columns=["iteration", "component", "layer", "head", "normalized"])
+    first = frame[(frame["component"] == "head") & (frame["iteration"] == frame["iteration"].min())]
+    values = np.full(shape, np.nan)
+    values[first["layer"], first["head"]] = first["normalized"]
+    return values
+
+
 def sampling_command(options: Mapping[str, Any]) -> str:
     """Return the command that samples the least certain maps of a model for annotation.
 
@@ -328,11 +342,12 @@ def sampling_command(options: Mapping[str, Any]) -> str:
 def head_findings(view: HeadsView) -> list[str]:
     """Say in sentences what a reader should take away of one view."""
     patterns, sentences = view.patterns, []
+    whose = "" if view.survives is None else " of all heads"
     for kind in patterns.kinds:
         row = distribution_row(kind, patterns.distribution(kind), patterns.interpretable_ratio_ci95(kind))
         most = max(PATTERNS, key=lambda p: patterns.distribution(kind)[p])
         sentences.append(
-            f"{row['ratio']}{' ' + row['words'] if row['words'] else ''} of the {kind} maps are heterogeneous, at most "
+            f"{row['ratio']}{' ' + row['words'] if row['words'] else ''} of the {kind} maps{whose} are heterogeneous, at most "
             f"which could be interpretable; {percent_words(patterns.distribution(kind)[most])} are {TITLES[most]}."
         )
     frame = view.frame
@@ -377,7 +392,7 @@ def _shade(pattern: Pattern, share: float, surface: str) -> tuple[float, float, 
 
 def _ink(pattern: Pattern, share: float, surface: str) -> str:
     """Black or white, whichever is read better on a cell."""
-    return "#fff" if contrast(_shade(pattern, share, surface), dark="#000000") == "white" else "#000"
+    return "#fff" if contrast(_shade(pattern, share, surface), dark=palette.BLACK) == "white" else "#000"
 
 
 def _scale() -> str:

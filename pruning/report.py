@@ -21,7 +21,7 @@ from models.report import (
 )
 from patterns import HeadPatterns
 from patterns.examples import ExampleMaps
-from patterns.report import HeadsView, distribution_row, sampling_command, write_report
+from patterns.report import HeadsView, distribution_row, read_importance, sampling_command, write_report
 from patterns.tables import interval
 
 from .consistency import stability_frame, survivors_frame
@@ -102,18 +102,10 @@ def mean_importance(group: Group) -> npt.NDArray[np.float64] | None:
 
     None if one of the runs does not hold importances: masks alone, or a search for weights.
     """
-    shape = group.subnetworks[0].heads.shape
-    found = []
-    for run in group.runs:
-        path = run.source / IMPORTANCE
-        if not path.is_file():
-            return None
-        frame = pd.read_parquet(path, columns=["iteration", "component", "layer", "head", "normalized"])
-        first = frame[(frame["component"] == "head") & (frame["iteration"] == frame["iteration"].min())]
-        values = np.full(shape, np.nan)
-        values[first["layer"], first["head"]] = first["normalized"]
-        found.append(values)
-    return np.mean(found, axis=0)
+    layers, heads = group.subnetworks[0].heads.shape
+    found = [read_importance(run.source / IMPORTANCE, (layers, heads)) for run in group.runs]
+    several = [one for one in found if one is not None]
+    return np.mean(several, axis=0) if len(several) == len(found) else None
 
 
 def write_comparison(
