@@ -14,10 +14,11 @@ from models.report import Section, TableBlock, command_line, options_of, percent
 
 from .distribution import bootstrap_ci95, interpretable_shares
 from .examples import ExampleMaps
-from .report import HeadsView, head_findings, read_importance, sampling_command, write_report
+from .report import head_findings, read_importance, sampling_command, write_report
 from .result import HeadPatterns
 from .tables import interval
 from .taxonomy import INTERPRETABLE
+from .view import HeadsView
 
 if TYPE_CHECKING:
     from models.glue import Rows

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from patterns.report import HeadsView
+    from patterns.view import HeadsView
 
 REPORT = "report.html"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")

@@ -21,8 +21,9 @@ from models.report import (
 )
 from patterns import HeadPatterns
 from patterns.examples import ExampleMaps
-from patterns.report import HeadsView, distribution_row, read_importance, sampling_command, write_report
+from patterns.report import read_importance, sampling_command, write_report
 from patterns.tables import interval
+from patterns.view import HeadsView, distribution_row
 
 from .consistency import stability_frame, survivors_frame
 from .figures import pattern_bars, survival_maps

@@ -19,9 +19,10 @@ from models import Subnetwork
 from models.report import TableBlock, write_page
 from patterns import classify_heads
 from patterns.examples import DRAWN, SIDE, SURE, UNSURE, ExampleMaps
-from patterns.report import HeadsView, page_data, write_report
+from patterns.report import page_data, write_report
 from patterns.stage import ClassifyHeads
 from patterns.taxonomy import PATTERNS
+from patterns.view import HeadsView
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EVIL = "<script>window.bad=1</script>"
