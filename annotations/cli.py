@@ -12,7 +12,7 @@ from models.cli import JsonOption, OverwriteOption, SeedOption, command, say
 
 AnnotationsOption = Annotated[
     list[Path],
-    typer.Option("--annotations", help="Folder of annotated maps, ours or as published; can be repeated."),
+    typer.Option("--annotations", help="Folders of annotated maps, ours or as published: DIR1 DIR2 ..."),
 ]
 
 
@@ -25,7 +25,7 @@ def train_classifier(
         float | None,
         typer.Option(
             "--other-kind",
-            help="How often maps of the other kind are learned from too; 0 for never [default: raw 1, norm 0.33].",
+            help="How often maps of the other kind are learned from too; 0 for never (default: raw 1, norm 0.33).",
         ),
     ] = None,
     generated: Annotated[
@@ -54,7 +54,7 @@ def train_classifier(
 ) -> None:
     """Train a pattern classifier on annotated maps and score it on heads it has not seen.
 
-    Example: train-classifier --annotations my-maps --maps raw --output my-classifier
+    Example: train-classifier --annotations my-maps more-maps --maps raw --output my-classifier
     """
     from patterns.training import Training
 

@@ -1,6 +1,5 @@
 """Annotated maps: load them from any known layout, look at them, merge, split, and save them as Parquet."""
 
-from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,11 @@ from patterns import Pattern, store
 from patterns.store import METADATA, UNKNOWN, MapRow
 from patterns.taxonomy import KINDS, PATTERNS
 
+from .folders import AddedSummary as AddedSummary
+from .folders import add_annotations as add_annotations
+from .folders import readme
 from .formats import LAYOUTS, Annotation, find_published, majority, read_published
-from .table import ANNOTATION_SCHEMA, check_annotations, read_annotations
+from .table import ANNOTATION_SCHEMA, check_annotations, read_annotations, votes
 
 if TYPE_CHECKING:
     import datasets
@@ -56,14 +58,8 @@ class AnnotatedMaps:
                 f"two maps have the id {twice.id}; give each its own, or load one kind (kind='raw' or 'norm')."
             )
         self._annotations = check_annotations(annotations, self._position)
-        votes: dict[str, dict[str, Pattern]] = {}
-        # An annotator's later label replaces an earlier one.
-        in_time = self._annotations.sort_values("time", na_position="first", kind="stable")
-        for id, annotator, label in zip(
-            *(in_time[name] for name in ("id", "annotator", "label")), strict=True
-        ):
-            votes.setdefault(id, {})[annotator] = Pattern(label)
-        self._labels = [majority(votes.get(row.id, {}).values()) for row in self.rows]
+        said = votes(self._annotations)
+        self._labels = [majority(said.get(row.id, {}).values()) for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -247,7 +243,9 @@ class AnnotatedMaps:
             store.write_maps(temporary, self.rows)
             table = pa.Table.from_pandas(self._annotations, ANNOTATION_SCHEMA, preserve_index=False)
             pq.write_table(table.replace_schema_metadata(), temporary / "annotations.parquet")
-            (temporary / "README.md").write_text(_readme(self), encoding="utf-8")
+            kinds = (row.kind for row in self.rows)
+            text = readme(kinds, self._labels, len(self._annotations) > 0)
+            (temporary / "README.md").write_text(text, encoding="utf-8")
 
 
 _KNOWN_LAYOUTS = (
@@ -293,28 +291,3 @@ def _parts(groups: np.ndarray, labels: np.ndarray, shares: Sequence[float], seed
         part_of[group] = max(choice, key=(missing @ counts[group]).__getitem__)
         missing[part_of[group]] -= counts[group]
     return part_of[groups]
-
-
-def _readme(maps: AnnotatedMaps) -> str:
-    counts = Counter((row.kind, label or "(none)") for row, label in zip(maps.rows, maps.labels, strict=True))
-    table = "\n".join(f"| {kind} | {label} | {counts[kind, label]} |" for kind, label in sorted(counts))
-    # load_dataset fails on a table without rows, so one is not declared.
-    votes = "- config_name: annotations\n  data_files: annotations.parquet\n" if len(maps.annotations) else ""
-    return f"""---
-configs:
-- config_name: maps
-  default: true
-  data_files: maps-*.parquet
-{votes}---
-# Annotated attention maps
-
-{len(maps)} maps, {len(maps.labelled())} of them with a label.
-
-| kind | label of the majority | maps |
-|---|---|---|
-{table}
-
-`maps`: one row per map. Its cells are `map` (float16) times `scale`; row = query token, column = key token.
-Layers, heads and examples count from 0; -1 and empty mean unknown. `segment_borders`: positions of separators.
-`annotations`: one row per annotator and map.
-"""

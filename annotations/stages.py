@@ -37,12 +37,14 @@ def load_labelled(folders: Sequence[Path]) -> AnnotatedMaps:
     return maps
 
 
+def digest(map: np.ndarray) -> str:
+    """Return eight hexadecimal digits by which a map is recognised again wherever it lies."""
+    return hashlib.sha256(np.ascontiguousarray(map, dtype=np.float16).tobytes()).hexdigest()[:8]
+
+
 def digests(maps: AnnotatedMaps) -> list[str]:
-    """Return eight hexadecimal digits per map, by which a map is recognised again wherever it lies."""
-    return [
-        hashlib.sha256(np.ascontiguousarray(values, dtype=np.float16).tobytes()).hexdigest()[:8]
-        for values in maps.maps
-    ]
+    """Return the :func:`digest` of each map."""
+    return [digest(values) for values in maps.maps]
 
 
 OTHER_KIND = {"raw": 1.0, "norm": 0.33}

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from models.errors import InputError
-from patterns import store
+from patterns import Pattern, store
 
 from .formats import parse_label
 
@@ -17,6 +17,10 @@ ANNOTATION_SCHEMA = pa.schema(
     + [("time", pa.timestamp("us", tz="UTC")), ("source", pa.string())]
 )
 """One row per annotator and map: when it was labelled (empty if unknown), and the file or tool it came from."""
+
+SAMPLE, TEXTS, PREDICTIONS = "sample.json", "texts.parquet", "predictions.parquet"
+"""What `annotate-maps sample` puts beside the maps: how they were sampled; each map's tokens (``id``, ``tokens``);
+what the classifier says of each (``id``, ``label``, ``prob_<p>``, ``margin``, ``classifier_version``)."""
 
 
 def read_annotations(path: Path) -> pd.DataFrame:
@@ -35,12 +39,38 @@ def read_annotations(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} cannot be read as annotations; save the folder again.") from error
 
 
+def votes(annotations: pd.DataFrame) -> dict[str, dict[str, Pattern]]:
+    """Return the label of each annotator by map: the latest, where one gave several."""
+    latest: dict[str, dict[str, Pattern]] = {}
+    in_time = annotations.sort_values("time", na_position="first", kind="stable")
+    for id, annotator, label in zip(*(in_time[name] for name in ("id", "annotator", "label")), strict=True):
+        latest.setdefault(id, {})[annotator] = Pattern(label)
+    return latest
+
+
 def check_annotations(annotations: Any, ids: Container[str]) -> pd.DataFrame:
+    """Return annotations as :func:`normalized` does, each annotator with one label for a map at a time.
+
+    Raises:
+        InputError: as there; or an annotator gives one map two labels at one time.
+    """
+    frame = normalized(annotations, ids)
+    vote = ["id", "annotator", "time"]
+    if len(twice := frame[frame.duplicated(vote, keep=False)].sort_values(vote)):
+        id, annotator, both = (
+            twice["id"].iloc[0],
+            twice["annotator"].iloc[0],
+            " and ".join(twice["label"][:2]),
+        )
+        raise InputError(f"annotator {annotator} gives map {id} two labels at one time, {both}; keep one.")
+    return frame
+
+
+def normalized(annotations: Any, ids: Container[str]) -> pd.DataFrame:
     """Return annotations with the columns and types of ANNOTATION_SCHEMA, without repetitions.
 
     Raises:
-        InputError: a column is missing, a label is no pattern, an id has no map, an annotator has no name or
-            gives one map two labels at one time.
+        InputError: a column is missing, a label is no pattern, an id has no map, or an annotator has no name.
     """
     names = ANNOTATION_SCHEMA.names
     if not isinstance(annotations, pd.DataFrame):
@@ -61,13 +91,4 @@ def check_annotations(annotations: Any, ids: Container[str]) -> pd.DataFrame:
         raise InputError(f"an annotation has a time that is not ISO 8601 ({error}).") from error
     source = frame["source"].astype(object).where(frame["source"].notna(), "")
     frame = frame.assign(time=time, source=source).astype({name: str for name in names if name != "time"})
-    frame = frame.drop_duplicates(["id", "annotator", "label", "time"], ignore_index=True)
-    vote = ["id", "annotator", "time"]
-    if len(twice := frame[frame.duplicated(vote, keep=False)].sort_values(vote)):
-        id, annotator, both = (
-            twice["id"].iloc[0],
-            twice["annotator"].iloc[0],
-            " and ".join(twice["label"][:2]),
-        )
-        raise InputError(f"annotator {annotator} gives map {id} two labels at one time, {both}; keep one.")
-    return frame
+    return frame.drop_duplicates(["id", "annotator", "label", "time"], ignore_index=True)

@@ -11,35 +11,17 @@ which then also stand above each map.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
+from annotations.sheets import draw_sheets
 from models.files import atomic_folder
 from patterns.classifier import load_classifier
-from patterns.rendering import render_map, save_png
-from patterns.store import MapRow, iter_maps
+from patterns.rendering import save_png
+from patterns.store import iter_maps
 from patterns.taxonomy import PATTERNS
-
-
-def draw_sheets(
-    rows: Sequence[MapRow], titles: Sequence[str], columns: int = 5, lines: int = 4, size: int = 240
-) -> list[Image.Image]:
-    """Return pictures of ``columns x lines`` maps each."""
-    per_sheet = columns * lines
-    sheets = []
-    for start in range(0, len(rows), per_sheet):
-        sheet = Image.new("RGB", (columns * (size + 10), lines * (size + 10)), "white")
-        for place, (row, title) in enumerate(
-            zip(rows[start : start + per_sheet], titles[start : start + per_sheet], strict=True)
-        ):
-            drawn = render_map(row.map, borders=row.segment_borders, title=title, size=size)
-            sheet.paste(drawn, (place % columns * (size + 10) + 5, place // columns * (size + 10) + 5))
-        sheets.append(sheet)
-    return sheets
 
 
 def main() -> None:

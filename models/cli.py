@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -56,7 +56,31 @@ def command(function: Callable[..., None], after: str = "nothing was written.") 
         function: what the command does.
         after: what to say of the output when it was interrupted.
     """
+    app = _app()
+    app.command(cls=_Command)(_guarded(function, after))
+    return _script(app, function.__name__, function.__doc__)
 
+
+def group(name: str, summary: str, functions: Mapping[str, Callable[..., None]]) -> Callable[[], None]:
+    """Turn several Typer functions into one console script with a sub-command each, see :func:`command`.
+
+    Args:
+        name: of the script.
+        summary: what its ``--help`` says.
+        functions: by the name of the sub-command.
+    """
+    app = _app()
+    app.callback(help=summary)(lambda: None)
+    for word, function in functions.items():
+        app.command(word, cls=_Command)(_guarded(function, "run the same command again."))
+    return _script(app, name, summary)
+
+
+def _app() -> typer.Typer:
+    return typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+def _guarded(function: Callable[..., None], after: str) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
@@ -72,17 +96,18 @@ def command(function: Callable[..., None], after: str = "nothing was written.") 
                 f"The disk is full: {reason(error)}. Free some space, then run the command again; {after}", 2
             )
 
-    app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command(cls=_Command)(guarded)
+    return guarded
 
+
+def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
     def main() -> None:
         quiet_libraries()
         # A scheduler's SIGTERM must clean up as Ctrl-C does; by default Python would just be gone.
         signal.signal(signal.SIGTERM, _terminate)
         app()
 
-    main.__name__ = function.__name__
-    main.__doc__ = function.__doc__
+    main.__name__ = name
+    main.__doc__ = doc
     return main
 
 

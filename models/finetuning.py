@@ -213,6 +213,8 @@ def finetune(
             with atomic_folder(output, overwrite) as folder:
                 save(model, folder, tokenizer=checkpoint.tokenizer)
                 save_figure(learning_curve(result), folder / _CURVE)
+                if (logs := checkpoints / "runs").is_dir():  # TensorBoard's
+                    shutil.copytree(logs, folder / "runs")
                 write_json(folder / METRICS, result)
     return result
 

@@ -199,8 +199,9 @@ def train(
                 report_to=list(settings.report_to) or "none",
                 disable_tqdm=True,  # its bar prints to stdout; ours follows
             )
-        except (ValueError, ImportError) as error:  # bf16 where there is none, an integration not installed
+        except (ValueError, ImportError) as error:  # bf16 where there is none
             raise InputError(f"These settings do not work on {device}: {reason(error)}.") from error
+        _check_reporting(settings)
         # Several GPUs in one process would run the model in threads and multiply the batch.
         arguments._n_gpu = min(arguments.n_gpu, 1)
         course, checkpoint = _newest(folder)
@@ -245,6 +246,16 @@ def train(
             model.load_state_dict(load_file(folder / _BEST), strict=False)  # tied weights stand once
     model.eval()
     return course
+
+
+def _check_reporting(settings: FineTuning) -> None:
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+    try:
+        for integration in get_reporting_integration_callbacks(list(settings.report_to)):
+            integration()
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise InputError(f"--report-to {', '.join(settings.report_to)}: {reason(error)}.") from error
 
 
 def _memory_ran_out(error: RuntimeError) -> bool:
@@ -478,6 +489,8 @@ def _conductor(
                     "scores": found,
                 }
             )
+            if settings.report_to:
+                trainer.log({f"eval_{name}": value for name, value in found.items()})
             if progress and is_main_process():
                 told = "".join(f", {name} {value:.3f}" for name, value in found.items())
                 self.bar.write(

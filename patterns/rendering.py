@@ -138,7 +138,7 @@ def _draw(
     if labels is not None:
         _write_labels(image, layout, labels, _middles(n, layout.cell, borders, unit), borders, (left, top))
     if title:
-        font = _font(14 * unit)
+        font = label_font(14 * unit)
         line = _fitted(" ".join(visible(word) for word in title.split()), font, size - 16 * unit)
         x = max(8 * unit, min(left, size - 8 * unit - int(font.getlength(line))))
         pen.text((x, top - layout.margin - head // 2), line, font=font, fill=_INK, anchor="lm")
@@ -209,7 +209,7 @@ def _write_labels(
     corner: tuple[int, int],
 ) -> None:
     """Row labels left of the map, column labels above it."""
-    pen, font = ImageDraw.Draw(image), _font(layout.font)
+    pen, font = ImageDraw.Draw(image), label_font(layout.font)
     (left, top), gap, half = corner, layout.gap, layout.font + 1
     for token, place in layout.places.items():
         ink = _RED if token in borders else _INK
@@ -253,7 +253,7 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 def _label_room(labels: list[str], size: int, most: int) -> int:
     """Width in pixels that the labels need, at most `most`."""
-    font = _font(size)
+    font = label_font(size)
     return min(most, int(max(font.getlength(label) for label in labels)) + 1)
 
 
@@ -264,6 +264,6 @@ def _viridis(values: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def label_font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib; a character it lacks is drawn as a box."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -25,6 +23,7 @@ from .examples import ExampleMaps
 from .heads import MapSink, check_sizes, classify_heads
 from .maps import check_kinds
 from .result import HeadPatterns
+from .rows import MapNames
 from .tables import percent
 from .taxonomy import INTERPRETABLE, KINDS, PATTERNS
 
@@ -141,7 +140,9 @@ class ClassifyHeads:
                 max_length=self.max_length,
                 seed=self.seed,
                 progress=progress,
-                sink=_to_store(writer, checkpoint, anatomy_of(model), task.name) if writer else None,
+                sink=_to_store(writer, MapNames(checkpoint, task.name), anatomy_of(model))
+                if writer
+                else None,
                 examples=maps,
             )
             observed = patterns
@@ -312,32 +313,10 @@ def _corrected_name(patterns: HeadPatterns, kind: str) -> str:
     return f"{kind}, corrected" if _fits(patterns, kind) else f"{kind}, corrected (no fit)"
 
 
-def _to_store(writer: MapWriter, checkpoint: Checkpoint, anatomy: Anatomy, task: str) -> MapSink:
-    from .store import MapRow
-
-    # Two models' maps must not share an id, or they could not be annotated together.
-    weights = checkpoint.sha256 or checkpoint.revision or checkpoint.name
-    name = re.sub(r"[^\w.-]+", "-", Path(checkpoint.name).name)
-    prefix = f"{name}-{hashlib.sha256(weights.encode()).hexdigest()[:6]}_{task}"
-
+def _to_store(writer: MapWriter, names: MapNames, anatomy: Anatomy) -> MapSink:
     def sink(example: int, layer: int, encoded: Encoded, kind: str, maps: Any) -> None:
         for head, values in zip(anatomy.kept[layer], maps, strict=True):
-            if not values.any():  # of a head whose weights are all zero: nothing to look at
-                continue
-            writer.add(
-                MapRow(
-                    id=f"{prefix}_{example}_{layer}_{head}_{kind}",
-                    kind=kind,
-                    base_model="",  # a checkpoint does not say what it was fine-tuned from
-                    model=checkpoint.name,
-                    task=task,
-                    example=example,
-                    layer=layer,
-                    head=head,
-                    n_tokens=len(encoded),
-                    segment_borders=encoded.borders,
-                    map=values,
-                )
-            )
+            if values.any():  # a head whose weights are all zero shows nothing to look at
+                writer.add(names.row(example, encoded, layer, head, kind, values))
 
     return sink

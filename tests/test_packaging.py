@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("models", "patterns", "annotations", "pruning")
 COMMANDS = (
+    "annotate-maps",
     "classify-heads",
     "train-classifier",
     "evaluate-classifier",

@@ -455,6 +455,23 @@ class TestStoppedInTheMiddle:
         resumed = json.loads((out / "metrics.json").read_text())["training"]["resumed_at_steps"]
         assert resumed == [2, 5, 8, 10][: len(resumed)] or resumed[-1] == 10
 
+    def test_what_is_left_after_cutting_out_goes_on_too(
+        self, save_tiny: Any, tmp_path: Path, stop_at: Any
+    ) -> None:
+        """A layer without heads and a layer without MLP have weights of size 0."""
+        heads = np.array([[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=bool)
+        left = {"subnetwork": Subnetwork(heads, np.array([True, True, False]))}
+        self.HOW = replace(self.HOW, keep="best")
+        base, out = str(save_tiny()), tmp_path / "out"
+        whole = self.result(base, tmp_path / "whole", **left)
+        stop_at(8)
+        with pytest.raises(Stop):
+            self.result(base, out, **left)
+        stop_at(None)
+        assert self.result(base, out, **left) == whole
+        there, here = (load_file(f / "headscope.safetensors") for f in (tmp_path / "whole", out))
+        assert all(torch.equal(tensor, here[name]) for name, tensor in there.items())
+
     def test_a_checkpoint_that_is_not_whole_is_passed_over(
         self, save_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: Any
     ) -> None:
@@ -829,6 +846,12 @@ class TestRefusals:
         how = replace(QUICK, learning_rate=1e30)
         with pytest.raises(InputError, match=r"^The loss is (nan|inf) at step [2-9]\d* of 12"):
             finetune(str(save_tiny()), SST2, sentences(20), sentences(8), how, tmp_path / "out")
+
+    def test_an_integration_that_is_not_there_is_one_sentence(self, save_tiny: Any, tmp_path: Path) -> None:
+        how = replace(QUICK, report_to=("papyrus",))
+        with pytest.raises(InputError, match=r"^--report-to papyrus: papyrus is not supported, only .*\.$"):
+            finetune(str(save_tiny()), SST2, sentences(8), sentences(8), how, tmp_path / "out")
+        assert list(tmp_path.glob("out*")) == []
 
     def test_bad_rows_are_named_before_any_training(self, save_tiny: Any, tmp_path: Path) -> None:
         base, good = str(save_tiny()), sentences(8)

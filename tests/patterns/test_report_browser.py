@@ -44,7 +44,7 @@ def browser() -> Iterator[Any]:
         os.environ.get("HEADSCOPE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     )
     if not path:
-        lacking("there is no Chromium")
+        lacking("no Chromium: install the distribution's, or set HEADSCOPE_CHROMIUM")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -62,7 +62,7 @@ def axe() -> str:
         for place in ("axe-core/axe.min.js", "node_modules/axe-core/axe.min.js", "axe.min.js"):
             if (Path(folder) / place).is_file():
                 return str(Path(folder) / place)
-    lacking("axe-core is not there")
+    lacking("no axe-core: npm install axe-core, or set HEADSCOPE_AXE")
     return ""
 
 

@@ -1,0 +1,157 @@
+"""A saved folder of annotated maps, added to in place: labels and maps come in, no map is written again."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.errors import InputError
+from models.files import atomic_file, atomic_folder
+from patterns import Pattern, store
+from patterns.store import MapRow
+
+from .formats import majority
+from .table import ANNOTATION_SCHEMA, normalized, read_annotations, votes
+
+
+@dataclass(frozen=True)
+class AddedSummary:
+    """What came of labels that were to be added to a folder."""
+
+    added: int = 0
+    """Labels that are new in the folder."""
+    known: int = 0
+    """Labels that the folder had already, or that were given twice."""
+    replaced: int = 0
+    """How many annotators' labels of a map are another one now."""
+    left: dict[str, int] = field(default_factory=dict)
+    """Why labels were left, and how many."""
+
+
+UNKNOWN_MAP = "for a map that the folder does not hold"
+SAME_TIME = "another label of the same annotator at the same time"
+
+
+def add_annotations(folder: str | Path, annotations: pd.DataFrame) -> AddedSummary:
+    """Add labels to the ``annotations.parquet`` of a folder and bring its ``README.md`` up to date.
+
+    The same label of the same annotator at the same time counts once; all that an annotator ever said stays in the
+    table, and the latest counts. The file is replaced as a whole or not at all; without anything new it stays.
+
+    Args:
+        folder: one that ``AnnotatedMaps.save`` or ``annotate-maps sample`` wrote.
+        annotations: columns as :data:`~annotations.table.ANNOTATION_SCHEMA`; time and source may be missing.
+
+    Raises:
+        InputError: the folder holds no maps or a damaged file; or a label is no pattern, or a time is none.
+    """
+    folder = Path(folder)
+    kinds = read_kinds(folder)
+    there = normalized(read_annotations(folder / "annotations.parquet"), kinds)
+    inside = annotations["id"].isin(list(kinds))
+    left = Counter({UNKNOWN_MAP: int((~inside).sum())})
+    new = normalized(annotations[inside], kinds)
+    key, vote = ["id", "annotator", "label", "time"], ["id", "annotator", "time"]
+    new = new[~new.set_index(key).index.isin(there.set_index(key).index)]
+    known = int(inside.sum()) - len(new)
+    both = pd.concat([frame for frame in (there, new) if len(frame)] or [new], ignore_index=True)
+    twice = both.duplicated(vote, keep=False).to_numpy()[len(both) - len(new) :]
+    left[SAME_TIME] = int(twice.sum())
+    new = new[~twice]
+    if len(new):
+        both = pd.concat([there, new], ignore_index=True) if len(there) else new
+        with atomic_file(folder / "annotations.parquet") as temporary:
+            table = pa.Table.from_pandas(both, ANNOTATION_SCHEMA, preserve_index=False)
+            pq.write_table(table.replace_schema_metadata(), temporary)
+        _write_readme(folder, kinds, both)
+    before, after = votes(there), votes(pd.concat([there, new], ignore_index=True) if len(there) else new)
+    replaced = sum(
+        after[id][annotator] != label for id, one in before.items() for annotator, label in one.items()
+    )
+    return AddedSummary(len(new), known, replaced, {why: n for why, n in left.items() if n})
+
+
+def add_maps(folder: str | Path, rows: Sequence[MapRow]) -> None:
+    """Write further maps, whose ids are new, beside those that the folder holds.
+
+    Raises:
+        InputError: the folder holds no maps yet, or has an id already.
+    """
+    folder = Path(folder)
+    kinds = read_kinds(folder)
+    for row in rows:
+        if row.id in kinds:
+            raise InputError(f"{folder} holds a map {row.id} already; give the new one another id.")
+    if not rows:
+        return
+    numbers = [
+        int(match[1]) for path in store.map_files(folder) if (match := re.search(r"(\d+)$", path.stem))
+    ]
+    first = max(numbers, default=-1) + 1
+    # Written elsewhere first: a run that is cut off leaves no half of them here.
+    with atomic_folder(folder / ".adding", overwrite=True) as temporary:
+        store.write_maps(temporary, rows)
+    for offset, path in enumerate(store.map_files(folder / ".adding")):
+        path.replace(folder / f"maps-{first + offset:05d}.parquet")
+    (folder / ".adding").rmdir()
+    _write_readme(folder, read_kinds(folder), read_annotations(folder / "annotations.parquet"))
+
+
+def read_kinds(folder: Path) -> dict[str, str]:
+    """Return the kind of every map of a folder by its id, without reading a map.
+
+    Raises:
+        InputError: there are no maps, or a file is damaged.
+    """
+    files = store.map_files(folder)
+    if not files:
+        raise InputError(f"{folder} holds no maps-*.parquet; give a folder that headscope saved.")
+    kinds: dict[str, str] = {}
+    for path in files:
+        for batch in store.read_parquet(path, ["id", "kind"]):
+            kinds |= zip(batch["id"].to_pylist(), batch["kind"].to_pylist(), strict=True)
+    return kinds
+
+
+def readme(kinds: Iterable[str], labels: Iterable[Pattern | None], annotated: bool) -> str:
+    """Return the ``README.md`` of a folder, by which ``datasets.load_dataset`` finds its tables.
+
+    Args:
+        kinds: the kind of each map.
+        labels: the label of each map.
+        annotated: whether there are annotations: ``load_dataset`` fails on a table without rows.
+    """
+    counts = Counter((kind, label or "(none)") for kind, label in zip(kinds, labels, strict=True))
+    table = "\n".join(f"| {kind} | {label} | {counts[kind, label]} |" for kind, label in sorted(counts))
+    votes = "- config_name: annotations\n  data_files: annotations.parquet\n" if annotated else ""
+    labelled = sum(number for (_, label), number in counts.items() if label != "(none)")
+    return f"""---
+configs:
+- config_name: maps
+  default: true
+  data_files: maps-*.parquet
+{votes}---
+# Annotated attention maps
+
+{counts.total()} maps, {labelled} of them with a label.
+
+| kind | label of the majority | maps |
+|---|---|---|
+{table}
+
+`maps`: one row per map. Its cells are `map` (float16) times `scale`; row = query token, column = key token.
+Layers, heads and examples count from 0; -1 and empty mean unknown. `segment_borders`: positions of separators.
+`annotations`: one row per annotator and map.
+"""
+
+
+def _write_readme(folder: Path, kinds: dict[str, str], annotations: pd.DataFrame) -> None:
+    said = votes(annotations)
+    labels = [majority(said.get(id, {}).values()) for id in kinds]
+    with atomic_file(folder / "README.md") as temporary:
+        temporary.write_text(readme(kinds.values(), labels, len(annotations) > 0), encoding="utf-8")

@@ -1,0 +1,262 @@
+"""The command ``annotate-maps`` and its sub-commands around choosing and judging; see also ``studio_commands``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from models.cli import (
+    DataOption,
+    DeviceOption,
+    InputsOption,
+    JsonOption,
+    MapsOption,
+    MaxLengthOption,
+    ModelOption,
+    OverwriteOption,
+    RevisionOption,
+    SeedOption,
+    SplitOption,
+    TaskOption,
+    group,
+    say,
+)
+
+from .studio_commands import COMMANDS
+
+ClassifierOption = Annotated[
+    str | None, typer.Option(help="Folder or Hub id of a classifier to use instead of the shipped one.")
+]
+
+
+def sample(
+    model: ModelOption,
+    task: TaskOption,
+    output: Annotated[Path, typer.Option("--output", help="New or empty folder for the maps to label.")],
+    data: DataOption = None,
+    revision: RevisionOption = None,
+    split: SplitOption = "validation",
+    maps: MapsOption = "raw,norm",
+    count: Annotated[int, typer.Option("--count", help="Maps to choose; of two kinds, half each.")] = 200,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            "--strategy",
+            help="random, a fair sample; balanced over predicted patterns; uncertain: smallest margin between two "
+            "patterns; diverse: unlike each other; uncertain-diverse: unlike each other among the uncertain ones. "
+            "In our simulation the last teaches a classifier the most for each label; uncertain and balanced, "
+            "hardly more than random.",
+        ),
+    ] = "random",
+    examples: Annotated[
+        int, typer.Option("--examples", help="Rows to draw at random, of whose maps some are chosen.")
+    ] = 100,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option("--exclude", help="Folder of maps that are not to be chosen again; can be repeated."),
+    ] = None,
+    base_model: Annotated[
+        str,
+        typer.Option(
+            "--base-model",
+            help="What the model was fine-tuned from, to know its heads again in other folders.",
+        ),
+    ] = "",
+    raw_classifier: ClassifierOption = None,
+    norm_classifier: ClassifierOption = None,
+    batch_size: InputsOption = 16,
+    max_length: MaxLengthOption = 128,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose attention maps of a model that are worth labelling, never two of one (example, layer, head).
+
+    Every map of the rows drawn is classified; the chosen ones go to the output folder in the order in which to
+    label them, with their tokens and what the classifier says of each.
+
+    Example: annotate-maps sample --model bert-base-uncased --task qqp --strategy uncertain --output my-maps
+    """
+    from .sampling import SampleMaps
+
+    given = {"raw": raw_classifier, "norm": norm_classifier}
+    report = SampleMaps(
+        model=model,
+        task=task,
+        output=output,
+        strategy=strategy,
+        count=count,
+        maps=tuple(kind.strip() for kind in maps.split(",")),
+        examples=examples,
+        data=data,
+        revision=revision,
+        split=split,
+        exclude=tuple(exclude or ()),
+        classifiers={kind: source for kind, source in given.items() if source},
+        base_model=base_model,
+        batch_size=batch_size,
+        max_length=max_length,
+        seed=seed,
+        device=device,
+        overwrite=overwrite,
+    ).run(progress=True)
+    if report["not_read"]:
+        say(f"read {report['data']['source']}; not read: {', '.join(report['not_read'])}")
+    for warning in report["warnings"]:
+        say(f"warning: {warning}")
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    kinds = " and ".join(f"{n} {kind}" for kind, n in report["maps"].items())
+    print(
+        f"{kinds} maps of {report['heads']} heads and {report['inputs']} inputs, out of "
+        f"{sum(report['candidates'].values())} maps of {report['examples']} examples of {report['data']['source']}"
+    )
+    if exclude:
+        print(
+            f"excluded: {report['exclude']['found']} places that {', '.join(map(str, exclude))} has already"
+        )
+    print(f"predicted: {_counted(report['predicted'])}; mean margin {report['mean_margin']:.2f}")
+    say(f"maps to label: {output}")
+
+
+def agreement(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of annotated maps.")],
+    maps: Annotated[str | None, typer.Option("--maps", help="raw or norm alone. Default: all.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="New or empty folder for numbers, labels and sheets of disputed maps."),
+    ] = None,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far annotators agree, where they differ, and which labels follow.
+
+    Printed are percent agreement, Cohen's kappa of each pair, Fleiss' kappa and Krippendorff's alpha, with 95%
+    intervals over heads; agreement on each pattern; who calls what what. With --output also a table of labels
+    (majority; Dawid and Skene's estimate from three annotators on) and pictures of every disputed map.
+
+    Example: annotate-maps agreement my-maps --output my-agreement
+    """
+    from .disagreements import MeasureAgreement
+
+    report = MeasureAgreement(tuple(folders), maps, output, seed, overwrite).run()
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print_agreement(report)
+    if output is not None:
+        say(f"agreement.json, labels.parquet, sheets of the {report['disputed']} disputed maps: {output}")
+
+
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of maps, labelled or not.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say how many maps are labelled and open, by annotator and by pattern, and what is predicted of the open ones.
+
+    Example: annotate-maps status my-maps
+    """
+    from .status import status as status_of
+
+    report = status_of(folder)
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    print(f"{report['maps']} maps: {report['labelled']} labelled, {report['open']} open", end="")
+    print(f", {report['undecided']} labelled without a majority" if report["undecided"] else "")
+    if len(report["kinds"]) > 1:
+        parts = (f"{kind} {of['labelled']} of {of['maps']}" for kind, of in report["kinds"].items())
+        print(f"labelled by kind: {', '.join(parts)}")
+    for name, of in report["annotators"].items():
+        print(f"{_shown(name)}: {of['labelled']} labelled, {of['open']} open ({_counted(of['labels'])})")
+    if report["labelled"]:
+        print(f"label of the majority: {_counted(report['patterns'])}")
+    if report["predicted"] and report["predicted"]["maps"]:
+        found = report["predicted"]
+        print(
+            f"predicted of {found['maps']} open maps: {_counted(found['labels'])}; "
+            f"mean margin {found['mean_margin']:.2f}"
+        )
+    for note in report["notes"]:
+        print(note)
+
+
+def _counted(labels: dict[str, int]) -> str:
+    return ", ".join(f"{n} {pattern}" for pattern, n in labels.items() if n) or "none"
+
+
+def _shown(name: str) -> str:
+    """An annotator's name as a terminal can show it: it comes from a file, control characters and all."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+
+
+def _number(value: float | None, bounds: list[float | None] | None = None) -> str:
+    if value is None:
+        return "-"
+    if bounds is None or bounds[0] is None:
+        return f"{value:.3f}"
+    return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
+
+
+def _print_agreement(report: dict[str, Any]) -> None:
+    from patterns.taxonomy import ABBREVIATIONS, PATTERNS
+
+    annotators = len(report["annotators"])
+    print(
+        f"{report['maps']} maps, {report['labelled']} labelled by {annotators} "
+        f"annotator{'' if annotators == 1 else 's'}; {report['compared']} with two labels or more, "
+        f"{report['disputed']} of them disputed"
+    )
+    if report["compared"]:
+        fleiss = report["fleiss"]
+        for name, of in (
+            ("percent agreement", report["percent"]),
+            ("Krippendorff's alpha", report["alpha"]),
+            (f"Fleiss' kappa ({fleiss['maps']} maps, {fleiss['labels']} labels each)", fleiss),
+        ):
+            print(f"{name}: {_number(of['value'], of['ci95'])}")
+        print(f"\n{'pattern':18} {'labels':>6} {'agreement':>9} {'alpha':>6}")
+        for pattern, of in report["patterns"].items():
+            print(f"{pattern:18} {of['labels']:6d} {_number(of['agreement']):>9} {_number(of['alpha']):>6}")
+    for pair in report["pairs"]:
+        a, b = _shown(pair["a"]), _shown(pair["b"])
+        if not pair["maps"]:
+            print(f"\n{a} and {b}: no map in common")
+            continue
+        print(
+            f"\n{a} and {b}, {pair['maps']} maps: percent {_number(pair['percent'])}, "
+            f"Cohen's kappa {_number(pair['kappa'], pair['ci95'])}"
+        )
+        print(f"{a + ' says':18} {b} says: " + " ".join(f"{ABBREVIATIONS[p]:>4}" for p in PATTERNS))
+        for pattern, row in zip(PATTERNS, pair["confusion"], strict=True):
+            print(f"{pattern.value:18} {'':{len(b)}}       " + " ".join(f"{n:4d}" for n in row))
+    if report["labelled"]:
+        ties = report["majority"]["none"]
+        print(
+            f"\nlabel of the majority: {_counted({k: n for k, n in report['majority'].items() if k != 'none'})}",
+            end="",
+        )
+        print(f"; {ties} tied" if ties else "")
+    if of := report["dawid_skene"]:
+        print(
+            f"Dawid and Skene: {_counted(of['labels'])}; {of['changed']} against the majority, "
+            f"{of['decided']} where it was tied"
+        )
+        accuracies = (f"{_shown(name)} {a['accuracy']:.3f}" for name, a in of["annotators"].items())
+        print(f"estimated share of right labels: {', '.join(accuracies)}")
+    for note in report["notes"]:
+        print(note)
+
+
+app = group(
+    "annotate-maps",
+    "Choose attention maps, have people label them, and know how good the labels are.\n\n"
+    "Example: annotate-maps sample --model bert-base-uncased --task qqp --output my-maps",
+    {"sample": sample, **COMMANDS, "status": status, "agreement": agreement},
+)

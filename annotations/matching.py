@@ -1,0 +1,99 @@
+"""Which map a task of Label Studio is about, and why an annotation is left."""
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+CONTROL = "pattern"
+"""The name of the five choices in a labelling configuration."""
+ID_FIELD, DIGEST_FIELD = "headscope_id", "headscope_digest"
+"""Where a task holds the id of its map, and the digest of the map's cells."""
+
+SKIPPED = "skipped"
+DRAFT = "a draft, never submitted"
+EMPTY = "submitted without a choice"
+SEVERAL = "several choices at once"
+UNKNOWN_CHOICE = "a choice that is no pattern"
+OTHER_CONTROL = f"made in another control than {CONTROL}"
+NO_ANNOTATOR = "without an annotator"
+NO_ID = "in a task without the id of a map"
+NO_MAP = "for a map that the folder does not hold"
+OTHER_MAP = "for another map of the same id"
+MALFORMED = "not as Label Studio writes it"
+
+
+class Left(Exception):  # noqa: N818
+    """An annotation is left; the message is one of the reasons above."""
+
+
+class MapIndex:
+    """The maps that annotations may be for.
+
+    Args:
+        digests: by id, the digest of the map.
+    """
+
+    def __init__(self, digests: Mapping[str, str]) -> None:
+        self._digests = digests
+        self._by_file: dict[str, str | None] = {}
+        self.by_name = 0
+        """How often a map was found by the name of its picture alone."""
+        for id in digests:
+            for name in {id, _upload_name(id)}:
+                self._by_file[name] = None if name in self._by_file else id
+
+    def find(self, data: Mapping[str, Any], id_field: str | None = None) -> str:
+        """Return the id of the map that a task is about.
+
+        Args:
+            data: the task's data.
+            id_field: where the id is; None: where ``push`` puts it or, failing that, the picture's file name.
+
+        Raises:
+            Left: there is none.
+        """
+        given = data.get(id_field or ID_FIELD)
+        if given not in (None, ""):
+            id = str(given)
+            if id not in self._digests:
+                raise Left(NO_MAP, id)
+            digest = data.get(DIGEST_FIELD) if id_field is None else None
+            if digest not in (None, "", self._digests[id]):
+                raise Left(OTHER_MAP, id)
+            return id
+        name = None if id_field else picture_name(data.get("image"))
+        if name is None:
+            raise Left(NO_ID)
+        found = self._by_file.get(name) or self._by_file.get(PurePosixPath(name).stem)
+        if found is None:
+            raise Left(NO_MAP, name)
+        self.by_name += 1
+        return found
+
+
+def picture_name(image: Any) -> str | None:
+    """Return the file name in a task's ``data.image``: nothing is opened.
+
+    It has four forms: ``/data/upload/8/5e7353fd-NAME``, ``/data/local-files/?d=FOLDER/NAME``, an http(s) or storage
+    URL, and a data URI, which has no name (None).
+    """
+    if not isinstance(image, str) or image[:5].lower() == "data:" or len(image) > 4096:
+        return None
+    try:
+        parts = urlsplit(image)
+    except ValueError:
+        return None
+    path = unquote(parts.path)
+    if path.rstrip("/").endswith("/data/local-files"):
+        path = parse_qs(parts.query).get("d", [""])[0]
+    name = PurePosixPath(path).name
+    if "/data/upload/" in path:
+        name = re.sub(r"^[0-9a-f]{8}-", "", name)
+    return name or None
+
+
+def _upload_name(name: str) -> str:
+    """Return what the server makes of an uploaded file's name (Django's ``get_valid_filename``)."""
+    return re.sub(r"[^-\w.]", "", name.strip().replace(" ", "_"))

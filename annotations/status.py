@@ -1,0 +1,131 @@
+"""How far the labelling of a folder of maps has come, and what is predicted for the rest of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from models.errors import InputError
+from patterns import store
+from patterns.taxonomy import PATTERNS, Pattern
+
+from .formats import majority, parse_label
+from .table import PREDICTIONS, check_annotations, read_annotations
+
+_MAP_COLUMNS = ("id", "kind")
+
+
+def status(folder: str | Path) -> dict[str, Any]:
+    """Return what is labelled and what is open in a folder of maps; the maps themselves are not read.
+
+    Args:
+        folder: as ``annotate-maps sample`` or :meth:`AnnotatedMaps.save` wrote it.
+
+    Returns:
+        ``maps``, ``labelled`` (by at least one annotator), ``open`` (by none), ``undecided`` (labelled, but no
+        majority), ``by_labels``: number of annotators -> maps; ``kinds``: kind -> maps, labelled, open;
+        ``annotators``: name -> ``labelled``, ``open``, ``labels`` (pattern -> maps), ``last`` (ISO 8601 or None);
+        ``patterns``: majority label -> maps; ``predicted``, of the open maps: ``maps`` (those with a prediction),
+        ``labels`` (pattern -> maps), ``mean_margin`` and ``mean_margins`` (pattern -> mean margin), None where there
+        is none; ``notes``: sentences about what is missing.
+
+    Raises:
+        InputError: there are no maps, or a file is not what it should be.
+    """
+    folder = Path(folder)
+    maps = _maps(folder)
+    try:
+        table = check_annotations(read_annotations(folder / "annotations.parquet"), set(maps["id"]))
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    table = table.sort_values("time", na_position="first", kind="stable")
+    table = table.drop_duplicates(["id", "annotator"], keep="last")
+    counts = maps["id"].map(table["id"].value_counts()).fillna(0).astype(int)
+    votes = [majority(map(Pattern, labels)) for _, labels in table.groupby("id")["label"]]
+    decided = pd.Series([vote.value for vote in votes if vote is not None], dtype=object)
+    is_open = counts == 0
+    notes = []
+    if not len(table):
+        notes.append("No map has a label yet.")
+    predictions = _predictions(folder / PREDICTIONS)
+    if predictions is None:
+        notes.append(f"The folder has no {PREDICTIONS}, so nothing is predicted of the open maps.")
+    return {
+        "folder": str(folder),
+        "maps": len(maps),
+        "labelled": int((~is_open).sum()),
+        "open": int(is_open.sum()),
+        "undecided": votes.count(None),
+        "by_labels": {str(n): int(found) for n, found in counts.value_counts().sort_index().items()},
+        "kinds": {
+            str(kind): {"maps": len(rows), "labelled": int((~rows).sum()), "open": int(rows.sum())}
+            for kind, rows in is_open.groupby(maps["kind"])
+        },
+        "annotators": {
+            str(name): {
+                "labelled": len(rows),
+                "open": len(maps) - len(rows),
+                "labels": _by_pattern(rows["label"]),
+                "last": None if rows["time"].isna().all() else rows["time"].max().isoformat(),
+            }
+            for name, rows in table.groupby("annotator")
+        },
+        "patterns": _by_pattern(decided),
+        "predicted": _predicted(predictions, set(maps["id"][is_open])),
+        "notes": notes,
+    }
+
+
+def _maps(folder: Path) -> pd.DataFrame:
+    """Return id and kind of every map."""
+    files = store.map_files(folder)
+    if not files:
+        raise InputError(
+            f"{folder} holds no maps-*.parquet; give a folder that `annotate-maps sample` wrote "
+            "or AnnotatedMaps.save."
+        )
+    batches = [batch for path in files for batch in store.read_parquet(path, _MAP_COLUMNS)]
+    if not batches:
+        return pd.DataFrame(columns=list(_MAP_COLUMNS), dtype=str)
+    return pa.Table.from_batches(batches).to_pandas()
+
+
+def _predictions(path: Path) -> pd.DataFrame | None:
+    """Return id, label and margin of each prediction, or None if there is no such file.
+
+    Raises:
+        InputError: it is corrupt, or a label is no pattern.
+    """
+    if not path.exists():
+        return None
+    batches = list(store.read_parquet(path, ["id", "label", "margin"]))
+    if not batches:
+        return pd.DataFrame(columns=["id", "label", "margin"])
+    frame = pa.Table.from_batches(batches).to_pandas()
+    frame["label"] = [parse_label(str(label), str(path)).value for label in frame["label"]]
+    return frame
+
+
+def _predicted(predictions: pd.DataFrame | None, ids: set[str]) -> dict[str, Any] | None:
+    if predictions is None:
+        return None
+    here = predictions[predictions["id"].isin(ids)]
+    return {
+        "maps": len(here),
+        "labels": _by_pattern(here["label"]),
+        "mean_margin": _mean(here["margin"]),
+        "mean_margins": {p.value: _mean(here["margin"][here["label"] == p.value]) for p in PATTERNS},
+    }
+
+
+def _mean(values: Sequence[float] | pd.Series) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _by_pattern(labels: pd.Series) -> dict[str, int]:
+    return {pattern.value: int((labels == pattern.value).sum()) for pattern in PATTERNS}

@@ -1,0 +1,130 @@
+"""A map as a task of Label Studio: its picture, what is known of it, what the classifier says, and the five choices."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from models.errors import InputError
+from patterns import Pattern, store
+from patterns.store import UNKNOWN, MapRow
+
+from .formats import LAYOUTS, parse_label
+from .matching import CONTROL, DIGEST_FIELD, ID_FIELD
+from .stages import digest
+
+CHOICES: Mapping[Pattern, str] = LAYOUTS["norm"].names
+"""What each pattern is called on the page: the published names."""
+
+_HINTS = {
+    Pattern.VERTICAL: "one or a few columns are bright over most rows",
+    Pattern.DIAGONAL: "a line or band parallel to the main diagonal, and no dominating column",
+    Pattern.VERTICAL_DIAGONAL: "both a bright column and a diagonal are clear",
+    Pattern.BLOCK: "rectangles whose borders follow the red lines, fairly even inside",
+    Pattern.HETEROGENEOUS: "none of these dominates: scattered or irregular",
+}
+
+GUIDELINE = (
+    "<p>Choose the structure that carries most of the brightness. Rows attend to columns; "
+    "a red line ends each segment of the text.</p><ul>"
+    + "".join(f"<li><b>{CHOICES[pattern]}</b>: {hint}</li>" for pattern, hint in _HINTS.items())
+    + "</ul><p>Skip a map that you cannot decide on.</p>"
+)
+"""What annotators are told, as HTML."""
+
+_SIDE = 512  # pixels of a picture: with the choices above it, both fit a page of 800
+
+
+def labelling_config() -> str:
+    """Return the labelling configuration: five choices with the keys 1 to 5, and below them the picture."""
+    choices = "\n".join(
+        f"    <Choice value={quoteattr(CHOICES[pattern])} hotkey={quoteattr(str(key))} hint={quoteattr(hint)}/>"
+        for key, (pattern, hint) in enumerate(_HINTS.items(), 1)
+    )
+    return f"""<View>
+  <Choices name="{CONTROL}" toName="map" choice="single-radio" showInline="true" required="true">
+{choices}
+  </Choices>
+  <Image name="map" value="$image" width="{_SIDE}px" maxWidth="{_SIDE}px"/>
+</View>"""
+
+
+def choices_of(project: Mapping[str, Any]) -> tuple[str, str, dict[Pattern, str]]:
+    """Return what a project's own configuration calls things: the control, the picture, and each pattern.
+
+    Args:
+        project: as the server describes it, with ``parsed_label_config``.
+
+    Raises:
+        InputError: it has not exactly one control with our five patterns for the picture in ``$image``.
+    """
+    found = []
+    for name, tag in (project.get("parsed_label_config") or {}).items():
+        inputs = tag.get("inputs") or [{}]
+        if tag.get("type") != "Choices" or inputs[0].get("value") != "image":
+            continue
+        try:
+            named = {parse_label(label, name): label for label in tag.get("labels") or ()}
+        except InputError:
+            continue
+        if len(named) == len(Pattern) == len(tag["labels"]):
+            found.append((name, tag["to_name"][0], named))
+    if len(found) != 1:
+        raise InputError(
+            f"project {project.get('title')!r} is set up for other labels: it needs one Choices control with "
+            f"{', '.join(CHOICES.values())} for the image in $image; give a new --project."
+        )
+    return found[0]
+
+
+def picture(row: MapRow, tokens: Sequence[str] | None = None) -> str:
+    """Return the map's picture as a data URI: a PNG of 256 colours, which viridis has, of about 10 KB."""
+    from PIL import Image
+
+    from patterns.rendering import render_map
+
+    image = render_map(row.map, tokens=tokens, borders=row.segment_borders, size=_SIDE)
+    buffer = io.BytesIO()
+    image.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def task_data(row: MapRow, blind: bool = False) -> dict[str, Any]:
+    """Return a task's ``data`` without the picture; `blind`: nothing but the id, so that nothing sways anybody."""
+    data: dict[str, Any] = {ID_FIELD: row.id, DIGEST_FIELD: digest(row.map)}
+    if not blind:
+        names = ("kind", "model", "task", "example", "layer", "head", "n_tokens")
+        data |= {name: value for name in names if (value := getattr(row, name)) != UNKNOWN[name]}
+    return data
+
+
+def result(label: str, control: str = CONTROL, image: str = "map") -> list[dict[str, Any]]:
+    """Return one choice as an annotation or a prediction holds it."""
+    return [{"from_name": control, "to_name": image, "type": "choices", "value": {"choices": [label]}}]
+
+
+def read_tokens(folder: Path) -> dict[str, list[str]]:
+    """Return the tokens of each map by id, from the folder's ``texts.parquet``; empty if there is none."""
+    path = folder / "texts.parquet"
+    if not path.exists():
+        return {}
+    batches = store.read_parquet(path, ["id", "tokens"])
+    return {row["id"]: row["tokens"] for batch in batches for row in batch.to_pylist() if row["tokens"]}
+
+
+def read_predictions(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return label, margin and classifier version by id, from ``predictions.parquet``; empty if there is none.
+
+    Raises:
+        InputError: the file is damaged, or a label in it is no pattern.
+    """
+    path = folder / "predictions.parquet"
+    if not path.exists():
+        return {}
+    batches = store.read_parquet(path, ["id", "label", "margin", "classifier_version"])
+    rows = {row["id"]: row for batch in batches for row in batch.to_pylist()}
+    for id, row in rows.items():
+        row["label"] = parse_label(str(row["label"]), f"{path}, map {id}")
+    return rows

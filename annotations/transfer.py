@@ -1,0 +1,265 @@
+"""The jobs of ``annotate-maps import`` and ``export``: labels from files, and to files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from models.errors import InputError
+from models.files import check_output
+from patterns import store
+
+from . import exporting
+from .dataset import AnnotatedMaps
+from .exports import Reading, read_export
+from .folders import AddedSummary, add_annotations, add_maps, read_kinds
+from .formats import LAYOUTS, find_published, read_published, write_published
+from .matching import CONTROL, MapIndex
+from .stages import digest
+from .table import ANNOTATION_SCHEMA, read_annotations
+from .tasks import read_tokens
+
+FORMATS = ("label-studio", "json-min", "csv", "tsv", "published", "dataset")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One run of ``annotate-maps import``.
+
+    Raises:
+        InputError: the file is not there, or the folder is missing although the file holds no maps.
+    """
+
+    source: Path
+    """An export of Label Studio (JSON, JSON_MIN, CSV, TSV), or a folder of annotated maps, ours or as published."""
+    folder: Path
+    """Folder of annotated maps that the labels go into; made anew if the source holds maps."""
+    control: str = CONTROL
+    """The name of the choices in the file."""
+    id_field: str | None = None
+    """Where a task's data holds the id of its map; None: where ``push`` puts it, or the picture's file name."""
+    annotators: Mapping[str, str] = field(default_factory=dict)
+    """Names of annotators that the file gives as numbers, by number."""
+
+    def __post_init__(self) -> None:
+        if not self.source.exists():
+            raise InputError(f"{self.source} does not exist; give an export, or a folder of annotated maps.")
+        if not self._published() and not self.source.is_dir():
+            if not self.folder.is_dir():
+                raise InputError(
+                    f"{self.folder} is no folder; {self.source.name} holds labels without maps, so give the folder "
+                    "of the maps that were labelled."
+                )
+            read_kinds(self.folder)
+
+    def _published(self) -> bool:
+        return self.source.name in {layout.label_file for layout in LAYOUTS.values()}
+
+    def run(self, progress: bool = False) -> dict[str, Any]:
+        """Add the file's labels, and the maps that it holds, to the folder.
+
+        Returns:
+            What :func:`summary` does.
+
+        Raises:
+            InputError: a file is not what it should be; the folder stays as it was.
+        """
+        if self._published() or self.source.is_dir():
+            return self._maps()
+        reading = read_export(
+            self.source,
+            map_index(self.folder),
+            control=self.control,
+            id_field=self.id_field,
+            annotators=self.annotators,
+            progress=progress,
+        )
+        return take(self.folder, reading)
+
+    def _maps(self) -> dict[str, Any]:
+        if self._published():
+            kind = next(kind for kind, layout in LAYOUTS.items() if layout.label_file == self.source.name)
+            other = AnnotatedMaps(*read_published(self.source.parent, kind))
+        else:
+            other = AnnotatedMaps.load(self.source)
+        reading = Reading(tasks=len(other))
+        said = other.annotations
+        reading.unlabelled = len(other) - said["id"].nunique()
+        if not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir())):
+            other.save(self.folder)
+            return summary(
+                self.folder, reading, AddedSummary(added=len(said)), taken=len(said), maps=len(other)
+            )
+        if find_published(self.folder):
+            raise InputError(
+                f"{self.folder} is a published layout; give a folder that headscope saved, or a new one."
+            )
+        held = AnnotatedMaps.load(self.folder)
+        same = _same_maps(held, other)
+        if same:
+            other = AnnotatedMaps(
+                [row for row in other.rows if row.id not in same],
+                said[~said["id"].isin(list(same))],
+            )
+        held.merge(other)  # refuses two maps of one id
+        known = set(read_kinds(self.folder))
+        new = [row for row in other.rows if row.id not in known]
+        add_maps(self.folder, new)
+        said = said.assign(id=[same.get(id, id) for id in said["id"]])
+        return summary(
+            self.folder, reading, add_annotations(self.folder, said), taken=len(said), maps=len(new)
+        )
+
+
+def _same_maps(held: AnnotatedMaps, other: AnnotatedMaps) -> dict[str, str]:
+    """Return, for maps whose ids are new, the id under which the very same map is there: layouts pad ids."""
+    ids = {row.id for row in held.rows}
+    by_cells: dict[tuple[str, int, str], list[str]] = {}
+    for row in held.rows:
+        by_cells.setdefault((row.kind, row.n_tokens, digest(row.map)), []).append(row.id)
+    found = {}
+    for row in other.rows:
+        twins = by_cells.get((row.kind, row.n_tokens, digest(row.map)), [])
+        if row.id not in ids and len(twins) == 1:
+            found[row.id] = twins[0]
+    return found
+
+
+@dataclass(frozen=True)
+class Export:
+    """One run of ``annotate-maps export``.
+
+    Raises:
+        InputError: the format is unknown, or the output is there already.
+    """
+
+    folder: Path
+    """Folder of annotated maps, ours or as published."""
+    output: Path
+    """The file, or for published and dataset the folder, to write."""
+    format: str = "label-studio"
+    """One of :data:`FORMATS`."""
+    pictures: bool = True
+    """Whether the tasks of label-studio hold their pictures."""
+    overwrite: bool = False
+    """Whether an output that is there may be replaced."""
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise InputError(f"--format {self.format}: choose one of {', '.join(FORMATS)}.")
+        if self.format in ("published", "dataset"):
+            marker = "README.md" if self.format == "dataset" else None
+            check_output(self.output, self.overwrite, marker)
+        elif self.output.is_dir():
+            raise InputError(f"{self.output} is a folder; give the name of a file.")
+        elif self.output.exists() and not self.overwrite:
+            raise InputError(f"{self.output} exists; give a new name, or --overwrite to replace it.")
+        if self.output.resolve().is_relative_to(self.folder.resolve()) and self.output.is_dir():
+            raise InputError(f"{self.output} lies in what is exported; give another place.")
+
+    def run(self) -> dict[str, Any]:
+        """Write the maps and their labels.
+
+        Returns:
+            ``output``, ``format``, ``maps`` and ``labels`` written, and ``left``: why how many maps were not.
+
+        Raises:
+            InputError: the folder is not what it should be, or an id does not fit the published layout.
+        """
+        maps, left = AnnotatedMaps.load(self.folder), {}
+        labels = len(maps.annotations)
+        if self.format == "label-studio":
+            exporting.write_json(self.output, maps, read_tokens(self.folder), self.pictures)
+        elif self.format == "json-min":
+            exporting.write_json_min(self.output, maps)
+        elif self.format in ("csv", "tsv"):
+            exporting.write_table(self.output, maps, "," if self.format == "csv" else "\t")
+        elif self.format == "dataset":
+            maps.save(self.output, self.overwrite)
+        else:
+            # The layout has one label a map, and no annotators.
+            open_ids = set(maps.annotations["id"])
+            ties = sum(
+                row.id in open_ids and label is None
+                for row, label in zip(maps.rows, maps.labels, strict=True)
+            )
+            whole, maps = maps, maps.labelled()
+            if not len(maps):
+                raise InputError(
+                    f"{self.folder} has no map with a label; label some, or choose another --format."
+                )
+            left = {"no label of the majority": ties, "unlabelled": len(whole) - len(maps) - ties}
+            labels = len(maps)
+            by_id = dict(zip((row.id for row in maps.rows), maps.labels, strict=True))
+            write_published(self.output, maps.rows, by_id, self.overwrite)
+        return {
+            "output": str(self.output),
+            "format": self.format,
+            "maps": len(maps),
+            "labels": labels,
+            "left": {why: number for why, number in left.items() if number},
+        }
+
+
+def map_index(folder: Path) -> MapIndex:
+    """Return the maps of a folder as what annotations may be for."""
+    return MapIndex({row.id: digest(row.map) for row in store.iter_maps(folder)})
+
+
+def take(folder: Path, reading: Reading) -> dict[str, Any]:
+    """Add what was read to the folder and say what came of it."""
+    frame = pd.DataFrame(reading.annotations, columns=ANNOTATION_SCHEMA.names)
+    frame, renamed = _one_name(frame, read_annotations(folder / "annotations.parquet"))
+    for before, after in renamed.items():
+        reading.notes[f"{before} is {after}"] = int((frame["annotator"] == after).sum())
+    return summary(folder, reading, add_annotations(folder, frame), taken=len(frame))
+
+
+def _one_name(new: pd.DataFrame, there: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Give an annotator one name, where one export has a number and another the e-mail address.
+
+    They are known to be one person by a label of the same map at the same microsecond.
+    """
+    if not len(new) or not len(there):
+        return new, {}
+    new = new.assign(
+        time=pd.to_datetime(new["time"], utc=True, format="ISO8601").astype("datetime64[us, UTC]")
+    )
+    key = ["id", "label", "time"]
+    both = new.dropna(subset="time").merge(there.dropna(subset="time"), on=key, suffixes=("", "_there"))
+    renamed: dict[str, str] = {}
+    for here, known in zip(both["annotator"], both["annotator_there"], strict=True):
+        numbered = [bool(re.fullmatch(r"user \d+", name)) for name in (here, known)]
+        if here != known and any(numbered) and not all(numbered):
+            renamed[here] = known
+    return new.assign(annotator=new["annotator"].replace(renamed)), renamed
+
+
+def summary(
+    folder: Path, reading: Reading, added: AddedSummary, *, taken: int, maps: int | None = None
+) -> dict[str, Any]:
+    """Return what was taken, what was left, and why.
+
+    ``folder``; ``tasks`` (or maps) read and ``unlabelled`` ones; ``taken`` labels, of them ``added`` and ``known``
+    before; ``replaced``: annotators' labels that are another now; ``new_maps``; ``left``: reason and number;
+    ``about``: by reason, the texts in question; ``notes``: what else is worth knowing, and of how many.
+    """
+    left = reading.left + type(reading.left)(added.left)
+    return {
+        "folder": str(folder),
+        "tasks": reading.tasks,
+        "unlabelled": reading.unlabelled,
+        "taken": taken - sum(added.left.values()),
+        "added": added.added,
+        "known": added.known,
+        "replaced": added.replaced,
+        "new_maps": maps or 0,
+        "left": dict(left.most_common()),
+        "about": {why: dict(texts.most_common()) for why, texts in reading.details.items()},
+        "notes": dict(reading.notes),
+    }
