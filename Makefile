@@ -37,7 +37,12 @@ lint: $(VENV)/dev.stamp
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto
 
-test-slow: $(VENV)/dev.stamp
+# Checks reports for accessibility; without npm that test is skipped.
+node_modules/axe-core/axe.min.js:
+	-npm install --no-save --no-package-lock --silent axe-core
+
+test-slow: $(VENV)/dev.stamp node_modules/axe-core/axe.min.js
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,browser]"
 	$(BIN)/python -m pytest -m slow
 
 # Label Studio wants other versions of many packages, so it has an environment of its own.

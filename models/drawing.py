@@ -1,6 +1,7 @@
 """Drawing by the inch: pages, text and legends that look the same whatever the user's matplotlib settings."""
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from matplotlib.textpath import TextPath
 
 from .errors import InputError
 from .files import atomic_file
+from .palette import INK
 
 RGB = tuple[float, float, float]
 
-INK, FONT, SMALL = "#222222", "DejaVu Sans", 8.0  # the font comes with matplotlib; sizes in points
+FONT, SMALL = "DejaVu Sans", 8.0  # the font comes with matplotlib; sizes in points
 SWATCH, LINE = 0.17, 0.23  # inches: a square of the legend, from one line of it to the next
+
+_SCREEN = 115  # dots per inch of a notebook on a screen
 
 _FORMATS = {
     ".png": {"Software": None},
@@ -27,11 +31,11 @@ _FORMATS = {
 }
 
 
-def contrast(background: RGB) -> str:
-    """Dark or white text, whichever has the higher contrast (WCAG 2) on `background`."""
+def contrast(background: RGB, dark: str = INK) -> str:
+    """`dark` or white text, whichever has the higher contrast (WCAG 2) on `background`."""
     light = 1.05 / (_luminance(background) + 0.05)
-    dark = (_luminance(background) + 0.05) / (_luminance(to_rgb(INK)) + 0.05)
-    return "white" if light > dark else INK
+    other = (_luminance(background) + 0.05) / (_luminance(to_rgb(dark)) + 0.05)
+    return "white" if light > other else dark
 
 
 def _luminance(colour: RGB) -> float:
@@ -50,11 +54,22 @@ def text_width(words: str, size: float) -> float:
     return float(path.get_extents().width) / 72
 
 
+class PageFigure(Figure):
+    """A figure that belongs to no window; a notebook shows it without further ado."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """What IPython shows: twice as many dots as the size on the page, for screens that have them."""
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", dpi=2 * _SCREEN, facecolor="white")
+        width, height = self.get_size_inches() * _SCREEN
+        return buffer.getvalue(), {"width": round(width), "height": round(height)}
+
+
 class Page:
     """A figure measured in inches from its lower left corner."""
 
     def __init__(self, width: float, height: float) -> None:
-        self.figure = Figure(figsize=(width, height), facecolor="white")
+        self.figure = PageFigure(figsize=(width, height), facecolor="white")
         self.figure.set_layout_engine("none")
         self.width, self.height = width, height
         self._ground = self.axes(0, 0, width, height)

@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .drawing import INK, SMALL, Page, text_style
+from .drawing import SMALL, Page, text_style
+from .palette import BLUE, GREY, INK, VERMILION
 
 _WIDTH, _HEIGHT = 5.2, 2.3  # inches; shrunk to a column of 3 inches, the text is still to be read
-_LOSS, _SCORE, _BASELINE = "#0072B2", "#D55E00", "#767676"  # of Okabe and Ito's colours
+_LOSS, _SCORE, _BASELINE = BLUE, VERMILION, GREY
 
 
 def learning_curve(result: dict[str, Any]) -> Figure:

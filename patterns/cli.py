@@ -113,3 +113,4 @@ def classify_heads(
         print_patterns(patterns.to_frame(), distributions(patterns), ratios(patterns))
     if output is not None:
         say(f"figures: {output / 'heads.png'}, {output / 'distribution.png'}; tables beside them")
+        say(f"report: {output / 'report.html'}")

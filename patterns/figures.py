@@ -9,17 +9,15 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from models.drawing import INK, RGB, SMALL, Legend, Page, Swatch, contrast, text_style, text_width
+from models.drawing import RGB, SMALL, Legend, Page, Swatch, contrast, text_style, text_width
 from models.errors import InputError
+from models.palette import INK, MISSING
 
 from .tables import HeadGrid, Ratio, check_distributions, grid_shape, head_grids, interval, percent
 from .taxonomy import ABBREVIATIONS, COLOURS, INTERPRETABLE, PATTERNS, TITLES, Pattern
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MISSING_COLOUR = "#ECECEC"
-"""A head that is not in the table."""
 
 _WIDTH = 5.2  # inches; shrunk to a column of 3 inches, the text is still to be read
 
@@ -148,7 +146,7 @@ def _draw_heads(
 ) -> None:
     """One panel; a cell is one unit, head h of layer l covers [h, h + 1] x [l, l + 1]."""
     places = [(layer, head) for layer in range(layers) for head in range(columns)]
-    colours = [_faded(*grid[place]) if place in grid else to_rgb(MISSING_COLOUR) for place in places]
+    colours = [_faded(*grid[place]) if place in grid else to_rgb(MISSING) for place in places]
     line = min(0.8, 6 * cell)
     squares = [Rectangle((head, layer), 1, 1) for layer, head in places]
     axes.add_collection(PatchCollection(squares, facecolors=colours, edgecolors="white", linewidths=line))
@@ -225,6 +223,6 @@ def pattern_key() -> list[Swatch]:
 def _strength_key(missing: bool, outlined: bool) -> list[Swatch]:
     """The opacity scale; what a grey cell and an outline mean, if there are any."""
     scale = [Swatch(f"{share:.0%}", (1 - 0.8 * share,) * 3) for share in (0.25, 0.5, 1.0)]
-    grey = [Swatch("not counted", to_rgb(MISSING_COLOUR))] if missing else []
+    grey = [Swatch("not counted", to_rgb(MISSING))] if missing else []
     frame = [Swatch("survives", to_rgb("white"), INK)] if outlined else []
     return [Swatch("share of its maps:"), *scale, *grey, *frame]

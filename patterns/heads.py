@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from models.tap import observe
 
 from .classifier import PatternClassifier, load_classifier
 from .distribution import check_seed
+from .examples import ExampleMaps
 from .images import image_pair, resampling_matrices
 from .maps import ValueNorms, check_kinds
 from .result import HeadPatterns
@@ -47,6 +49,7 @@ def classify_heads(
     seed: int = 0,
     progress: bool = False,
     sink: MapSink | None = None,
+    examples: ExampleMaps | None = None,
 ) -> HeadPatterns:
     """Classify the attention map of every head on every row.
 
@@ -63,6 +66,7 @@ def classify_heads(
         seed: of the bootstrap.
         progress: show a progress bar on stderr.
         sink: receives every map before it is forgotten; see :data:`MapSink`.
+        examples: keeps a few maps of every head to look at.
 
     Raises:
         InputError: no usable row, an unknown kind, a classifier of the wrong kind, or a model in training mode or
@@ -90,10 +94,12 @@ def classify_heads(
     inputs = [everything[i] for i in usable]
     ids = np.array(row_ids(rows), dtype=np.int64)[usable]
     check_segments(model, inputs)
+    if examples is not None:
+        examples.begin(tokenizer)
 
     shape = (len(inputs), *there.shape, len(PATTERNS))
     probabilities = {kind: np.zeros(shape, dtype=np.float32) for kind in kinds}
-    seen = Classification(anatomy, chosen, probabilities)
+    seen = Classification(anatomy, chosen, probabilities, examples)
     with (
         torch.inference_mode(),
         observe(model, seen),
@@ -103,7 +109,10 @@ def classify_heads(
     ):
         for positions, tensors in batches(inputs, batch_size, tokenizer.pad_token_id, model.device):
             seen.start(positions, tensors["attention_mask"].sum(dim=1))
-            seen.sink = sink and _cropped(sink, ids[positions], [inputs[i] for i in positions])
+            members = [inputs[i] for i in positions]
+            seen.sink = sink and _cropped(sink, ids[positions], members)
+            if examples is not None:
+                examples.start(ids[positions], members)
             model(**tensors)
             bar.update(len(positions))
     _check_finite(probabilities, ids)
@@ -147,11 +156,13 @@ class Classification:
         anatomy: Anatomy,
         classifiers: Mapping[str, PatternClassifier],
         probabilities: Mapping[str, npt.NDArray[np.float32]],
+        examples: ExampleMaps | None = None,
     ) -> None:
         self._kept = anatomy.kept
         self._value_norms = ValueNorms(anatomy)
         self._classifiers = classifiers
         self._probabilities = probabilities
+        self._examples = examples
         self.sink: Callable[[int, str, torch.Tensor], None] | None = None
         self.empty = dict.fromkeys(classifiers, 0)
         """By kind, the number of maps that are zero in every cell."""
@@ -174,13 +185,28 @@ class Classification:
         for kind, classifier in self._classifiers.items():
             raw, norm = pairs[classifier.size]
             images = raw if kind == "raw" or norm is None else norm
-            found = classifier.classify_images(images)
+            found = classifier.classify_images(images).cpu().numpy()
             self.empty[kind] += int((images.amax(dim=(-2, -1)) == 0).sum())
             places = np.ix_(self._positions, [layer], self._kept[layer])
-            self._probabilities[kind][places] = found.cpu().numpy()[:, None]
+            self._probabilities[kind][places] = found[:, None]
+            if self._examples is not None:
+                factors = None if kind == "raw" else norms
+                gather = partial(_gather, probabilities, factors)
+                self._examples.see(kind, layer, self._kept[layer], found, gather)
             if self.sink:
                 maps = probabilities if kind == "raw" or norms is None else probabilities * norms[:, :, None]
                 self.sink(layer, kind, maps)
+
+
+def _gather(
+    probabilities: torch.Tensor,
+    norms: torch.Tensor | None,
+    inputs: npt.NDArray[np.intp],
+    heads: npt.NDArray[np.intp],
+) -> torch.Tensor:
+    """Return some maps of a layer, ``[K, n, n]``."""
+    maps = probabilities[inputs, heads]
+    return maps if norms is None else maps * norms[inputs, heads][:, None]
 
 
 def _cropped(

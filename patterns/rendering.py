@@ -11,15 +11,16 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from models.errors import InputError
 from models.files import atomic_file
+from models.palette import BORDER, BORDER_TEXT, FAINT, INK, MAP
 
-BORDER_COLOUR = (255, 48, 48)
-"""RGB of the lines that end a segment; no colour of viridis comes near it."""
+BORDER_COLOUR = ImageColor.getrgb(BORDER)
+"""RGB of the lines that end a segment."""
 
-_INK, _GREY, _RED = (34, 34, 34), (170, 170, 170), (200, 0, 0)
+_INK, _GREY, _RED = (ImageColor.getrgb(colour) for colour in (INK, FAINT, BORDER_TEXT))
 _SMALLEST, _LARGEST = 9, 13  # font sizes in pixels; the second for a picture of 512 pixels
 _LONGEST = 14  # characters of a label
 _SPECIAL = re.compile(r"\[[A-Z][A-Z_]*\d*\]|<\|\w+\|>|</?\w+>")
@@ -259,7 +260,7 @@ def _label_room(labels: list[str], size: int, most: int) -> int:
 def _viridis(values: np.ndarray) -> np.ndarray:
     """`[n, n]` values to `[n, n, 3]` uint8, linear from 0 to the maximum."""
     peak = values.max()
-    return matplotlib.colormaps["viridis"](values / peak if peak > 0 else values, bytes=True)[..., :3]
+    return matplotlib.colormaps[MAP](values / peak if peak > 0 else values, bytes=True)[..., :3]
 
 
 @lru_cache

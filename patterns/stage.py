@@ -19,6 +19,7 @@ from models.subnetwork import Subnetwork
 
 from .classifier import PatternClassifier, load_classifier
 from .distribution import check_seed, counts
+from .examples import ExampleMaps
 from .heads import MapSink, check_sizes, classify_heads
 from .maps import check_kinds
 from .result import HeadPatterns
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from .store import MapWriter
 
+REPORT = "report.html"
 _MISFIT = 0.01  # from this share of the predictions on, the corrected shares come with a warning
 
 
@@ -114,9 +116,10 @@ class ClassifyHeads:
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
 
         with ExitStack() as stack:
-            folder = writer = None
+            folder = writer = maps = None
             if self.output is not None:
                 folder = stack.enter_context(atomic_folder(self.output, self.overwrite))
+                maps = ExampleMaps(seed=self.seed)
                 if self.save_maps:
                     from .store import MapWriter
 
@@ -140,7 +143,9 @@ class ClassifyHeads:
                 sink=_to_store(writer, MapNames(checkpoint, task.name), anatomy_of(model))
                 if writer
                 else None,
+                examples=maps,
             )
+            observed = patterns
             if subnetwork is not None:
                 patterns = patterns.select(subnetwork)
             if len(rows.rows) < self.examples:
@@ -151,6 +156,10 @@ class ClassifyHeads:
             summary = self._summary(patterns, checkpoint, rows, classifiers)
             if folder is not None:
                 write_results(folder, patterns, summary)
+                from .classified import write_classified
+
+                kept = None if subnetwork is None else subnetwork.heads
+                write_classified(folder / REPORT, self, patterns, summary, rows, maps, observed, kept)
         return Classified(patterns, summary, rows)
 
     def _in_model(self, subnetwork: Subnetwork, model: PreTrainedModel) -> tuple[Subnetwork, list[str]]:

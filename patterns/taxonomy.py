@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from models import palette
+
 
 class Pattern(StrEnum):
     """What one attention map looks like (Kovaleva et al. 2019, section 4.1), in the order used everywhere.
@@ -27,14 +29,20 @@ PATTERNS: tuple[Pattern, ...] = tuple(Pattern)
 KINDS: tuple[str, ...] = ("raw", "norm")
 """``raw``: attention probabilities. ``norm``: norm-weighted attention (Kobayashi et al. 2020)."""
 
-# Four of Okabe & Ito (2008), distinguishable with every common colour vision deficiency. Block is red
-# because figures fade a colour by its share, and their sky blue looks like a faded vertical.
 COLOURS: dict[Pattern, str] = {
-    Pattern.VERTICAL: "#0072B2",
-    Pattern.DIAGONAL: "#E69F00",
-    Pattern.VERTICAL_DIAGONAL: "#CC79A7",
-    Pattern.BLOCK: "#C1121F",
-    Pattern.HETEROGENEOUS: "#009E73",
+    Pattern.VERTICAL: palette.BLUE,
+    Pattern.DIAGONAL: palette.ORANGE,
+    Pattern.VERTICAL_DIAGONAL: palette.PINK,
+    Pattern.BLOCK: palette.RED,
+    Pattern.HETEROGENEOUS: palette.GREEN,
+}
+
+MEANINGS: dict[Pattern, str] = {
+    Pattern.VERTICAL: "One or a few columns are bright over most rows: attention to [CLS], [SEP] or a full stop.",
+    Pattern.DIAGONAL: "A line or band along the diagonal: attention to the token itself, the one before or after.",
+    Pattern.VERTICAL_DIAGONAL: "Both of these.",
+    Pattern.BLOCK: "Rectangles whose borders follow the segments: attention within one of two texts.",
+    Pattern.HETEROGENEOUS: "None of these dominates; the only pattern that could encode a linguistic relation.",
 }
 
 ABBREVIATIONS: dict[Pattern, str] = {

@@ -275,6 +275,7 @@ def compare_survivors(
     if output is not None:
         figures = ", ".join(str(output / name) for name in ("survival.png", "patterns.png")[: 1 + bool(data)])
         say(f"figures: {figures}; tables beside them")
+        say(f"report: {output / 'report.html'}")
 
 
 def _show(summary: dict[str, Any], output: Path, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from models.isolating import check_mode
 from models.provenance import provenance
 from patterns import HeadPatterns, load_classifier
 from patterns.distribution import check_seed
+from patterns.examples import ExampleMaps
 from patterns.heads import check_sizes
 from patterns.maps import check_kinds
 from patterns.taxonomy import KINDS
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from patterns.view import HeadsView
+
+REPORT = "report.html"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -106,12 +110,20 @@ class CompareSurvivors:
                 "notes": {"cochran_q": COCHRAN},
                 "provenance": provenance(),
             }
+            looks: dict[str, ExampleMaps] = {}
+            views: list[HeadsView] = []
+            if folder is not None:
+                looks = {group.task: ExampleMaps(seed=self.seed) for group in groups}
             if self.data is not None:
-                warnings += self._patterns(groups, summary, announce)
+                warnings += self._patterns(groups, summary, announce, looks, views)
             summary["warnings"] = warnings
             done = Compared(groups, summary)
             if folder is not None:
                 write_results(folder, done)
+                from .report import write_comparison
+
+                table = patterns_frame(done.patterns) if done.patterns else None
+                write_comparison(folder / REPORT, self, groups, summary, views, table)
         return done
 
     def _task(self, group: Group) -> dict[str, Any]:
@@ -133,9 +145,14 @@ class CompareSurvivors:
         }
 
     def _patterns(
-        self, groups: list[Group], summary: dict[str, Any], announce: Callable[[str], None] | None
+        self,
+        groups: list[Group],
+        summary: dict[str, Any],
+        announce: Callable[[str], None] | None,
+        looks: Mapping[str, ExampleMaps],
+        views: list[HeadsView],
     ) -> list[str]:
-        """Measure and compare; add to the summary what that gives, and return what to warn of."""
+        """Measure and compare; add to the summary and to the views what that gives, and return what to warn of."""
         models = {group.name: [self._model_of(run) for run in group.runs] for group in groups}
         rows = {
             name: load_rows(task_named(name), self.data, self.split)
@@ -160,6 +177,7 @@ class CompareSurvivors:
                 seed=self.seed,
                 announce=announce,
                 mode=self.subnetwork_mode,
+                examples=looks.get(group.task),
             )
             warnings += [*self._caveats(group, rows[group.task], measured), *measured.warnings]
             found = {
@@ -167,6 +185,12 @@ class CompareSurvivors:
                 for kind, labels in measured.labels.items()
             }
             comparisons += list(found.values())
+            if looks:
+                from models.report import options_of
+
+                from .report import heads_view
+
+                views.append(heads_view(group, measured, found, looks[group.task], options_of(self)))
             summary["tasks"][group.name] |= {
                 "examples": int(next(iter(measured.labels.values())).shape[1]),
                 "models": [model.name for model in measured.models],

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from models.drawing import INK, RGB, SMALL, Legend, Page, Swatch, text_style, text_width
+from models.drawing import RGB, SMALL, Legend, Page, Swatch, text_style, text_width
 from models.errors import InputError
+from models.palette import ALWAYS, FAINT, GREY, INK, NEVER
 from patterns.figures import draw_bar, draw_whisker, pattern_key, plain_ticks, tick_positions
 from patterns.tables import check_distributions, interval
 from patterns.taxonomy import INTERPRETABLE
@@ -23,7 +25,7 @@ from .survivors import super_survivors
 from .tables import count_words
 
 _WIDTH = 6.9  # inches: the text width of a two-column page
-_NEVER, _ALWAYS = np.array([0.945, 0.945, 0.945]), np.array([0.031, 0.188, 0.420])
+_NEVER, _ALWAYS = np.array(to_rgb(NEVER)), np.array(to_rgb(ALWAYS))
 _BAR, _PAIR, _NEXT = (
     0.19,
     0.27,
@@ -113,7 +115,7 @@ def pattern_bars(patterns: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Fig
                     continue
                 part = found[kind][side]
                 if part is None:
-                    page.text(x + 0.05, height, "no head survives under every seed", colour="#666666")
+                    page.text(x + 0.05, height, "no head survives under every seed", colour=GREY)
                     continue
                 _draw_side(axes, part, y, panel_w)
                 lo, hi = part["interpretable_ratio_ci95"]
@@ -189,7 +191,7 @@ def _survival_key(groups: Sequence[Group]) -> list[Swatch]:
         steps = {f"{share:.0%}": share for share in (0, 0.25, 0.5, 0.75, 1)}
         words = "kept under, of its seeds:"
     scale = [
-        Swatch(step, _shade(share), "#BBBBBB", "\N{BULLET}" if share == 1 else "")
+        Swatch(step, _shade(share), FAINT, "\N{BULLET}" if share == 1 else "")
         for step, share in steps.items()
     ]
     return [Swatch(words), *scale]

@@ -18,6 +18,7 @@ from models.isolating import isolated
 from models.subnetwork import Mask
 from patterns import HeadPatterns, PatternClassifier, classify_heads
 from patterns.distribution import distribution
+from patterns.examples import ExampleMaps
 from patterns.taxonomy import INTERPRETABLE, PATTERNS
 
 from .permutation import PermutationTest, difference_test, holm, paired_ci95
@@ -52,6 +53,8 @@ class Measured:
     """Likewise where all but the super-survivors is gone; only their places mean something. Empty if not asked for."""
     models: tuple[Source, ...]
     """The checkpoint of each run, by seed."""
+    patterns: tuple[HeadPatterns, ...]
+    """What was found in each of these, before examples that another lacks were left out."""
     warnings: tuple[str, ...]
     """What :func:`patterns.classify_heads` warned of, once each; checkpoints changed since they were pruned."""
 
@@ -73,6 +76,7 @@ def measure(
     seed: int = 0,
     announce: Callable[[str], None] | None = None,
     mode: str = "select",
+    examples: ExampleMaps | None = None,
 ) -> Measured:
     """Classify the heads of each run's checkpoint; a checkpoint that was seen on this task is not run again.
 
@@ -90,6 +94,7 @@ def measure(
         seed: goes into the result of each.
         announce: called with a line about each checkpoint before it is run, and then there is a progress bar.
         mode: one of :data:`models.isolating.SUBNETWORK_MODES`.
+        examples: keeps a few maps of the full models to look at.
 
     Raises:
         HeadscopeError: a checkpoint cannot be loaded, is of another size than the subnetwork, or shares no
@@ -101,7 +106,9 @@ def measure(
     survivors = super_survivors(group.subnetworks)
     separately = mode != "select" and survivors.n_heads > 0
 
-    def classified(run: Run, model: PreTrainedModel, tokenizer: Any) -> HeadPatterns:
+    def classified(
+        run: Run, model: PreTrainedModel, tokenizer: Any, keep: ExampleMaps | None = None
+    ) -> HeadPatterns:
         return classify_heads(
             model,
             tokenizer,
@@ -112,6 +119,7 @@ def measure(
             batch_size=batch_size,
             seed=seed,
             progress=announce is not None,
+            examples=keep,
         )
 
     for run, model in zip(group.runs, models, strict=True):
@@ -124,7 +132,9 @@ def measure(
             if model.name == run.model and run.sha256 not in (None, checkpoint.sha256):
                 warnings.append(f"{model.name} has other weights now than when {run.source} pruned it.")
             if key not in cache:
-                cache[key] = classified(run, checkpoint.model, checkpoint.tokenizer)
+                if examples is not None and len(set(models)) > 1:
+                    examples.source = f"seed {run.seed}"
+                cache[key] = classified(run, checkpoint.model, checkpoint.tokenizer, examples)
             if separately:
                 with isolated(checkpoint.model, survivors, mode) as left:
                     alone[model] = classified(run, left, checkpoint.tokenizer)
@@ -144,6 +154,7 @@ def measure(
         labels=labels(found),
         alone=labels([alone[model] for model in models]) if separately else {},
         models=tuple(models),
+        patterns=tuple(found),
         warnings=(
             *warnings,
             *dict.fromkeys(f"{group.name}: {message}" for p in found for message in p.warnings),

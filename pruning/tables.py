@@ -16,7 +16,7 @@ from patterns.taxonomy import PATTERNS, TITLES, Pattern
 from .consistency import COCHRAN
 from .stability import NULLS
 
-_INTERVALS = (
+INTERVALS = (
     "The intervals say how far other examples and seeds could move these very heads' shares; the tests, whether heads "
     "that survive differ from other heads. 'by layers' is the difference that the layers of the survivors explain."
 )
@@ -70,7 +70,7 @@ def print_comparison(
             "permutation within layers (Holm over tasks and kinds), and p of a free permutation",
             _tests(looked_at, summary["maps"]),
         )
-        console.print(Text(_INTERVALS, "dim"))
+        console.print(Text(INTERVALS, "dim"))
         console.print()
 
 

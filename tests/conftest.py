@@ -26,10 +26,10 @@ torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Where everything needed is known to be installed, a skip is a failure (HEADSCOPE_NO_SKIP=1).
 
-    Only the shared data folder, a browser and the extras may be missing even there.
+    Only the shared data folder, a browser, its accessibility checker and the extras may be missing even there.
     """
     report = yield
-    known = ("shared data folder", "no Chromium", "could not import")
+    known = ("shared data folder", "no Chromium", "no axe-core", "could not import")
     allowed = hasattr(report, "wasxfail") or any(words in str(report.longrepr) for words in known)
     if report.skipped and os.environ.get("HEADSCOPE_NO_SKIP") and not allowed:
         report.outcome = "failed"

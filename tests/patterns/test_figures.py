@@ -1,5 +1,6 @@
 """Figures are read back from their patches, their texts and, once drawn, their pixels."""
 
+import io
 import itertools
 import math
 import re
@@ -21,8 +22,9 @@ from PIL import Image
 
 from models.drawing import save_figure
 from models.errors import InputError
+from models.palette import MISSING
 from patterns import Pattern
-from patterns.figures import MISSING_COLOUR, distribution_bars, head_grid
+from patterns.figures import distribution_bars, head_grid
 from patterns.taxonomy import COLOURS, TITLES
 
 LETTERS = dict(zip(Pattern, ["V", "D", "VD", "B", "H"], strict=True))
@@ -141,7 +143,7 @@ def test_a_head_that_is_not_in_the_table_is_a_grey_cell_without_a_letter() -> No
     figure = head_grid(heads[~((heads["layer"] == 1) & (heads["head"] == 2))])
     (axes,) = panels(figure)
     assert len(cells(axes)) == 12
-    np.testing.assert_allclose(cells(axes)[1, 2], to_rgb(MISSING_COLOUR))
+    np.testing.assert_allclose(cells(axes)[1, 2], to_rgb(MISSING))
     assert (1, 2) not in letters(axes)
     assert len(letters(axes)) == 11
     assert "not counted" in words(figure)
@@ -151,7 +153,7 @@ def test_a_head_that_is_not_in_the_table_is_a_grey_cell_without_a_letter() -> No
 def test_shape_adds_layers_and_heads_that_the_table_lacks() -> None:
     (axes,) = panels(head_grid(frame(2, 3, kinds=("raw",)), shape=(4, 5)))
     assert set(cells(axes)) == set(itertools.product(range(4), range(5)))
-    np.testing.assert_allclose(cells(axes)[3, 4], to_rgb(MISSING_COLOUR))
+    np.testing.assert_allclose(cells(axes)[3, 4], to_rgb(MISSING))
 
 
 def test_an_outline_is_around_the_survivors_and_no_others() -> None:
@@ -369,3 +371,22 @@ def test_a_bad_table_of_heads_is_refused(heads: pd.DataFrame, options: dict, say
 def test_a_ratio_that_contradicts_its_bar_is_refused() -> None:
     with pytest.raises(InputError, match=r"0\.3.*0\.18"):
         distribution_bars({"raw": RAW}, {"raw": (0.3, 0.2, 0.4)})
+
+
+def test_colours_are_named_in_one_place() -> None:
+    root = Path(__file__).parents[2]
+    rooms = [
+        path
+        for room in ("models", "patterns", "annotations", "pruning")
+        for path in (root / room).rglob("*.py")
+    ]
+    assert len(rooms) > 50
+    found = {path.name for path in rooms if re.search(r"[\"']#[0-9A-Fa-f]{6}[\"']", path.read_text())}
+    assert found == {"palette.py"}
+
+
+def test_a_notebook_shows_a_figure_by_itself() -> None:
+    data, size = head_grid(frame(6, 12))._repr_png_()  # type: ignore[attr-defined]
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.size == pytest.approx((2 * size["width"], 2 * size["height"]), abs=2)
+        assert 400 < size["width"] < 900

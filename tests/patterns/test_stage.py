@@ -43,6 +43,7 @@ def test_everything_is_written(done: Any) -> None:
     _, folder = done
     assert {path.name for path in folder.iterdir()} == {
         "summary.json", "heads.parquet", "maps.parquet", "distribution.csv", "heads.png", "distribution.png", "maps",
+        "report.html",
     }  # fmt: skip
     assert not list(folder.parent.glob(".*"))
 

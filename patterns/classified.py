@@ -1,0 +1,150 @@
+"""The report of ``classify-heads``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from models.report import Section, TableBlock, command_line, options_of, percent_words
+
+from .distribution import bootstrap_ci95, interpretable_shares
+from .examples import ExampleMaps
+from .report import head_findings, read_importance, sampling_command, write_report
+from .result import HeadPatterns
+from .tables import interval
+from .taxonomy import INTERPRETABLE
+from .view import HeadsView
+
+if TYPE_CHECKING:
+    from models.glue import Rows
+
+    from .stage import ClassifyHeads
+
+
+def write_classified(
+    path: Path,
+    job: ClassifyHeads,
+    patterns: HeadPatterns,
+    summary: Mapping[str, Any],
+    rows: Rows,
+    maps: ExampleMaps | None,
+    observed: HeadPatterns,
+    survives: npt.NDArray[np.bool_] | None,
+) -> None:
+    """Write what one run of ``classify-heads`` found.
+
+    Args:
+        path: of the HTML file.
+        job: what was asked for.
+        patterns: what was found.
+        summary: what ``summary.json`` holds.
+        rows: where the examples were drawn from.
+        maps: what was kept to look at.
+        observed: all heads that were observed, where `patterns` counts those of a subnetwork alone.
+        survives: ``[L, H]``, the heads of that subnetwork.
+    """
+    within = job.subnetwork is not None and job.subnetwork_mode == "select"
+    view = HeadsView(
+        name="",
+        patterns=observed if within else patterns,
+        maps=maps,
+        survives=survives if within else None,
+        importance=_importance(job, observed),
+        annotate=annotation_command(job),
+    )
+    examples, counted, all_heads = summary["examples"], summary["heads"]["counted"], summary["heads"]["all"]
+    whose = "their " if within else ""
+    findings, sections = head_findings(view), []
+    if within:
+        frame, sentences = beside_full(patterns, observed, job.seed)
+        findings += sentences
+        table = TableBlock.of(
+            frame,
+            "full-and-subnetwork",
+            "Share of maps",
+            titles={"low": "95% from", "high": "to"},
+            shares=("share", "low", "high"),
+        )
+        sections = [Section("Full model and subnetwork", tuple(sentences), tables=(table,))]
+    write_report(
+        path,
+        [view],
+        title=f"Attention heads of {_short(job.model)} on {summary['task'].upper()}",
+        about=f"{examples} examples of {rows.source}, split {job.split}; model {job.model}.",
+        facts=[
+            (str(counted), "heads" if counted == all_heads else f"of {all_heads} heads"),
+            (str(examples), "examples"),
+            *(
+                (percent_words(part["interpretable_ratio"]), f"of {whose}{kind} maps heterogeneous")
+                for kind, part in summary["maps"].items()
+            ),
+        ],
+        findings=findings,
+        warnings=patterns.warnings,
+        sections=sections,
+        provenance=summary["provenance"],
+        command=repeat_command(job, summary),
+    )  # fmt: skip
+
+
+def beside_full(part: HeadPatterns, full: HeadPatterns, seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """Compare the heads of a subnetwork with all heads of the model: a row per kind, set and pattern, and words."""
+    rows, sentences = [], []
+    for kind in full.kinds:
+        for name, one in (("all heads", full), ("subnetwork", part)):
+            low, high = one.interpretable_ratio_ci95(kind)
+            for pattern, share in one.distribution(kind).items():
+                bounds = (low, high) if pattern == INTERPRETABLE else (np.nan, np.nan)
+                row = {"kind": kind, "heads": name, "pattern": pattern}
+                rows.append(row | {"share": share, "low": bounds[0], "high": bounds[1]})
+        apart = interpretable_shares(part.labels[kind][:, part.heads]) - interpretable_shares(
+            full.labels[kind][:, full.heads]
+        )
+        low, high = bootstrap_ci95(apart, seed)
+        words = interval(low, high)
+        sentences.append(
+            f"Of the {kind} maps of the subnetwork's {int(part.heads.sum())} heads "
+            f"{percent_words(part.interpretable_ratio(kind))} are heterogeneous, of all heads "
+            f"{percent_words(full.interpretable_ratio(kind))}: {100 * apart.mean():+.1f} percentage points"
+            + (f", 95% interval over examples {words}" if words else "")
+            + ". Whether survivors differ from other heads takes several seeds: see compare-survivors."
+        )
+    return pd.DataFrame(rows), sentences
+
+
+def repeat_command(job: ClassifyHeads, summary: Mapping[str, Any]) -> str:
+    """Return the command that repeats a run; of a model from the Hub, with the commit that was looked at."""
+    options = {"model": job.model, "revision": summary["provenance"]["model"]["revision"]} | options_of(job)
+    return command_line(["classify-heads"], options | _classifiers(job) | {"overwrite": None})
+
+
+def annotation_command(job: ClassifyHeads) -> str:
+    """Return the command that samples the least certain maps of the same model and data for annotation."""
+    return sampling_command(options_of(job) | _classifiers(job))
+
+
+def _importance(job: ClassifyHeads, observed: HeadPatterns) -> npt.NDArray[np.float64] | None:
+    """Of the search that a subnetwork comes from, if its folder is at hand."""
+    if job.subnetwork is None:
+        return None
+    place = Path(job.subnetwork)
+    layers, heads = observed.heads.shape
+    return read_importance(
+        (place if place.is_dir() else place.parent) / "importance.parquet", (layers, heads)
+    )
+
+
+def _classifiers(job: ClassifyHeads) -> dict[str, Any]:
+    given = {f"{kind}_classifier": source for kind, source in (job.classifiers or {}).items()}
+    return {"classifiers": None, **given}
+
+
+def _short(model: str) -> str:
+    """A Hub id as it is, the last part of a folder's path that says something."""
+    parts = [part for part in Path(model).parts if part not in ("model", "/")]
+    return model if not Path(model).is_dir() or not parts else parts[-1]
