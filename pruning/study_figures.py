@@ -13,7 +13,8 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from models.drawing import INK, SMALL, Page, text_style, text_width
+from models.drawing import SMALL, Page, text_style, text_width
+from models.palette import BLUE, FAINT, GREY, INK, NEVER, VERMILION
 from patterns.figures import plain_ticks, tick_positions
 
 from .stability import NULLS
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _WIDTH = 6.9  # inches: the text width of a two-column page
-_COLOURS = {STATES[0]: "#D55E00", STATES[1]: "#0072B2"}  # of Okabe and Ito
-_GREY, _LIGHT = "#767676", "#BBBBBB"
+_COLOURS = {STATES[0]: VERMILION, STATES[1]: BLUE}
 _MAPS = {"mean": "Blues", "std": "Oranges"}
 _WORDS = {
     (METHODS[0], "mean"): "share of seeds that keep it",
@@ -187,9 +187,7 @@ def shared(frame: pd.DataFrame) -> Figure:
     axes = page.axes(left, 0.75, page.width - left - 0.15, height)
     for row, (one, other) in enumerate(pairs):
         part = frame[(frame["task"] == one) & (frame["other"] == other)]
-        for (null, shift), colour in zip(
-            zip(NULLS, (-0.13, 0.13), strict=True), (_LIGHT, _GREY), strict=True
-        ):
+        for (null, shift), colour in zip(zip(NULLS, (-0.13, 0.13), strict=True), (FAINT, GREY), strict=True):
             level = part[part["null"] == null]
             axes.plot(
                 [level["low"].item(), level["high"].item()],
@@ -207,8 +205,8 @@ def shared(frame: pd.DataFrame) -> Figure:
     y = 0.16
     keys = (
         ("o", _COLOURS[STATES[1]], "found"),
-        ("s", _LIGHT, "chance, 95%"),
-        ("s", _GREY, "with as many in every layer"),
+        ("s", FAINT, "chance, 95%"),
+        ("s", GREY, "with as many in every layer"),
     )
     x = 0.12
     legend = page.axes(0, 0, page.width, 0.32)
@@ -265,7 +263,7 @@ def scores(summary: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
         axes.set_ylabel(metric, labelpad=2, **text_style(SMALL))
         page.text(left, y + panel_h + 0.1, task)
         for edge in [i - 0.5 for i in range(1, len(kinds)) if kinds[i][0] != kinds[i - 1][0]]:
-            axes.axvline(edge, color=_LIGHT, linewidth=0.6)
+            axes.axvline(edge, color=FAINT, linewidth=0.6)
     _score_key(page, kinds, left, (width - left - right) / len(kinds) if kinds else 0)
     return page.figure
 
@@ -279,10 +277,10 @@ def _levels(axes: Axes, of_task: pd.DataFrame) -> list[tuple[float, str]]:
         mean, low, high = (full[name].item() for name in ("mean", "low", "high"))
         lines.append((mean, "full model", "-"))
         if low == low:
-            axes.axhspan(low, high, color="#EFEFEF", linewidth=0)
+            axes.axhspan(low, high, color=NEVER, linewidth=0)
     known = [line for line in lines if line[0] == line[0]]
     for value, _, style in known:
-        axes.axhline(value, color=_GREY, linewidth=0.9, linestyle=style)
+        axes.axhline(value, color=GREY, linewidth=0.9, linestyle=style)
     return [(float(value), name) for value, name, _ in known]
 
 
@@ -292,7 +290,7 @@ def _name_levels(axes: Axes, levels: Sequence[tuple[float, str]]) -> None:
     previous = -np.inf
     for value, name in sorted(levels):
         place = max((value - low) / (high - low), previous + 0.12)
-        axes.text(1.01, place, name, transform=axes.transAxes, va="center", **text_style(SMALL - 1, _GREY))
+        axes.text(1.01, place, name, transform=axes.transAxes, va="center", **text_style(SMALL - 1, GREY))
         previous = place
 
 
