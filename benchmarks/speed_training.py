@@ -130,7 +130,7 @@ def trained(
 
 
 def training_ratios(
-    data: Path | None = None, steps: int = 8, repeats: int = 2, tasks: Sequence[str] = ("qqp", "cola")
+    data: Path | None = None, steps: int = 24, repeats: int = 1, tasks: Sequence[str] = ("qqp", "cola")
 ) -> dict[str, float]:
     """Return examples per second over those of the plain recipe, per task."""
     ratios = {}

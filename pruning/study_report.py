@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from models.drawing import save_figure
 from models.errors import InputError
 from models.files import atomic_folder
+from models.provenance import provenance
+from models.report import FigureBlock, Section, TableBlock, command_line, write_page
 
 from .comparison import patterns_frame
 from .study_conclusions import conclusions, findings_frame, findings_of
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-FILE = "report.md"
+FILE, PAGE = "report.md", "report.html"
 _LONG = 60  # rows from which a LaTeX table runs over pages
 _MOST = 400  # rows from which a table is no table for a paper
 
@@ -50,12 +52,89 @@ def write_report(folder: Path | str) -> dict[str, Any]:
     with atomic_folder(home.path / REPORT, overwrite=True) as made:
         for name, table in tables.items():
             write_table(table, made / "tables" / name)
-        for name, (figure, behind) in figures_of(data).items():
+        figures = figures_of(data)
+        for name, (figure, behind) in figures.items():
             save_figure(figure, made / "figures" / f"{name}.png")
             save_figure(figure, made / "figures" / f"{name}.pdf")
             behind.to_csv(made / "figures" / f"{name}.csv", index=False)
         (made / FILE).write_text(markdown(told, data), encoding="utf-8")
+        write_study_page(made / PAGE, told, data, figures, tables, home.path)
     return told
+
+
+_SHOWN = {
+    "4_scores": (
+        "Good, random and bad subnetworks",
+        "Scores of subnetworks, pruned and fine-tuned again, with intervals over seeds, beside those of the full "
+        "model, of always saying the commonest label, and of guessing.",
+    ),
+    "1_survival": (
+        "What survives",
+        "Layer by head grids of each task: how often each head and MLP is kept over the seeds, and its standard "
+        "deviation, by structured and by magnitude pruning. The numbers are in the table.",
+    ),
+    "5_patterns": (
+        "Patterns of super-survivors and of all heads",
+        "Stacked bars of how often each pattern occurs among super-survivors and among all heads, by task and kind "
+        "of maps.",
+    ),
+    "3_shared_heads": (
+        "Heads that tasks share",
+        "How many heads two tasks keep in common under the same seed, beside what chance would give.",
+    ),
+    "2_importance": (
+        "Importance before anything is pruned",
+        "Histograms of the normalised importance of heads and MLPs in the full models, by task.",
+    ),
+}
+"""Title and description of each figure, in the order in which the page shows them."""
+
+
+def write_study_page(
+    path: Path,
+    told: Mapping[str, Any],
+    data: StudyData,
+    figures: Mapping[str, tuple[Figure, pd.DataFrame]],
+    tables: Mapping[str, pd.DataFrame],
+    home: Path,
+) -> None:
+    """Write the report as one page that needs no network."""
+    study = data.plan.study
+    seeds = ", ".join(map(str, study.seeds))
+    shown = [
+        Section(
+            title,
+            figures=(FigureBlock.of(figure, alt, table=TableBlock.of(behind, name, title, folded=True)),),
+        )
+        for name, (title, alt) in _SHOWN.items()
+        if name in figures
+        for figure, behind in (figures[name],)
+    ]
+    write_page(
+        path,
+        title=f"Lottery study of {Path(study.model).name}",
+        about=f"{', '.join(study.tasks)}; seeds {seeds}; {told['done']} of {told['steps']} steps done.",
+        facts=[
+            (str(len(study.tasks)), "tasks"),
+            (str(len(study.seeds)), "seeds"),
+            (f"{told['done']} of {told['steps']}", "steps done"),
+        ],
+        findings=[_selection(data)],
+        warnings=told["warnings"],
+        sections=[
+            *shown,
+            *(Section(one["question"], words=tuple(one["answers"])) for one in told["conclusions"]),
+            Section(
+                "All tables",
+                tables=tuple(
+                    TableBlock.of(table, name, name.replace("_", " "), folded=True)
+                    for name, table in tables.items()
+                ),
+            ),
+        ],
+        provenance=provenance() | {"study": str(home)},
+        command=command_line(["run-study", "report", home], {}),
+    )
 
 
 def tables_of(data: StudyData) -> dict[str, pd.DataFrame]:

@@ -542,6 +542,11 @@ def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(
         for ending in ("png", "pdf"):
             assert (figures / f"{name}.{ending}").stat().st_size > 1000
     assert "What these data support" in (finished / "report/report.md").read_text()
+    page = (finished / "report/report.html").read_text()
+    assert len(page) < 5_000_000
+    assert page.count("data:image/png;base64,") == len(list((finished / "report/figures").glob("*.png")))
+    assert 'src="http' not in page
+    assert all(f"<h2>{title}" in page or title in page for title in ("What survives", "All tables"))
 
 
 def test_scores_are_those_of_the_steps(finished: Path) -> None:
