@@ -145,6 +145,7 @@ def test_a_map_is_drawn_from_its_cells_with_its_tokens(visit: Any) -> None:
     page.keyboard.press("ArrowDown")
     assert page.locator("dialog .readout").first.inner_text() != first
     page.locator("dialog .map summary").first.click()
+    page.locator("dialog .map table tbody tr").first.wait_for()  # the table is made when it is opened
     assert page.locator("dialog .map table tbody tr").count() == 10
     before = canvas.bounding_box()["width"]
     page.locator("dialog .map button", has_text="Larger").first.click()
