@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from models.cli import (
+    ClassifierOption,
     DataOption,
     DeviceOption,
     InputsOption,
@@ -22,14 +23,11 @@ from models.cli import (
     SplitOption,
     TaskOption,
     group,
+    listed,
     say,
 )
 
 from .studio_commands import COMMANDS
-
-ClassifierOption = Annotated[
-    str | None, typer.Option(help="Folder or Hub id of a classifier to use instead of the shipped one.")
-]
 
 
 def sample(
@@ -83,20 +81,19 @@ def sample(
     """
     from .sampling import SampleMaps
 
-    given = {"raw": raw_classifier, "norm": norm_classifier}
     report = SampleMaps(
         model=model,
         task=task,
         output=output,
         strategy=strategy,
         count=count,
-        maps=tuple(kind.strip() for kind in maps.split(",")),
+        maps=listed(maps),
         examples=examples,
         data=data,
         revision=revision,
         split=split,
         exclude=tuple(exclude or ()),
-        classifiers={kind: source for kind, source in given.items() if source},
+        classifiers={"raw": raw_classifier, "norm": norm_classifier},
         base_model=base_model,
         batch_size=batch_size,
         max_length=max_length,

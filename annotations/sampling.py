@@ -27,7 +27,7 @@ from models.inputs import Encoded, batches
 from models.provenance import provenance
 from models.tap import observe
 from patterns import store
-from patterns.classifier import load_classifier
+from patterns.classifier import classifier_records, load_classifiers
 from patterns.distribution import check_seed
 from patterns.heads import check_sizes, classify_heads
 from patterns.maps import ValueNorms, check_kinds
@@ -83,7 +83,7 @@ class SampleMaps:
     """Which split of the data."""
     exclude: tuple[Path, ...] = ()
     """Folders of maps; no map of an (example, layer, head) in one of them is chosen again, of either kind."""
-    classifiers: Mapping[str, str] = field(default_factory=dict)
+    classifiers: Mapping[str, str | None] = field(default_factory=dict)
     """By kind: folder or Hub id of a classifier to use instead of the shipped one."""
     base_model: str = ""
     """What the model was fine-tuned from, so that its heads are recognised as those of other maps."""
@@ -128,9 +128,7 @@ class SampleMaps:
         excluded = excluded_places(self.exclude)
         rows = load_rows(task, self.data, self.split)
         device = pick_device(self.device)
-        classifiers = {
-            kind: load_classifier(self.classifiers.get(kind, kind), kind) for kind in check_kinds(self.maps)
-        }
+        classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
         checkpoint = load_checkpoint(self.model, self.revision, device)
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
         names = MapNames(checkpoint, task.name, self.base_model)
@@ -154,11 +152,7 @@ class SampleMaps:
             for kind in found.kinds
         }
         places, probabilities = self._choose(found, look, free)
-        warnings = list(found.warnings)
-        if len(rows.rows) < self.examples:
-            warnings.insert(
-                0, f"{self.examples} examples were asked for, but {rows.source} has {len(rows.rows)}."
-            )
+        warnings = [*rows.shortage(self.examples), *found.warnings]
         if len(places) < self.count:
             warnings.append(f"{self.count} maps were asked for, but only {len(places)} are left to choose.")
         maps = take_maps(checkpoint, look.encoded, places, self.batch_size, progress)
@@ -183,10 +177,7 @@ class SampleMaps:
             "seed": self.seed,
             "max_length": self.max_length,
             "exclude": {"folders": [str(folder) for folder in self.exclude], "found": int(taken.sum())},
-            "classifiers": {
-                kind: {"source": self.classifiers.get(kind, "shipped"), "version": version}
-                for kind, version in versions.items()
-            },
+            "classifiers": classifier_records(classifiers, self.classifiers),
             "predicted": {p.value: int((predictions["label"] == p).sum()) for p in PATTERNS},
             "mean_margin": float(predictions["margin"].mean()),
             "heads": len({place[1:3] for place in places}),

@@ -39,6 +39,7 @@ from annotations.agreement import Votes
 from annotations.stages import groups_of, load_labelled
 from annotations.strategies import STRATEGIES, choose, image_features
 from models.files import write_json
+from models.palette import BLUE, GREEN, INK, ORANGE, RED
 from models.provenance import provenance
 from patterns.classifier import images_of
 from patterns.evaluation import score
@@ -165,9 +166,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for axes, (name, pool) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        for strategy, colour in zip(
-            STRATEGIES, ("#222222", "#009E73", "#E69F00", "#0072B2", "#C1121F"), strict=True
-        ):
+        for strategy, colour in zip(STRATEGIES, (INK, GREEN, ORANGE, BLUE, RED), strict=True):
             of = pool["measurements"][strategy]["macro_f1"]
             low, high = np.array(of["ci95"]).T
             axes.plot(

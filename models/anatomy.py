@@ -210,11 +210,15 @@ class Anatomy:
 
         `n_heads` is how many the layer has now: of a compacted model, ``len(kept[layer])``.
         """
-        from transformers.pytorch_utils import Conv1D
+        return weight_of(self.outputs[layer]).unflatten(1, (n_heads, -1)).transpose(0, 1)
 
-        module = self.outputs[layer]
-        weight: torch.Tensor = module.weight.T if isinstance(module, Conv1D) else module.weight  # type: ignore[assignment]
-        return weight.unflatten(1, (n_heads, -1)).transpose(0, 1)
+
+def weight_of(module: nn.Module) -> torch.Tensor:
+    """Return the weight of a linear layer as ``[outputs, inputs]``; GPT-2 stores its transpose."""
+    from transformers.pytorch_utils import Conv1D
+
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    return weight.T if isinstance(module, Conv1D) else weight
 
 
 def is_plain(module: nn.Module) -> bool:

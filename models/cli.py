@@ -34,6 +34,9 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything rand
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON.")]
 MapsOption = Annotated[str, typer.Option("--maps", help="Kinds of maps: raw, norm, or raw,norm.")]
+ClassifierOption = Annotated[
+    str | None, typer.Option(help="Folder or Hub id of a classifier to use instead of the shipped one.")
+]
 SplitOption = Annotated[str, typer.Option("--split", help="Which split of the data.")]
 InputsOption = Annotated[int, typer.Option("--batch-size", help="Inputs per forward pass.")]
 MaxLengthOption = Annotated[int, typer.Option("--max-length", help="Tokens; longer inputs are cut.")]
@@ -147,6 +150,11 @@ def quiet_libraries() -> None:
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")
     warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def listed(words: str) -> tuple[str, ...]:
+    """Return the parts of a list with commas, such as ``raw, norm``."""
+    return tuple(word.strip() for word in words.split(","))
 
 
 def say(message: str) -> None:

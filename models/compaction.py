@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .anatomy import STRUCTURE, Anatomy, anatomy_of, is_plain, structure_of
+from .anatomy import STRUCTURE, Anatomy, anatomy_of, is_plain, structure_of, weight_of
 from .errors import InputError, UnsupportedModelError
 from .subnetwork import Subnetwork
 
@@ -120,7 +120,8 @@ def size_share(model: PreTrainedModel, subnetwork: Subnetwork, n_tokens: int = 1
         size = np.array(
             [
                 sum(parameter.numel() for parameter in module.parameters()),
-                sum(_weight(one).numel() for one in linear) + 2 * n_tokens * width * len(anatomy.kept[layer]),
+                sum(weight_of(one).numel() for one in linear)
+                + 2 * n_tokens * width * len(anatomy.kept[layer]),
             ]
         )
         whole += size
@@ -162,7 +163,7 @@ def _cuts(anatomy: Anatomy, layer: int, subnetwork: Subnetwork) -> Iterator[tupl
         yield output, _Cut(_all(output, 0), _features(places, width), _bias(output) is not None)
         parts = 3 // len(anatomy.projections[layer])  # of one module: 1, or 3 where it gives all
         for module in anatomy.projections[layer]:
-            given = _weight(module).shape[0] // width // parts
+            given = weight_of(module).shape[0] // width // parts
             # Fewer key and value heads serve several query heads each.
             of_module = places // (len(now) // given)
             rows = torch.cat([_features(of_module + part * given, width) for part in range(parts)])
@@ -181,7 +182,7 @@ def _smaller(module: nn.Module, cut: _Cut) -> nn.Module:
             f"A linear layer is a {type(module).__name__}, of which nothing can be cut; merge adapters first "
             "(PEFT: merge_and_unload()) and load the model without quantisation."
         )
-    weight, bias = _weight(module).detach(), _bias(module)
+    weight, bias = weight_of(module).detach(), _bias(module)
     weight = weight.index_select(0, cut.outputs.to(weight.device))
     weight = weight.index_select(1, cut.inputs.to(weight.device))
     outputs, inputs = weight.shape
@@ -194,7 +195,7 @@ def _smaller(module: nn.Module, cut: _Cut) -> nn.Module:
             1, 1, bias=cut.bias
         )
         small.in_features, small.out_features = inputs, outputs
-    small.weight = nn.Parameter(weight, requires_grad=_weight(module).requires_grad)
+    small.weight = nn.Parameter(weight, requires_grad=weight_of(module).requires_grad)
     if bias is not None and cut.bias:
         chosen = bias.detach().index_select(0, cut.outputs.to(bias.device))
         small.bias = nn.Parameter(chosen, requires_grad=bias.requires_grad)
@@ -291,13 +292,7 @@ def _linear(anatomy: Anatomy, layer: int) -> list[nn.Module]:
 def _head_width(anatomy: Anatomy, layer: int) -> int:
     """d_head; 0 if the layer has no head left."""
     number = len(anatomy.kept[layer])
-    return _weight(anatomy.outputs[layer]).shape[1] // number if number else 0
-
-
-def _weight(module: nn.Module) -> torch.Tensor:
-    """``[outputs, inputs]``."""
-    weight: torch.Tensor = module.weight  # type: ignore[assignment]
-    return weight.T if isinstance(module, Conv1D) else weight
+    return weight_of(anatomy.outputs[layer]).shape[1] // number if number else 0
 
 
 def _bias(module: nn.Module) -> torch.Tensor | None:
@@ -306,12 +301,12 @@ def _bias(module: nn.Module) -> torch.Tensor | None:
 
 def _size(module: nn.Module) -> np.ndarray:
     """Number of parameters, and of weights alone."""
-    weights, bias = _weight(module).numel(), _bias(module)
+    weights, bias = weight_of(module).numel(), _bias(module)
     return np.array([weights + (0 if bias is None else bias.numel()), weights])
 
 
 def _all(module: nn.Module, axis: int) -> torch.Tensor:
-    return torch.arange(_weight(module).shape[axis])
+    return torch.arange(weight_of(module).shape[axis])
 
 
 def _features(heads: torch.Tensor, width: int) -> torch.Tensor:

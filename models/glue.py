@@ -105,6 +105,12 @@ class Rows:
         """Return what a result says of where its rows come from."""
         return {"source": self.source, "revision": self.revision, "sha256": self.sha256}
 
+    def shortage(self, examples: int) -> list[str]:
+        """Return a warning if there are fewer rows than the examples asked for; else nothing."""
+        if len(self.rows) >= examples:
+            return []
+        return [f"{examples} examples were asked for, but {self.source} has {len(self.rows)}."]
+
     def numbered(self) -> list[Row]:
         """Return the rows with ``idx`` set: see :func:`row_ids`."""
         return [{**row, "idx": i} for row, i in zip(self.rows, row_ids(self.rows), strict=True)]

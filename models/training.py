@@ -232,8 +232,8 @@ def train(
         _wait()
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not _memory_ran_out(error):
+        except (MemoryError, RuntimeError) as error:
+            if not _memory_ran_out(error):
                 raise
             raise InputError(
                 f"Memory ran out on {device}; give a --batch-size below {settings.batch_size} or a smaller "
@@ -258,9 +258,9 @@ def _check_reporting(settings: FineTuning) -> None:
         raise InputError(f"--report-to {', '.join(settings.report_to)}: {reason(error)}.") from error
 
 
-def _memory_ran_out(error: RuntimeError) -> bool:
-    """On the CPU it has no type of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+def _memory_ran_out(error: MemoryError | RuntimeError) -> bool:
+    """PyTorch's error has a type of its own on GPUs only."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 def _wait() -> None:
@@ -300,11 +300,11 @@ def _held_at_zero(masks: WeightMasks, model: PreTrainedModel) -> Iterator[None]:
     Neither gradient clipping nor a moment of Adam knows of them, and weight decay of 0 is 0: the same as training
     with ``torch.nn.utils.prune`` (tested).
     """
-    masks.apply_(model)
     pruned = {
-        name: (parameter, torch.from_numpy(~masks.masks[name]).to(parameter.device))
-        for name, parameter in masks.check(model).items()
+        name: (parameter, masks.pruned(name, parameter)) for name, parameter in masks.check(model).items()
     }
+    for parameter, where in pruned.values():
+        parameter.data.masked_fill_(where, 0)
 
     def without(where: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         return lambda gradient: gradient.masked_fill(where, 0)
@@ -337,7 +337,7 @@ class LengthGroups(Sampler[int]):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next; the Trainer does."""
+        """Say which epoch comes next."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -444,10 +444,8 @@ def _conductor(
         """The sum over all processes."""
         if n_processes() == 1:
             return value
-        part = torch.tensor(
-            value, dtype=torch.float32 if trainer.args.device.type == "mps" else torch.float64
-        )
-        return float(trainer.accelerator.reduce(part.to(trainer.args.device), "sum"))
+        part = torch.tensor(value, dtype=torch.float64, device=trainer.args.device)
+        return float(trainer.accelerator.reduce(part, "sum"))
 
     class Conductor(TrainerCallback):
         """Counts, scores, says when a checkpoint is due, and shows how far it is."""
@@ -472,7 +470,8 @@ def _conductor(
                 self.bar.set_postfix(loss=f"{course.loss / course.steps:.4f}", refresh=False)
             ends = state.global_step >= state.max_steps or state.epoch == int(state.epoch)
             if folder and not ends and state.global_step % settings.checkpoint_steps == 0:
-                self.prepare(state, control)
+                self.check(state)
+                control.should_save = True
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             course.seconds += time.perf_counter() - self.since
@@ -504,16 +503,11 @@ def _conductor(
                     with atomic_file(folder / _BEST) as temporary:
                         save_model(trainer.model, str(temporary))
             self.since = time.perf_counter()
-            if folder:
-                self.prepare(state, control)
+            control.should_save = folder is not None
 
         def check(self, state: Any) -> None:
             if not all(bool(weight.isfinite().all()) for weight in trainer.model.parameters()):
                 _diverged("A weight is not finite", state.global_step, trainer, settings, folder)
-
-        def prepare(self, state: Any, control: Any) -> None:
-            self.check(state)
-            control.should_save = True
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Mark a checkpoint as whole, and delete those before it."""

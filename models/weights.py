@@ -20,6 +20,7 @@ from .files import atomic_file, reason
 from .subnetwork import Subnetwork
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -190,7 +191,7 @@ class WeightMasks:
         originals = {name: parameter.data for name, parameter in parameters.items()}
         try:
             for name, parameter in parameters.items():
-                parameter.data = parameter.data.masked_fill(self._pruned(name, parameter), 0)
+                parameter.data = parameter.data.masked_fill(self.pruned(name, parameter), 0)
             yield
         finally:
             for name, parameter in parameters.items():
@@ -203,9 +204,10 @@ class WeightMasks:
             InputError: as :meth:`check`.
         """
         for name, parameter in self.check(model).items():
-            parameter.data.masked_fill_(self._pruned(name, parameter), 0)
+            parameter.data.masked_fill_(self.pruned(name, parameter), 0)
 
-    def _pruned(self, name: str, parameter: nn.Parameter) -> Any:
+    def pruned(self, name: str, parameter: nn.Parameter) -> torch.Tensor:
+        """Return where the parameter of this name is pruned: booleans of its shape, on its device."""
         import torch
 
         return torch.from_numpy(~self.masks[name]).to(parameter.device)

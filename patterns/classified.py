@@ -140,7 +140,7 @@ def _importance(job: ClassifyHeads, observed: HeadPatterns) -> npt.NDArray[np.fl
 
 
 def _classifiers(job: ClassifyHeads) -> dict[str, Any]:
-    given = {f"{kind}_classifier": source for kind, source in (job.classifiers or {}).items()}
+    given = {f"{kind}_classifier": source for kind, source in (job.classifiers or {}).items() if source}
     return {"classifiers": None, **given}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -267,6 +267,27 @@ def images_of(maps: Sequence[npt.NDArray[np.float32]], size: int = IMAGE_SIZE) -
         # Relative to the maximum before anything is summed, so that float16's range is no limit.
         padded[i, 0, : len(values), : len(values)] = torch.from_numpy(values / values.max())
     return image_pair(padded, None, resampling_matrices(lengths, padded.shape[-1], size))[0][:, 0]
+
+
+def load_classifiers(
+    kinds: Iterable[str], sources: Mapping[str, str | None] | None = None
+) -> dict[str, PatternClassifier]:
+    """Load a classifier for each kind of maps: the one that `sources` names, else the shipped one.
+
+    Raises:
+        InputError: as :func:`load_classifier`.
+    """
+    return {kind: load_classifier((sources or {}).get(kind) or kind, kind) for kind in kinds}
+
+
+def classifier_records(
+    classifiers: Mapping[str, PatternClassifier], sources: Mapping[str, str | None] | None = None
+) -> dict[str, dict[str, str]]:
+    """Return what a result says of the classifiers that :func:`load_classifiers` gave: source and version."""
+    return {
+        kind: {"source": (sources or {}).get(kind) or "shipped", "version": classifier.version}
+        for kind, classifier in classifiers.items()
+    }
 
 
 def load_classifier(source: str | Path, kind: str | None = None) -> PatternClassifier:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from models.cli import (
+    ClassifierOption,
     DataOption,
     DeviceOption,
     InputsOption,
@@ -22,12 +23,9 @@ from models.cli import (
     SplitOption,
     TaskOption,
     command,
+    listed,
     say,
 )
-
-ClassifierOption = Annotated[
-    str | None, typer.Option(help="Folder or Hub id of a classifier to use instead of the shipped one.")
-]
 
 
 @command
@@ -74,7 +72,6 @@ def classify_heads(
     """
     from .stage import ClassifyHeads, distributions, ratios
 
-    given = {"raw": raw_classifier, "norm": norm_classifier}
     job = ClassifyHeads(
         model=model,
         task=task,
@@ -82,10 +79,10 @@ def classify_heads(
         data=data,
         split=split,
         examples=examples,
-        maps=tuple(kind.strip() for kind in maps.split(",")),
+        maps=listed(maps),
         subnetwork=subnetwork,
         subnetwork_mode=subnetwork_mode,
-        classifiers={kind: source for kind, source in given.items() if source},
+        classifiers={"raw": raw_classifier, "norm": norm_classifier},
         batch_size=batch_size,
         max_length=max_length,
         seed=seed,

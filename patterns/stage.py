@@ -17,7 +17,7 @@ from models.isolating import check_mode, isolated
 from models.provenance import provenance
 from models.subnetwork import Subnetwork
 
-from .classifier import PatternClassifier, load_classifier
+from .classifier import PatternClassifier, classifier_records, load_classifiers
 from .distribution import check_seed, counts
 from .examples import ExampleMaps
 from .heads import MapSink, check_sizes, classify_heads
@@ -64,8 +64,8 @@ class ClassifyHeads:
     """File or published-layout folder of a subnetwork, whose heads are counted."""
     subnetwork_mode: str = "select"
     """One of :data:`models.isolating.SUBNETWORK_MODES`: what happens to the rest of the model meanwhile."""
-    classifiers: Mapping[str, str] | None = None
-    """By kind: folder or Hub id of a classifier to use instead of the shipped one."""
+    classifiers: Mapping[str, str | None] | None = None
+    """By kind: folder or Hub id of a classifier to use instead of the shipped one (None)."""
     batch_size: int = 16
     """Inputs per forward pass."""
     max_length: int = 128
@@ -107,10 +107,7 @@ class ClassifyHeads:
         task = task_named(self.task)
         rows = load_rows(task, self.data, self.split)
         device = pick_device(self.device)
-        classifiers = {
-            kind: load_classifier((self.classifiers or {}).get(kind, kind), kind)
-            for kind in check_kinds(self.maps)
-        }
+        classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
         subnetwork = Subnetwork.load(self.subnetwork) if self.subnetwork else None
         checkpoint = load_checkpoint(self.model, self.revision, device)
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
@@ -148,10 +145,8 @@ class ClassifyHeads:
             observed = patterns
             if subnetwork is not None:
                 patterns = patterns.select(subnetwork)
-            if len(rows.rows) < self.examples:
-                few = f"{self.examples} examples were asked for, but {rows.source} has {len(rows.rows)}."
-                patterns = replace(patterns, warnings=(few, *patterns.warnings))
-            warnings = (*patterns.warnings, *absent, *_correction_warnings(patterns))
+            few = rows.shortage(self.examples)
+            warnings = (*few, *patterns.warnings, *absent, *_correction_warnings(patterns))
             patterns = replace(patterns, warnings=warnings)
             summary = self._summary(patterns, checkpoint, rows, classifiers)
             if folder is not None:
@@ -203,10 +198,7 @@ class ClassifyHeads:
                 **provenance(),
                 "model": model_record(checkpoint),
                 "data": rows.record(),
-                "classifiers": {
-                    kind: {"source": (self.classifiers or {}).get(kind, "shipped"), "version": c.version}
-                    for kind, c in classifiers.items()
-                },
+                "classifiers": classifier_records(classifiers, self.classifiers),
                 "device": str(checkpoint.model.device),
             },
         }

@@ -22,6 +22,7 @@ from models.cli import (
     SplitOption,
     TaskOption,
     command,
+    listed,
     resumable,
     say,
 )
@@ -252,7 +253,7 @@ def compare_survivors(
         model=model,
         data=data,
         task=task,
-        maps=tuple(kind.strip() for kind in maps.split(",")),
+        maps=listed(maps),
         examples=examples,
         split=split,
         subnetwork_mode=subnetwork_mode,

@@ -15,7 +15,8 @@ from models.files import atomic_folder, check_output, write_json
 from models.glue import Rows, load_rows, select_rows, task_named
 from models.isolating import check_mode
 from models.provenance import provenance
-from patterns import HeadPatterns, load_classifier
+from patterns import HeadPatterns
+from patterns.classifier import classifier_records, load_classifiers
 from patterns.distribution import check_seed
 from patterns.examples import ExampleMaps
 from patterns.heads import check_sizes
@@ -159,7 +160,7 @@ class CompareSurvivors:
             for name in dict.fromkeys(group.task for group in groups)
         }
         device = pick_device(self.device)
-        classifiers = {kind: load_classifier(kind) for kind in check_kinds(self.maps)}
+        classifiers = load_classifiers(check_kinds(self.maps))
         cache: dict[tuple[Source, str], HeadPatterns] = {}
         loader = _Loader(device)
         comparisons = []
@@ -201,9 +202,7 @@ class CompareSurvivors:
         summary["provenance"] |= {
             "models": loader.records,
             "data": {name: one.record() for name, one in rows.items()},
-            "classifiers": {
-                kind: {"source": "shipped", "version": c.version} for kind, c in classifiers.items()
-            },
+            "classifiers": classifier_records(classifiers),
             "device": str(device),
         }
         return list(dict.fromkeys(warnings))
@@ -223,11 +222,7 @@ class CompareSurvivors:
         )  # --model is another's, so its revision is too
 
     def _caveats(self, group: Group, rows: Rows, measured: Measured) -> list[str]:
-        messages = []
-        if len(rows.rows) < self.examples:
-            messages.append(
-                f"{self.examples} examples were asked for, but {rows.source} has {len(rows.rows)}."
-            )
+        messages = rows.shortage(self.examples)
         if rows.unread:
             messages.append(f"{rows.source} was read; not read: {', '.join(rows.unread)}.")
         if len(group.runs) > 1 and measured.n_models == 1:

@@ -163,9 +163,17 @@ def _draw_survival(axes: Axes, group: Group, cell: float) -> None:
     always = [square.get_xy() for square, share in zip(squares, shares, strict=True) if share == 1]
     xs, ys = [x + 0.5 for x, _ in always], [y + 0.5 for _, y in always]
     axes.scatter(xs, ys, s=(72 * cell * 0.22) ** 2, color="white", linewidths=0)
+    number_heads(axes, layers, heads, cell, "MLP")
+
+
+def number_heads(axes: Axes, layers: int, heads: int, cell: float, mlps: str) -> None:
+    """Number the layers down and the heads across; `mlps` is below the MLPs' column.
+
+    A cell is one unit and `cell` inches; the MLPs' column begins 0.6 behind the heads.
+    """
     axes.set(xlim=(0, heads + 1.6), ylim=(layers, 0))
     across, down = tick_positions(heads, cell), tick_positions(layers, cell)
-    axes.set_xticks([*(head + 0.5 for head in across), heads + 1.1], [*map(str, across), "MLP"])
+    axes.set_xticks([*(head + 0.5 for head in across), heads + 1.1], [*map(str, across), mlps])
     axes.set_yticks([layer + 0.5 for layer in down], [str(layer) for layer in down])
     axes.tick_params(length=0, pad=2)
     plain_ticks(axes)

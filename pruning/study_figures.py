@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from models.drawing import SMALL, Page, text_style, text_width
 from models.palette import BLUE, FAINT, GREY, INK, NEVER, VERMILION
-from patterns.figures import plain_ticks, tick_positions
 
+from .figures import number_heads
 from .stability import NULLS
 from .study_config import STRUCTURED
 from .study_data import FULL, METHODS, STATES, StudyData
@@ -363,12 +363,7 @@ def _cells(
         axes.pcolormesh(
             *edges, np.ma.masked_invalid(values), cmap=cmap, norm=scale, edgecolors="white", linewidth=0.3
         )
-    axes.set(xlim=(0, heads + 1.6), ylim=(layers, 0))
-    across, down = tick_positions(heads, cell), tick_positions(layers, cell)
-    axes.set_xticks([*(head + 0.5 for head in across), heads + 1.1], [*map(str, across), "M"])
-    axes.set_yticks([layer + 0.5 for layer in down], [str(layer) for layer in down])
-    axes.tick_params(length=0, pad=1)
-    plain_ticks(axes)
+    number_heads(axes, layers, heads, cell, "M")
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         label.set_fontsize(SMALL - 1)
 

@@ -20,7 +20,6 @@ COMMANDS = (
     "train-classifier",
     "evaluate-classifier",
     "compare-survivors",
-    "run-study",
     "finetune-glue",
     "prune-heads",
     "prune-weights",

@@ -430,7 +430,7 @@ class TestApplied:
                 raise MemoryError
             return torch.ones(parameter.shape, dtype=torch.bool)
 
-        monkeypatch.setattr(WeightMasks, "_pruned", fail)
+        monkeypatch.setattr(WeightMasks, "pruned", fail)
         with pytest.raises(MemoryError), some_masks(model).applied(model):
             pass
         assert state(model) == before
