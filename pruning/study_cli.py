@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +18,12 @@ def run_study(
         list[str],
         typer.Argument(
             metavar="[report] STUDY",
-            help="The study's TOML file; after 'report', that or the study's folder.",
+            help="The study's TOML file, or the folder of a study that was begun.",
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="Folder of the study. Default: as the file says."),
+        typer.Option("--output", help="Folder of the study. Default: as the file says, or the folder given."),
     ] = None,
     model: Annotated[
         str | None,
@@ -64,13 +65,14 @@ def run_study(
     Each model is fine-tuned, searched for the heads, MLPs and weights that it needs, and compared with good, random,
     bad and super subnetworks, pruned and fine-tuned again; then the patterns of its heads are looked at. In the end,
     tables, figures and what they support go to the folder report. If it is stopped, the same command goes on with
-    the steps that are left.
+    the steps that are left; so does 'run-study FOLDER'. With another --output, that repeats the whole study.
 
     'run-study report STUDY' writes the report again, from the steps that are done.
 
     Example: run-study examples/studies/smoke.toml --output out/smoke --jobs 2
     """
     from .study_config import read_study
+    from .study_run import RunStudy, read_plan
 
     if words[0] == "report" and len(words) == 2:
         folder = Path(words[1])
@@ -80,9 +82,12 @@ def run_study(
         return
     if len(words) != 1:
         raise _usage(words)
-    from .study_run import RunStudy
-
-    study = read_study(words[0], model=model, data=data)
+    begun = Path(words[0])
+    if begun.is_dir():
+        others = {name: value for name, value in (("model", model), ("data", data)) if value is not None}
+        study, output = replace(read_plan(begun).study, **others), output or begun
+    else:
+        study = read_study(begun, model=model, data=data)
     job = RunStudy(
         study,
         _output(output, study),
@@ -116,7 +121,7 @@ def run_study(
 def _usage(words: list[str]) -> Exception:
     from models.errors import InputError
 
-    return InputError(f"run-study {' '.join(words)}: give one study's TOML file, or: report STUDY.")
+    return InputError(f"run-study {' '.join(words)}: give one study's TOML file or folder, or: report STUDY.")
 
 
 def _output(output: Path | None, study: Any) -> Path:

@@ -46,7 +46,9 @@ class StudyData:
     def groups(self, search: str = _SEARCH) -> list[Group]:
         """Return the finished searches of one name by task; none for those that keep no whole heads."""
         folders = [self.folder.of(step) for step in self.done if step.name == search]
-        return find_groups(folders)[0] if folders and search != "search-weights" else []
+        if not folders or search == "search-weights":
+            return []
+        return sorted(find_groups(folders)[0], key=lambda group: self.plan.study.tasks.index(group.task))
 
     @cached_property
     def scores(self) -> pd.DataFrame:

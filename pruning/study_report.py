@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,8 +133,15 @@ def write_study_page(
                 ),
             ),
         ],
-        provenance=provenance() | {"study": str(home)},
-        command=command_line(["run-study", "report", home], {}),
+        provenance={
+            **provenance(),
+            "folder": str(home),
+            "model": {"source": study.model, **data.plan.materials.model},
+            "data": {"source": study.data, **data.plan.materials.data},
+            "study": asdict(study),
+        },
+        command=command_line(["run-study", home, "--output", f"{home}-again"], {}),
+        notes="it does the whole study again, beside the first one",
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import pytest
 import torch
+from tiny import WORDS
 
+pytest_plugins = ["browsing"]
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
@@ -198,27 +202,9 @@ def run_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     return run
 
 
-WORDS = (
-    "good",
-    "bad",
-    "the",
-    "film",
-    "was",
-    "rather",
-    "long",
-    "but",
-    "really",
-    "so",
-    "and",
-    "it",
-    "is",
-    "plot",
-)
-
-
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
-    """Words of ``WORDS`` and special tokens as BERT has them, segment ids included; [PAD] is 0."""
+    """The tiny words and special tokens as BERT has them, segment ids included; [PAD] is 0."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -240,6 +226,18 @@ def tiny_tokenizer() -> Any:
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         **names,
     )
+
+
+@pytest.fixture(scope="module")
+def little_garbage() -> Iterator[None]:
+    """The Trainer collects garbage before each run: half of a test's time, if it looked at all that is imported."""
+    import datasets  # noqa: F401
+    import sklearn.metrics  # noqa: F401
+    import transformers.trainer  # noqa: F401
+
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny import WORDS
 
 from annotations import AnnotatedMaps, cli
 from annotations.folders import add_annotations
@@ -25,22 +26,6 @@ from patterns.store import MapRow
 from patterns.taxonomy import PATTERNS
 
 EXAMPLES = 6
-WORDS = (
-    "good",
-    "bad",
-    "the",
-    "film",
-    "was",
-    "rather",
-    "long",
-    "but",
-    "really",
-    "so",
-    "and",
-    "it",
-    "is",
-    "plot",
-)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny import WORDS
 
 from models import InputError, load_checkpoint
 from models.errors import HeadError
@@ -19,22 +20,6 @@ from models.glue import TASKS, load_rows, task_named
 from models.metrics import scores
 
 COLA, MNLI, STSB, QQP, SST2 = (task_named(name) for name in ("cola", "mnli", "stsb", "qqp", "sst2"))
-WORDS = (
-    "good",
-    "bad",
-    "the",
-    "film",
-    "was",
-    "rather",
-    "long",
-    "but",
-    "really",
-    "so",
-    "and",
-    "it",
-    "is",
-    "plot",
-)
 
 
 def pairs(n: int, seed: int = 0) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import random
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny import FILLERS
 from torch.nn.utils import prune
 
 from models import FineTuning, InputError, Subnetwork, finetune, load_checkpoint
@@ -30,21 +30,9 @@ from models.weights import WeightMasks, load_masks, prunable_weights
 from pruning.subject import Subject
 
 SST2, MNLI, STSB, QQP = (task_named(name) for name in ("sst2", "mnli", "stsb", "qqp"))
-FILLERS = ("the", "film", "was", "rather", "long", "but", "really", "so", "and", "it", "is", "plot")
+pytestmark = pytest.mark.usefixtures("little_garbage")
 QUICK = FineTuning(epochs=6, learning_rate=3e-3, batch_size=16, seed=1)
 DONE = Course([{"epoch": 1.0, "step": 1, "loss": 0.5, "learning_rate": 0.0, "scores": {"accuracy": 0.5}}])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def little_garbage() -> Iterator[None]:
-    """The Trainer collects garbage before each run: half of a test's time, if it looked at all that is imported."""
-    import datasets  # noqa: F401
-    import sklearn.metrics  # noqa: F401
-    import transformers.trainer  # noqa: F401
-
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from tiny import head_frame
 
 from models.drawing import save_figure
 from models.errors import InputError
@@ -31,17 +32,6 @@ LETTERS = dict(zip(Pattern, ["V", "D", "VD", "B", "H"], strict=True))
 RAW = {"vertical": 0.4, "diagonal": 0.25, "vertical_diagonal": 0.15, "block": 0.02, "heterogeneous": 0.18}
 NORM = {**RAW, "vertical": 0.1, "heterogeneous": 0.48}
 RATIOS = {"raw": (0.18, 0.15, 0.22), "norm": (0.48, math.nan, math.nan)}
-
-
-def frame(layers: int, heads: int, kinds: tuple[str, ...] = ("norm", "raw")) -> pd.DataFrame:
-    """Every pattern in turn, with shares from 0.3 to 1.0."""
-    rows = [
-        (kind, layer, head, list(Pattern)[(layer * heads + head + len(kind)) % 5], 0.3 + 0.1 * (head % 8))
-        for kind in kinds
-        for layer in range(layers)
-        for head in range(heads)
-    ]
-    return pd.DataFrame(rows, columns=["kind", "layer", "head", "dominant", "dominant_share"])
 
 
 def panels(figure: Figure) -> list[Axes]:
@@ -92,7 +82,7 @@ def contrast(a: object, b: object) -> float:
 
 
 def test_a_cell_has_its_patterns_colour_over_white_as_strong_as_its_share() -> None:
-    heads = frame(6, 12)
+    heads = head_frame(6, 12)
     for axes, kind in zip(panels(head_grid(heads)), ["raw", "norm"], strict=True):
         assert axes.get_title() == f"{kind} maps"
         seen = cells(axes)
@@ -103,7 +93,7 @@ def test_a_cell_has_its_patterns_colour_over_white_as_strong_as_its_share() -> N
 
 
 def test_layer_0_is_drawn_at_the_top_and_head_0_at_the_left() -> None:
-    heads = frame(5, 4, kinds=("raw",)).assign(dominant="block", dominant_share=1.0)
+    heads = head_frame(5, 4, kinds=("raw",)).assign(dominant="block", dominant_share=1.0)
     heads.loc[(heads["layer"] == 0) & (heads["head"] == 3), "dominant"] = "diagonal"
     figure = head_grid(heads)
     picture = drawn(figure)
@@ -120,7 +110,7 @@ def test_layer_0_is_drawn_at_the_top_and_head_0_at_the_left() -> None:
 
 
 def test_a_cell_names_its_pattern_in_ink_that_can_be_read() -> None:
-    heads = frame(5, 12)
+    heads = head_frame(5, 12)
     for axes, kind in zip(panels(head_grid(heads)), ["raw", "norm"], strict=True):
         seen, colours = letters(axes), cells(axes)
         for _, layer, head, dominant, _ in heads[heads["kind"] == kind].itertuples(index=False):
@@ -130,7 +120,7 @@ def test_a_cell_names_its_pattern_in_ink_that_can_be_read() -> None:
 
 
 def test_letters_lie_within_their_cells() -> None:
-    heads = frame(2, 12).assign(dominant="vertical_diagonal")
+    heads = head_frame(2, 12).assign(dominant="vertical_diagonal")
     figure = head_grid(heads)
     drawn(figure)
     for axes in panels(figure):
@@ -139,7 +129,7 @@ def test_letters_lie_within_their_cells() -> None:
 
 
 def test_a_head_that_is_not_in_the_table_is_a_grey_cell_without_a_letter() -> None:
-    heads = frame(3, 4, kinds=("raw",))
+    heads = head_frame(3, 4, kinds=("raw",))
     figure = head_grid(heads[~((heads["layer"] == 1) & (heads["head"] == 2))])
     (axes,) = panels(figure)
     assert len(cells(axes)) == 12
@@ -151,13 +141,13 @@ def test_a_head_that_is_not_in_the_table_is_a_grey_cell_without_a_letter() -> No
 
 
 def test_shape_adds_layers_and_heads_that_the_table_lacks() -> None:
-    (axes,) = panels(head_grid(frame(2, 3, kinds=("raw",)), shape=(4, 5)))
+    (axes,) = panels(head_grid(head_frame(2, 3, kinds=("raw",)), shape=(4, 5)))
     assert set(cells(axes)) == set(itertools.product(range(4), range(5)))
     np.testing.assert_allclose(cells(axes)[3, 4], to_rgb(MISSING))
 
 
 def test_an_outline_is_around_the_survivors_and_no_others() -> None:
-    heads = frame(4, 4)
+    heads = head_frame(4, 4)
     alive = (heads["layer"] == heads["head"]) & (heads["kind"] == "norm")
     figure = head_grid(heads.assign(survives=alive))
     raw, norm = panels(figure)
@@ -170,13 +160,13 @@ def test_an_outline_is_around_the_survivors_and_no_others() -> None:
 
 
 def test_the_legend_names_all_five_patterns_and_the_scale() -> None:
-    figure = head_grid(frame(4, 2))
+    figure = head_grid(head_frame(4, 2))
     assert set(TITLES.values()) <= set(words(figure))
     assert {"25%", "50%", "100%"} <= set(words(figure))
 
 
 def test_the_letters_are_dropped_where_they_would_be_too_small() -> None:
-    (axes,) = panels(head_grid(frame(6, 128, kinds=("raw",))))
+    (axes,) = panels(head_grid(head_frame(6, 128, kinds=("raw",))))
     assert not axes.texts
     assert len(cells(axes)) == 6 * 128
 
@@ -184,10 +174,10 @@ def test_the_letters_are_dropped_where_they_would_be_too_small() -> None:
 LONG = "a title that is far too long for a line of a figure of five inches, and goes on and on, and on and on"
 SURVIVORS = {"raw, survivors of every seed": RAW, "norm, survivors of every seed": NORM}
 PAGES = {
-    "1 x 1": lambda: head_grid(frame(1, 1)),
-    "4 x 2": lambda: head_grid(frame(4, 2), "MRPC"),
-    "6 x 12": lambda: head_grid(frame(6, 12).iloc[5:].assign(survives=True), LONG),
-    "24 x 64": lambda: head_grid(frame(24, 64), "a large model"),
+    "1 x 1": lambda: head_grid(head_frame(1, 1)),
+    "4 x 2": lambda: head_grid(head_frame(4, 2), "MRPC"),
+    "6 x 12": lambda: head_grid(head_frame(6, 12).iloc[5:].assign(survives=True), LONG),
+    "24 x 64": lambda: head_grid(head_frame(24, 64), "a large model"),
     "two bars": lambda: distribution_bars({"raw": RAW, "norm": NORM}, RATIOS, "MRPC"),
     "four bars": lambda: distribution_bars({"raw": RAW, "norm": NORM, **SURVIVORS}, RATIOS, LONG),
     "no ratios": lambda: distribution_bars(SURVIVORS),
@@ -278,7 +268,7 @@ def test_without_ratios_nothing_is_said_about_them() -> None:
 
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_the_same_figure_is_the_same_bytes(ending: str, tmp_path: Path) -> None:
-    heads = frame(3, 4)
+    heads = head_frame(3, 4)
     for name in ("a", "b"):
         save_figure(head_grid(heads, "x"), tmp_path / f"{name}.{ending}", dpi=60)
         bars = distribution_bars({"raw": RAW}, {"raw": RATIOS["raw"]})
@@ -301,7 +291,7 @@ def test_a_dollar_sign_is_no_mathematics() -> None:
 
 
 def test_dpi_is_the_dots_per_inch_of_a_png(tmp_path: Path) -> None:
-    figure = head_grid(frame(3, 4))
+    figure = head_grid(head_frame(3, 4))
     save_figure(figure, tmp_path / "x.png", dpi=100)
     with Image.open(tmp_path / "x.png") as image:
         assert image.width == round(100 * figure.get_size_inches()[0])
@@ -309,12 +299,12 @@ def test_dpi_is_the_dots_per_inch_of_a_png(tmp_path: Path) -> None:
 
 def test_a_figure_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'x.bmp'.*\.png, \.pdf, \.svg"):
-        save_figure(head_grid(frame(1, 1)), tmp_path / "x.bmp")
+        save_figure(head_grid(head_frame(1, 1)), tmp_path / "x.bmp")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_users_style_changes_nothing_and_is_left_alone(tmp_path: Path) -> None:
-    save_figure(head_grid(frame(3, 4)), tmp_path / "plain.png")
+    save_figure(head_grid(head_frame(3, 4)), tmp_path / "plain.png")
     save_figure(distribution_bars({"raw": RAW}, {"raw": RATIOS["raw"]}), tmp_path / "plain2.png")
     style = {
         "axes.grid": True,
@@ -329,7 +319,7 @@ def test_a_users_style_changes_nothing_and_is_left_alone(tmp_path: Path) -> None
     }
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("error")
-        save_figure(head_grid(frame(3, 4)), tmp_path / "style.png")
+        save_figure(head_grid(head_frame(3, 4)), tmp_path / "style.png")
         save_figure(distribution_bars({"raw": RAW}, {"raw": RATIOS["raw"]}), tmp_path / "style2.png")
         assert {key: matplotlib.rcParams[key] for key in style} == style
         assert matplotlib.rcParams["svg.hashsalt"] is None
@@ -357,10 +347,10 @@ def test_patterns_stays_light_and_figures_open_no_window() -> None:
 @pytest.mark.parametrize(
     ("heads", "options", "says"),
     [
-        (frame(2, 2).drop(columns="dominant_share"), {}, "lacks dominant_share"),
-        (frame(2, 2).assign(dominant="stripes"), {}, "'stripes'"),
-        (frame(3, 2), {"shape": (2, 2)}, "3 layers of 2 heads"),
-        (frame(2, 2).assign(survives=[True, None] * 4), {}, "'survives'"),
+        (head_frame(2, 2).drop(columns="dominant_share"), {}, "lacks dominant_share"),
+        (head_frame(2, 2).assign(dominant="stripes"), {}, "'stripes'"),
+        (head_frame(3, 2), {"shape": (2, 2)}, "3 layers of 2 heads"),
+        (head_frame(2, 2).assign(survives=[True, None] * 4), {}, "'survives'"),
     ],
 )
 def test_a_bad_table_of_heads_is_refused(heads: pd.DataFrame, options: dict, says: str) -> None:
@@ -386,7 +376,7 @@ def test_colours_are_named_in_one_place() -> None:
 
 
 def test_a_notebook_shows_a_figure_by_itself() -> None:
-    data, size = head_grid(frame(6, 12))._repr_png_()  # type: ignore[attr-defined]
+    data, size = head_grid(head_frame(6, 12))._repr_png_()  # type: ignore[attr-defined]
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.size == pytest.approx((2 * size["width"], 2 * size["height"]), abs=2)
         assert 400 < size["width"] < 900

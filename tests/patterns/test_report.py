@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import WORDS
 
 from models import Subnetwork
 from models.report import TableBlock, write_page
@@ -195,24 +196,8 @@ def test_a_table_keeps_its_values_and_escapes_its_texts(tmp_path: Path) -> None:
 
 
 def test_batches_do_not_change_which_maps_are_kept(tiny_bert: Any, tiny_tokenizer: Any) -> None:
-    words = [
-        "good",
-        "bad",
-        "the",
-        "film",
-        "was",
-        "rather",
-        "long",
-        "but",
-        "really",
-        "so",
-        "and",
-        "it",
-        "is",
-        "plot",
-    ]
     rng = np.random.default_rng(1)
-    rows = [(" ".join(rng.choice(words, rng.integers(3, 15))), "so good") for _ in range(20)]
+    rows = [(" ".join(rng.choice(WORDS, rng.integers(3, 15))), "so good") for _ in range(20)]
 
     def kept(size: int) -> list[Any]:
         maps = ExampleMaps(unsure=5)

@@ -1,15 +1,11 @@
 """The report in a real browser: headless Chromium, on a report of the real MiniLM.
 
-The browser is the one at HEADSCOPE_CHROMIUM, or ``chromium`` on the path; axe-core is looked for in the folder
-HEADSCOPE_AXE, or in ./node_modules.
+Which browser and which axe-core: see ``tests/browsing.py``.
 """
 
 from __future__ import annotations
 
 import csv
-import os
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,38 +21,6 @@ pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EVIL = "<script>window.bad=1</script>"
-ARGUMENTS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = (
-        os.environ.get("HEADSCOPE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    )
-    if not path:
-        pytest.skip("no Chromium: install the distribution's, or set HEADSCOPE_CHROMIUM")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.skip("no Chromium: could not import playwright")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def axe() -> str:
-    folders = [os.environ.get("HEADSCOPE_AXE"), "node_modules"]
-    for folder in filter(None, folders):
-        for place in ("axe-core/axe.min.js", "node_modules/axe-core/axe.min.js", "axe.min.js"):
-            if (Path(folder) / place).is_file():
-                return str(Path(folder) / place)
-    pytest.skip("no axe-core: npm install axe-core, or set HEADSCOPE_AXE")
-    return ""
 
 
 @pytest.fixture(scope="module")
@@ -80,30 +44,11 @@ def report(minilm_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
-def visit(browser: Any, report: Path) -> Iterator[Callable[..., Any]]:
-    """Open a page; whatever it says on the console is a failure."""
-    said: list[str] = []
-    contexts = []
-
-    def open_page(
-        name: str = "all", place: str = "", width: int = 1280, height: int = 900, **options: Any
-    ) -> Any:
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on(
-            "request", lambda one: one.url.startswith(("file:", "data:", "blob:")) or said.append(one.url)
-        )
-        page.goto(f"file://{report / name / 'report.html'}{place}")
-        page.wait_for_selector("html[data-ready]")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not said
+def visit(open_page: Any, report: Path) -> Any:
+    """Open the page of ``all`` or ``kept``."""
+    return lambda name="all", place="", *words, **options: open_page(
+        report / name / "report.html", place, *words, **options
+    )
 
 
 def cell(page: Any, kind: str, layer: int, head: int) -> Any:
@@ -279,17 +224,11 @@ def test_tables_sort_and_are_saved_whole(visit: Any, report: Path, tmp_path: Pat
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("place", ["", "#head-0-2-5"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_axe_finds_nothing_serious(visit: Any, axe: str, width: int, place: str, scheme: str) -> None:
+def test_axe_finds_nothing_serious(
+    visit: Any, serious_faults: Any, width: int, place: str, scheme: str
+) -> None:
     page = visit("kept", place, width, color_scheme=scheme, bypass_csp=True)
-    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    page.add_script_tag(path=axe)
-    found = page.evaluate("axe.run()")
-    serious = [
-        (one["id"], one["nodes"][0]["html"][:200], one["nodes"][0]["failureSummary"])
-        for one in found["violations"]
-        if one["impact"] in ("serious", "critical")
-    ]
-    assert not serious
+    assert not serious_faults(page)
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 import pytest
+from tiny import head_frame
 
 from models.errors import InputError
 from patterns import Pattern
@@ -15,17 +16,6 @@ LETTERS = dict(zip(Pattern, ["V", "D", "VD", "B", "H"], strict=True))
 RAW = {"vertical": 0.4, "diagonal": 0.25, "vertical_diagonal": 0.15, "block": 0.076, "heterogeneous": 0.124}
 NORM = {**RAW, "vertical": 0.1, "heterogeneous": 0.424}
 RATIOS = {"raw": (0.124, 0.101, 0.15), "norm": (0.424, math.nan, math.nan)}
-
-
-def frame(layers: int, heads: int, kinds: tuple[str, ...] = ("norm", "raw")) -> pd.DataFrame:
-    """Every pattern in turn, with shares from 0.3 to 1.0."""
-    rows = [
-        (kind, layer, head, list(Pattern)[(layer * heads + head + len(kind)) % 5], 0.3 + 0.1 * (head % 8))
-        for kind in kinds
-        for layer in range(layers)
-        for head in range(heads)
-    ]
-    return pd.DataFrame(rows, columns=["kind", "layer", "head", "dominant", "dominant_share"])
 
 
 def printed(
@@ -43,7 +33,7 @@ def letter(heads: pd.DataFrame, kind: str, layer: int, head: int) -> str:
 
 
 def test_rows_are_layers_and_columns_are_heads_raw_before_norm() -> None:
-    heads = frame(6, 12)
+    heads = head_frame(6, 12)
     lines = printed(heads)
     start = next(i for i, line in enumerate(lines) if line.split() == ["raw", "maps", "norm", "maps"])
     assert lines[start + 1].split() == [str(head) for head in range(12)] * 2
@@ -54,12 +44,14 @@ def test_rows_are_layers_and_columns_are_heads_raw_before_norm() -> None:
 
 
 def test_the_order_of_the_rows_of_the_table_does_not_matter() -> None:
-    heads = frame(4, 6)
+    heads = head_frame(4, 6)
     assert printed(heads.sample(frac=1, random_state=1)) == printed(heads)
 
 
 def test_letters_are_small_below_half_and_the_key_says_so() -> None:
-    heads = frame(1, 3, kinds=("raw",)).assign(dominant="vertical_diagonal", dominant_share=[0.49, 0.5, 1.0])
+    heads = head_frame(1, 3, kinds=("raw",)).assign(
+        dominant="vertical_diagonal", dominant_share=[0.49, 0.5, 1.0]
+    )
     lines = printed(heads)
     assert "0 vd VD VD" in lines
     assert any("Lower case" in line for line in lines)
@@ -67,7 +59,7 @@ def test_letters_are_small_below_half_and_the_key_says_so() -> None:
 
 
 def test_a_head_that_is_not_counted_is_a_dot() -> None:
-    heads = frame(3, 4, kinds=("raw",)).assign(dominant="block", dominant_share=1.0)
+    heads = head_frame(3, 4, kinds=("raw",)).assign(dominant="block", dominant_share=1.0)
     lines = printed(heads.drop(index=5))
     assert "1  B  .  B  B" in lines
     assert any(line.startswith(".:") for line in lines)
@@ -75,19 +67,19 @@ def test_a_head_that_is_not_counted_is_a_dot() -> None:
 
 
 def test_twelve_heads_fit_into_eighty_columns_beside_each_other() -> None:
-    lines = printed(frame(12, 12), ratios=RATIOS)
+    lines = printed(head_frame(12, 12), ratios=RATIOS)
     assert max(len(line) for line in lines) <= 80
     assert any(line.split() == ["raw", "maps", "norm", "maps"] for line in lines)
 
 
 def test_grids_stand_below_each_other_where_they_do_not_fit_beside() -> None:
-    lines = printed(frame(2, 16))
+    lines = printed(head_frame(2, 16))
     assert max(len(line) for line in lines) <= 80
     assert lines.index("raw maps") < lines.index("norm maps")
 
 
 def test_heads_that_do_not_fit_are_counted_per_layer() -> None:
-    heads = frame(5, 64)
+    heads = head_frame(5, 64)
     lines = printed(heads)
     assert max(len(line) for line in lines) <= 80
     for kind in ("raw", "norm"):
@@ -106,12 +98,12 @@ def test_heads_that_do_not_fit_are_counted_per_layer() -> None:
 @pytest.mark.parametrize("heads", [12, 64])
 @pytest.mark.parametrize("width", [40, 60, 100, 250])
 def test_nothing_is_wider_than_the_terminal(heads: int, width: int) -> None:
-    lines = printed(frame(3, heads), width, ratios=RATIOS)
+    lines = printed(head_frame(3, heads), width, ratios=RATIOS)
     assert max(len(line) for line in lines) <= width
 
 
 def test_the_lower_table_has_every_share_the_ratio_and_its_interval() -> None:
-    lines = printed(frame(2, 2), ratios=RATIOS)
+    lines = printed(head_frame(2, 2), ratios=RATIOS)
     rows = [line.split("  ") for line in lines]
     cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
     assert ["pattern", "raw", "norm"] in cells
@@ -125,7 +117,7 @@ def test_the_lower_table_has_every_share_the_ratio_and_its_interval() -> None:
 
 
 def test_without_ratios_there_is_no_row_for_them() -> None:
-    text = "\n".join(printed(frame(2, 2)))
+    text = "\n".join(printed(head_frame(2, 2)))
     assert "ratio" not in text
     assert "interval" not in text
 
@@ -133,21 +125,23 @@ def test_without_ratios_there_is_no_row_for_them() -> None:
 def test_four_columns_with_intervals_fit_into_eighty() -> None:
     keys = ["raw", "norm", "raw, survivors", "norm, survivors"]
     ratios = dict.fromkeys(keys, (0.124, 0.101, 0.15))
-    lines = printed(frame(2, 2), distributions=dict.fromkeys(keys, RAW), ratios=ratios)
+    lines = printed(head_frame(2, 2), distributions=dict.fromkeys(keys, RAW), ratios=ratios)
     assert max(len(line) for line in lines) <= 80
     assert any(line.count("[10.1, 15.0]") == 4 for line in lines), "no interval is broken"
     assert any(line.startswith("vertical + diagonal ") for line in lines), "no name is broken"
 
 
 def test_names_are_printed_as_they_are() -> None:
-    assert any("[red]:smile:" in line for line in printed(frame(1, 2), distributions={"[red]:smile:": RAW}))
+    assert any(
+        "[red]:smile:" in line for line in printed(head_frame(1, 2), distributions={"[red]:smile:": RAW})
+    )
 
 
 def test_into_an_ascii_file_only_ascii_is_written() -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
     ratios = {"raw": RATIOS["raw"], "über": RATIOS["norm"]}
     for heads in (12, 64):
-        print_patterns(frame(3, heads), {"raw": RAW, "über": NORM}, ratios, file=out, width=80)
+        print_patterns(head_frame(3, heads), {"raw": RAW, "über": NORM}, ratios, file=out, width=80)
     out.flush()
     text = out.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
     assert r"\xfcber" in text
@@ -169,7 +163,7 @@ def colourful(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("colourful")
 def test_on_a_terminal_letters_have_the_colour_of_their_pattern_and_are_dim_below_half() -> None:
-    heads = frame(1, 2, kinds=("raw",)).assign(dominant="vertical", dominant_share=[0.9, 0.3])
+    heads = head_frame(1, 2, kinds=("raw",)).assign(dominant="vertical", dominant_share=[0.9, 0.3])
     out = Terminal()
     print_patterns(heads, {"raw": RAW}, file=out, width=80)
     strong, weak = "\x1b[1;38;2;0;114;178m V", "\x1b[2;38;2;0;114;178m v"  # bold, dim; #0072B2
@@ -179,7 +173,7 @@ def test_on_a_terminal_letters_have_the_colour_of_their_pattern_and_are_dim_belo
 
 @pytest.mark.usefixtures("colourful")
 def test_in_a_pipe_there_is_no_escape_code() -> None:
-    assert not any("\x1b" in line for line in printed(frame(3, 12), ratios=RATIOS))
+    assert not any("\x1b" in line for line in printed(head_frame(3, 12), ratios=RATIOS))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +190,7 @@ def test_in_a_pipe_there_is_no_escape_code() -> None:
 )
 def test_a_bad_table_of_heads_is_refused(change: Callable, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        head_grids(change(frame(2, 2)))
+        head_grids(change(head_frame(2, 2)))
 
 
 @pytest.mark.parametrize(
@@ -216,12 +210,12 @@ def test_a_bad_table_of_heads_is_refused(change: Callable, says: str) -> None:
 )
 def test_bad_distributions_are_refused(distributions: dict, ratios: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        print_patterns(frame(2, 2), distributions, ratios, file=io.StringIO())
+        print_patterns(head_frame(2, 2), distributions, ratios, file=io.StringIO())
 
 
 def test_a_ratio_at_the_end_of_its_interval_is_accepted() -> None:
     none = {"vertical": 1.0}
-    lines = printed(frame(1, 1), distributions={"raw": none}, ratios={"raw": (0.0, 0.0, 0.03)})
+    lines = printed(head_frame(1, 1), distributions={"raw": none}, ratios={"raw": (0.0, 0.0, 0.03)})
     assert any("[0.0, 3.0]" in line for line in lines)
 
 

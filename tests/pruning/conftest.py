@@ -1,4 +1,4 @@
-"""A tiny model that has learned its task, since the task's labels are what it says."""
+"""A tiny model that has learned its task, since the task's labels are what it says; and a whole tiny study."""
 
 from __future__ import annotations
 
@@ -8,6 +8,74 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import write_rows
+
+from pruning.study_config import read_study
+from pruning.study_run import RunStudy
+
+TOML = """
+model = "{model}"
+data = "{data}"
+tasks = ["sst2", "mrpc"]
+seeds = [1, 2]
+max_length = 16
+searches = ["heads-and-mlps", "weights"]
+
+[fine_tuning]
+epochs = 6
+learning_rate = 3e-3
+batch_size = 16
+
+[structured]
+head_step = 0.3
+
+[magnitude]
+fraction = 0.4
+max_steps = 3
+
+[subnetworks]
+structured = ["good", "random"]
+magnitude = []
+
+[patterns]
+maps = ["raw"]
+examples = 6
+permutations = 99
+"""
+
+
+@pytest.fixture(scope="session")
+def save_tiny_learner(all_tiny: Any, tiny_tokenizer: Any) -> Any:
+    """Save a tiny BERT without head that learns quickly, and the tiny tokenizer: ``save(folder)``."""
+    from transformers import AutoModel
+
+    def save(folder: Path) -> None:
+        config = all_tiny["bert"].config.__class__(**all_tiny["bert"].config.to_diff_dict())
+        config.update({"initializer_range": 0.1})
+        torch.manual_seed(7)
+        AutoModel.from_config(config).save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def study_materials(tmp_path_factory: pytest.TempPathFactory, save_tiny_learner: Any) -> Path:
+    """A folder with ``model``, ``data`` and ``study.toml``."""
+    home = tmp_path_factory.mktemp("materials")
+    save_tiny_learner(home / "model")
+    write_rows(home / "data", "sst2", "mrpc")
+    (home / "study.toml").write_text(TOML.format(model=home / "model", data=home / "data"))
+    return home
+
+
+@pytest.fixture(scope="session")
+def finished_study(study_materials: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study that was run in this process."""
+    folder = tmp_path_factory.mktemp("finished") / "study"
+    done = RunStudy(read_study(study_materials / "study.toml"), folder).run()
+    assert done["done"] == done["steps"] == 34, done
+    return folder
 
 
 def words(number: int, seed: int) -> list[str]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import errno
-import gc
 import hashlib
 import itertools
 import json
-import random
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from models import FineTuning, InputError, Subnetwork
 from pruning import study_steps
@@ -31,108 +27,25 @@ from pruning.study_folder import METRICS, STUDY, StudyFolder
 from pruning.study_report import tables_of, write_report
 from pruning.study_run import RunStudy, read_plan
 
-FILLERS = ("the", "film", "was", "rather", "long", "but", "really", "so", "and", "it", "is", "plot")
-TOML = """
-model = "{model}"
-data = "{data}"
-tasks = ["sst2", "mrpc"]
-seeds = [1, 2]
-max_length = 16
-searches = ["heads-and-mlps", "weights"]
-
-[fine_tuning]
-epochs = 6
-learning_rate = 3e-3
-batch_size = 16
-
-[structured]
-head_step = 0.3
-
-[magnitude]
-fraction = 0.4
-max_steps = 3
-
-[subnetworks]
-structured = ["good", "random"]
-magnitude = []
-
-[patterns]
-maps = ["raw"]
-examples = 6
-permutations = 99
-"""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def little_garbage() -> Iterator[None]:
-    """The Trainer collects garbage before each run: half of a test's time, if it looked at all that is imported."""
-    import datasets  # noqa: F401
-    import sklearn.metrics  # noqa: F401
-    import transformers.trainer  # noqa: F401
-
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-def write_rows(folder: Path, n: int = 64) -> Path:
-    """A text is of class 1 if it says good, of class 0 if it says bad."""
-    for task in ("sst2", "mrpc"):
-        (folder / task).mkdir(parents=True)
-        for split, rows in (("train", n), ("validation", n // 2)):
-            draw = random.Random(f"{task}/{split}")
-            lines = []
-            for i in range(rows):
-                words = draw.choices(FILLERS, k=draw.randint(2, 6))
-                words.insert(draw.randint(0, len(words)), "good" if i % 2 else "bad")
-                text = " ".join(words)
-                row = {"sentence": text} if task == "sst2" else {"sentence1": "the film", "sentence2": text}
-                lines.append(json.dumps({**row, "label": i % 2, "idx": i}) + "\n")
-            (folder / task / f"{split}.jsonl").write_text("".join(lines))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def materials(tmp_path_factory: pytest.TempPathFactory, all_tiny: Any, tiny_tokenizer: Any) -> Path:
-    """A folder with ``model``, ``data`` and ``study.toml``."""
-    from transformers import AutoModel
-
-    home = tmp_path_factory.mktemp("materials")
-    config = all_tiny["bert"].config.__class__(**all_tiny["bert"].config.to_diff_dict())
-    config.update({"initializer_range": 0.1})
-    torch.manual_seed(7)
-    AutoModel.from_config(config).save_pretrained(home / "model")
-    tiny_tokenizer.save_pretrained(home / "model")
-    write_rows(home / "data")
-    (home / "study.toml").write_text(TOML.format(model=home / "model", data=home / "data"))
-    return home
+pytestmark = pytest.mark.usefixtures("little_garbage")
 
 
 @pytest.fixture
-def study(materials: Path) -> Study:
-    return read_study(materials / "study.toml")
-
-
-@pytest.fixture(scope="module")
-def finished(materials: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a study that was run in this process."""
-    folder = tmp_path_factory.mktemp("finished") / "study"
-    done = RunStudy(read_study(materials / "study.toml"), folder).run()
-    assert done["done"] == done["steps"] == 34, done
-    return folder
+def study(study_materials: Path) -> Study:
+    return read_study(study_materials / "study.toml")
 
 
 @pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Path:
+def copied(finished_study: Path, tmp_path: Path) -> Path:
     """A finished study to do harm to."""
-    return shutil.copytree(finished, tmp_path / "study")
+    return shutil.copytree(finished_study, tmp_path / "study")
 
 
 @pytest.fixture
-def command(run_command: Any, materials: Path) -> Any:
+def command(run_command: Any, study_materials: Path) -> Any:
     def run(folder: Path, *words: Any) -> tuple[int, str, str]:
         found: tuple[int, str, str] = run_command(
-            run_study, materials / "study.toml", "--output", folder, *words
+            run_study, study_materials / "study.toml", "--output", folder, *words
         )
         return found
 
@@ -284,28 +197,30 @@ def test_an_impossible_combination_is_refused(values: dict[str, Any], words: str
 # A run
 
 
-def test_every_step_is_on_disk_with_the_checksums_of_its_files(finished: Path) -> None:
-    plan, folder = read_plan(finished), StudyFolder(finished)
+def test_every_step_is_on_disk_with_the_checksums_of_its_files(finished_study: Path) -> None:
+    plan, folder = read_plan(finished_study), StudyFolder(finished_study)
     for step in plan.steps:
-        record = json.loads((finished / step.path / METRICS).read_text())["step"]
+        record = json.loads((finished_study / step.path / METRICS).read_text())["step"]
         assert record["identity"] == plan.identity(step)
         assert set(step.outputs) <= set(record["files"])
-        files = {str(f.relative_to(finished / step.path)) for f in (finished / step.path).rglob("*")}
+        files = {
+            str(f.relative_to(finished_study / step.path)) for f in (finished_study / step.path).rglob("*")
+        }
         assert files == {*record["files"], METRICS}
         assert folder.damage(plan, step) is None
-    left = [file for file in finished.rglob(".*") if ".lock" not in str(file)]
+    left = [file for file in finished_study.rglob(".*") if ".lock" not in str(file)]
     assert not left
 
 
-def test_the_record_leads_to_the_same_plan(finished: Path, study: Study) -> None:
-    plan = RunStudy(study, finished).plan()
-    again = read_plan(finished)
+def test_the_record_leads_to_the_same_plan(finished_study: Path, study: Study) -> None:
+    plan = RunStudy(study, finished_study).plan()
+    again = read_plan(finished_study)
     assert [plan.identity(step) for step in plan.steps] == [again.identity(step) for step in again.steps]
 
 
-def test_subnetworks_are_what_they_are_called(finished: Path) -> None:
+def test_subnetworks_are_what_they_are_called(finished_study: Path) -> None:
     for seed in (1, 2):
-        home = finished / f"sst2/seed_{seed}"
+        home = finished_study / f"sst2/seed_{seed}"
         good = Subnetwork.load(home / "good-pruned/subnetwork.safetensors")
         random_one = Subnetwork.load(home / "random-1-pruned/subnetwork.safetensors")
         assert good == Subnetwork.load(home / "search-heads-and-mlps/subnetwork.safetensors")
@@ -354,7 +269,9 @@ def test_tasks_can_be_added_and_left_out(copied: Path, study: Study, monkeypatch
     assert RunStudy(replace(study, tasks=("mrpc",)), copied).run()["done"] == 17
 
 
-def test_a_damaged_step_is_named_and_done_again_on_demand(copied: Path, study: Study, finished: Path) -> None:
+def test_a_damaged_step_is_named_and_done_again_on_demand(
+    copied: Path, study: Study, finished_study: Path
+) -> None:
     before = tables(copied)
     victim = copied / "sst2/seed_2/good-pruned/subnetwork.safetensors"
     victim.write_bytes(victim.read_bytes()[:-1] + b"x")
@@ -399,11 +316,11 @@ def test_forced_steps_are_done_again_and_what_they_change(
 
 
 def test_a_run_that_is_interrupted_goes_on_and_ends_alike(
-    finished: Path, materials: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_study: Path, study_materials: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of one seed: each interruption comes after one more step."""
     small = replace(
-        read_study(materials / "study.toml"),
+        read_study(study_materials / "study.toml"),
         tasks=("sst2",),
         seeds=(1,),
         searches=("heads-and-mlps",),
@@ -425,7 +342,7 @@ def test_a_run_that_is_interrupted_goes_on_and_ends_alike(
     assert RunStudy(small, tmp_path / "s").run()["left"] == []
     for name in ("fine-tune/model.safetensors", "search-heads-and-mlps/importance.parquet"):
         path = Path("sst2/seed_1") / name
-        assert (tmp_path / "s" / path).read_bytes() == (finished / path).read_bytes()
+        assert (tmp_path / "s" / path).read_bytes() == (finished_study / path).read_bytes()
 
 
 @pytest.mark.parametrize("keep_going", [False, True])
@@ -515,6 +432,25 @@ def test_a_dry_run_says_what_is_left_and_for_how_long(copied: Path, command: Any
     assert sum(one["steps"] - one["done"] for one in json.loads(out)["steps"]) == 2
 
 
+def test_a_folder_says_itself_which_study_to_go_on_with_or_repeat(
+    copied: Path, run_command: Any, tmp_path: Path
+) -> None:
+    score = (copied / "sst2/seed_1/good-pruned" / METRICS).read_text()
+    shutil.rmtree(copied / "sst2/seed_1/good-pruned")
+    code, _, err = run_command(run_study, copied)
+    assert code == 0, err
+    assert "34 of 34 steps are done" in err
+    again = json.loads((copied / "sst2/seed_1/good-pruned" / METRICS).read_text())
+    assert again["score"] == json.loads(score)["score"]
+    code, out, _ = run_command(run_study, copied, "--output", tmp_path / "again", "--dry-run", "--json")
+    assert code == 0
+    told = json.loads(out)["steps"]
+    assert (sum(one["steps"] for one in told), sum(one["done"] for one in told)) == (34, 0)
+    code, _, err = run_command(run_study, tmp_path)
+    assert code == 2
+    assert STUDY in err
+
+
 # The report
 
 
@@ -530,9 +466,9 @@ def test_a_report_is_of_finished_steps_alone(copied: Path, run_command: Any) -> 
     assert (copied / "report/figures/4_scores.png").exists()
 
 
-def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(finished: Path) -> None:
-    write_report(finished)
-    home, figures = finished / "report/tables", finished / "report/figures"
+def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(finished_study: Path) -> None:
+    write_report(finished_study)
+    home, figures = finished_study / "report/tables", finished_study / "report/figures"
     for name in ("scores", "score_summary", "survivors", "stability", "patterns", "conclusions"):
         frame = pd.read_parquet(home / f"{name}.parquet")
         assert len(frame) == len(pd.read_csv(home / f"{name}.csv"))
@@ -541,22 +477,24 @@ def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(
         assert len(pd.read_csv(figures / f"{name}.csv"))
         for ending in ("png", "pdf"):
             assert (figures / f"{name}.{ending}").stat().st_size > 1000
-    assert "What these data support" in (finished / "report/report.md").read_text()
-    page = (finished / "report/report.html").read_text()
+    assert "What these data support" in (finished_study / "report/report.md").read_text()
+    page = (finished_study / "report/report.html").read_text()
     assert len(page) < 5_000_000
-    assert page.count("data:image/png;base64,") == len(list((finished / "report/figures").glob("*.png")))
+    assert page.count("data:image/png;base64,") == len(
+        list((finished_study / "report/figures").glob("*.png"))
+    )
     assert 'src="http' not in page
     assert all(f"<h2>{title}" in page or title in page for title in ("What survives", "All tables"))
 
 
-def test_scores_are_those_of_the_steps(finished: Path) -> None:
-    data = StudyData(read_plan(finished), StudyFolder(finished))
+def test_scores_are_those_of_the_steps(finished_study: Path) -> None:
+    data = StudyData(read_plan(finished_study), StudyFolder(finished_study))
     frame = data.scores
     assert len(frame) == 4 * 5
     for _, row in frame.iterrows():
         name = {"full": "fine-tune"}.get(row["state"], f"{row['subnetwork']}-{row['state']}")
         name = name.replace("random-", "random-1-")
-        told = json.loads((finished / row["task"] / f"seed_{row['seed']}" / name / METRICS).read_text())
+        told = json.loads((finished_study / row["task"] / f"seed_{row['seed']}" / name / METRICS).read_text())
         assert row["score"] == told["score"]
     found = next(one for one in findings_of(data) if one.of == "sst2" and one.question == "good")
     picked = frame[(frame["task"] == "sst2") & (frame["state"] == "fine-tuned")]

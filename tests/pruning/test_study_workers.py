@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -15,9 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
+from tiny import write_rows
 
-from models.glue import task_named
 from pruning.study_backends import workers
 from pruning.study_config import Study, read_study
 from pruning.study_folder import METRICS, StudyFolder
@@ -27,7 +25,6 @@ from pruning.study_worker import STARTS, Job
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-WORDS = ("the", "film", "was", "rather", "long", "but", "really", "so", "and", "it", "is", "plot")
 TOML = """
 model = "{home}/model"
 data = "{home}/data"
@@ -54,28 +51,11 @@ COMMAND = [sys.executable, "-c", "from pruning.study_cli import run_study; run_s
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, all_tiny: Any, tiny_tokenizer: Any) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, save_tiny_learner: Any) -> Path:
     """A folder with a tiny model, rows of one task, and ``study.toml`` for the whole grid."""
-    from transformers import AutoModel
-
     home = tmp_path_factory.mktemp("home")
-    config = all_tiny["bert"].config.__class__(**all_tiny["bert"].config.to_diff_dict())
-    config.update({"initializer_range": 0.1})
-    torch.manual_seed(7)
-    AutoModel.from_config(config).save_pretrained(home / "model")
-    tiny_tokenizer.save_pretrained(home / "model")
-    for name in ("sst2",):
-        columns = task_named(name).columns
-        for split, number in (("train", 64), ("validation", 32)):
-            draw = random.Random(f"{name}/{split}")
-            rows = []
-            for i in range(number):
-                texts = [" ".join(draw.choices(WORDS, k=draw.randint(2, 6))) for _ in columns]
-                texts[-1] += " good" if i % 2 else " bad"
-                rows.append({**dict(zip(columns, texts, strict=True)), "label": i % 2, "idx": i})
-            file = home / "data" / name / f"{split}.jsonl"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save_tiny_learner(home / "model")
+    write_rows(home / "data", "sst2")
     (home / "study.toml").write_text(TOML.format(home=home))
     return home
 
