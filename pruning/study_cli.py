@@ -84,8 +84,9 @@ def run_study(
         raise _usage(words)
     begun = Path(words[0])
     if begun.is_dir():
-        others = {name: value for name, value in (("model", model), ("data", data)) if value is not None}
-        study, output = replace(read_plan(begun).study, **others), output or begun
+        study = read_plan(begun).study
+        study = replace(study, model=model or study.model, data=data or study.data)
+        output = output or begun
     else:
         study = read_study(begun, model=model, data=data)
     job = RunStudy(
