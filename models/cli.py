@@ -16,6 +16,7 @@ import typer.core
 
 from .errors import HeadscopeError
 from .files import disk_is_full, reason
+from .memory import keep_freed_memory
 
 ModelOption = Annotated[str, typer.Option("--model", help="Hub id or folder of the model under study.")]
 RevisionOption = Annotated[
@@ -104,6 +105,7 @@ def _guarded(function: Callable[..., None], after: str) -> Callable[..., None]:
 def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
     def main() -> None:
         quiet_libraries()
+        keep_freed_memory()
         # A scheduler's SIGTERM must clean up as Ctrl-C does; by default Python would just be gone.
         signal.signal(signal.SIGTERM, _terminate)
         app()

@@ -17,6 +17,7 @@ from typing import Any
 from models.cli import quiet_libraries, say
 from models.errors import HeadscopeError
 from models.files import disk_is_full, read_json, reason, write_json
+from models.memory import keep_freed_memory
 
 from . import study_steps
 from .study import Plan, Step
@@ -111,6 +112,7 @@ def execute(job: Job) -> None:
         OSError: the disk is full.
     """
     quiet_libraries()
+    keep_freed_memory()
     if os.getppid() == job.parent:
         _end_with(job.parent)
     folder, step = job.folder, job.step

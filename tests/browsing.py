@@ -43,7 +43,9 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     said: list[str] = []
     contexts = []
 
-    def open_(path: Path, place: str = "", width: int = 1280, height: int = 900, **options: Any) -> Any:
+    def open_(
+        path: Path, place: str = "", width: int = 1280, height: int = 900, ready: str = "body", **options: Any
+    ) -> Any:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
@@ -53,7 +55,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
             "request", lambda one: one.url.startswith(("file:", "data:", "blob:")) or said.append(one.url)
         )
         page.goto(f"file://{path}{place}")
-        page.wait_for_selector("html[data-ready]")
+        page.wait_for_selector(ready)
         return page
 
     yield open_

@@ -47,7 +47,7 @@ def report(minilm_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path
 def visit(open_page: Any, report: Path) -> Any:
     """Open the page of ``all`` or ``kept``."""
     return lambda name="all", place="", *words, **options: open_page(
-        report / name / "report.html", place, *words, **options
+        report / name / "report.html", place, *words, ready="html[data-ready]", **options
     )
 
 
