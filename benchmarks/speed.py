@@ -26,6 +26,7 @@ from speed_training import training_ratios
 
 from models.anatomy import anatomy_of
 from models.files import write_json
+from models.memory import keep_freed_memory
 from models.provenance import provenance
 from models.tap import observe
 from patterns.classifier import load_classifier
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="GLUE rows for the fine-tuning; default: drawn ones")
     parser.add_argument("--peak", choices=["forward", "classify"], help=argparse.SUPPRESS)
     options = parser.parse_args()
+    kept = keep_freed_memory()  # as every command does
     if options.peak:
         print(peak_memory(options.peak, options.small))
         return
@@ -182,7 +184,12 @@ def main() -> None:
         if measured[name] is not None
     }
     result = {
-        "setting": {"batch": BATCH, "repeats": options.repeats, "small": options.small},
+        "setting": {
+            "batch": BATCH,
+            "repeats": options.repeats,
+            "small": options.small,
+            "keeps_freed_memory": kept,
+        },
         "ratios": measured,
         "bars": {name: f"{side} {bar}" for name, (side, bar) in BARS.items()},
         "passed": passed,

@@ -14,7 +14,8 @@ def keep_freed_memory() -> bool:
 
     By default glibc gives a large block back to the system as soon as it is freed. A model on the CPU frees and
     takes several of them in every layer, and the system hands each out as pages that must be faulted in one by one:
-    7 to 12% of a forward pass of BERT-base (batch 16, 128 tokens, 2 cores). Peak memory stays as it was.
+    7 to 12% of a forward pass of BERT-base (batch 16, 128 tokens, 2 cores). Peak memory was the same in a forward
+    pass, and 7% higher in a training.
 
     Returns:
         Whether it was done: not where the C library is another one, nor if the user has tuned it by ``MALLOC_``
