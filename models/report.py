@@ -207,6 +207,12 @@ def command_line(words: Sequence[object], options: Mapping[str, Any]) -> str:
     return shlex.join(line)
 
 
+def short_name(model: str) -> str:
+    """Return a Hub id as it is, of a folder the last part of its path that says something."""
+    parts = [part for part in Path(model).parts if part not in ("model", "/")]
+    return model if not Path(model).is_dir() or not parts else parts[-1]
+
+
 def percent_words(share: float) -> str:
     """`0.0312` as `3.1%`."""
     return f"{100 * share:.1f}%"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.report import Section, TableBlock, command_line, options_of, percent_words
+from models.report import Section, TableBlock, command_line, options_of, percent_words, short_name
 
 from .distribution import bootstrap_ci95, interpretable_shares
 from .examples import ExampleMaps
@@ -74,7 +74,7 @@ def write_classified(
     write_report(
         path,
         [view],
-        title=f"Attention heads of {_short(job.model)} on {summary['task'].upper()}",
+        title=f"Attention heads of {short_name(job.model)} on {summary['task'].upper()}",
         about=f"{examples} examples of {rows.source}, split {job.split}; model {job.model}.",
         facts=[
             (str(counted), "heads" if counted == all_heads else f"of {all_heads} heads"),
@@ -142,9 +142,3 @@ def _importance(job: ClassifyHeads, observed: HeadPatterns) -> npt.NDArray[np.fl
 def _classifiers(job: ClassifyHeads) -> dict[str, Any]:
     given = {f"{kind}_classifier": source for kind, source in (job.classifiers or {}).items() if source}
     return {"classifiers": None, **given}
-
-
-def _short(model: str) -> str:
-    """A Hub id as it is, the last part of a folder's path that says something."""
-    parts = [part for part in Path(model).parts if part not in ("model", "/")]
-    return model if not Path(model).is_dir() or not parts else parts[-1]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 ACROSS_RUNS, ACROSS_TASKS = "all tasks' runs", "tasks"
 UNTESTABLE = "not testable"
+_OVERALL = {ACROSS_RUNS: "over all runs (these tasks, other seeds)", ACROSS_TASKS: "over tasks"}
+_NULLS = {"size": "as many at random", "size-per-layer": "as many in every layer"}
 _MOST_EXACT = 16  # from 2**16 changes of sign on, a sample of them is drawn
 _RESAMPLES = 2000
 _QUESTIONS = {
@@ -78,7 +80,7 @@ def findings_of(data: StudyData) -> list[Finding]:
     adjusted: dict[int, float | None] = {}
     families: dict[tuple[str, bool], list[int]] = {}
     for i, one in enumerate(found):
-        families.setdefault((one.question, one.of in (ACROSS_RUNS, ACROSS_TASKS)), []).append(i)
+        families.setdefault((one.question, one.of in _OVERALL), []).append(i)
     for places in families.values():
         values = holm([found[i].p_value if found[i].testable else None for i in places])
         adjusted |= dict(zip(places, values, strict=True))
@@ -118,29 +120,60 @@ def sign_flip(differences: npt.NDArray[np.floating], seed: int = 0) -> tuple[flo
 
 
 def conclusions(found: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Return each question with what this study's data support, in sentences."""
+    """Return each question with what this study's data support, in sentences: ``key``, ``question``, ``answers``.
+
+    What can be tested comes first, then in a sentence what cannot. :func:`findings_frame` has every number.
+    """
     told = []
     for key, question in _QUESTIONS.items():
         of = [one for one in found if one.question == key]
-        sentences = [_sentence(one) for one in of if one.of in (ACROSS_RUNS, ACROSS_TASKS)]
-        single = [one for one in of if one.of not in (ACROSS_RUNS, ACROSS_TASKS)]
-        for comparison in dict.fromkeys(one.comparison for one in single):
+        overall = [one for one in of if one.of in _OVERALL]
+        single = [one for one in of if one.of not in _OVERALL]
+        sentences = _both_nulls(single) if key == "stable" else []
+        sentences += [_sentence(one) for one in overall if one.testable]
+        untestable: dict[tuple[str, ...], list[str]] = {}
+        for comparison in dict.fromkeys(one.comparison for one in of):
             alike = [one for one in single if one.comparison == comparison]
-            sentences.append(f"{comparison}, task by task: {_counted(alike)}.")
-        if key == "stable":
-            sentences = _both_nulls(single) + sentences
-        told.append({"question": question, "answers": sentences or [f"{UNTESTABLE}: no step of it is done."]})
+            if any(one.testable for one in alike):
+                sentences.append(f"{comparison}, task by task: {_counted(alike)}.")
+            vain = [one for one in overall if one.comparison == comparison and not one.testable]
+            limits = [_limit(one) for one in vain]
+            if alike and not any(one.testable for one in alike):
+                limits.append(_limit(min(alike, key=lambda one: one.smallest_p or 1.0)))
+            if limits:
+                words = " ".join([comparison, *map(_effect, vain[:1])])
+                untestable.setdefault(tuple(limits), []).append(words.strip())
+        sentences += [
+            f"Not testable {_listed(limits)}: {'; '.join(comparisons)}."
+            for limits, comparisons in untestable.items()
+        ]
+        answers = sentences or [f"{UNTESTABLE}: no step of it is done."]
+        told.append({"key": key, "question": question, "answers": answers})
     return told
 
 
 def _sentence(one: Finding) -> str:
-    over = {ACROSS_RUNS: "over all runs (these tasks, other seeds)", ACROSS_TASKS: "over tasks"}[one.of]
-    if one.effect is None:
-        return f"{one.comparison}, {over}: {one.verdict}."
-    bounds = "" if one.low is None else f" [{one.low:+.3f}, {one.high:+.3f}]"
     size = "" if one.size is None else f", {one.size:+.2f} standard deviations"
-    p = f", p {_p(one.p_holm)} (Holm)" if one.testable else ""
-    return f"{one.comparison}, {over} (n = {one.n}): {one.effect:+.3f}{bounds}{size}{p}: {one.verdict}."
+    words = f"{one.comparison}, {_OVERALL[one.of]} (n = {one.n}): {_effect(one)}{size}"
+    return f"{words}, p {_p(one.p_holm)} (Holm): {one.verdict}."
+
+
+def _effect(one: Finding) -> str:
+    if one.effect is None:
+        return ""
+    bounds = "" if one.low is None else f" [{one.low:+.3f}, {one.high:+.3f}]"
+    return f"{one.effect:+.3f}{bounds}"
+
+
+def _limit(one: Finding) -> str:
+    """Over what a comparison was not testable, and what p it could have given at best."""
+    best = "" if one.smallest_p is None else f", at best p = {p_words(one.smallest_p)}"
+    return f"{_OVERALL.get(one.of, 'task by task')} (n = {one.n}{best})"
+
+
+def _listed(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _both_nulls(found: Sequence[Finding]) -> list[str]:
@@ -257,7 +290,7 @@ def _stable(data: StudyData) -> list[Finding]:
             part = data.stability[group.name][what]
             kappa = part["fleiss_kappa"]
             for null, level in part["chance"].get("fleiss_kappa", {}).items():
-                name = f"{'MLPs' if what == 'mlps' else what}: kappa - kappa by chance, {null}"
+                name = f"{'MLPs' if what == 'mlps' else what}: kappa above chance ({_NULLS[null]})"
                 n = part["all"]
                 if kappa is None or level["mean"] is None:
                     found.append(Finding("stable", name, group.task, n, None, None, None, None, None, None))

@@ -11,7 +11,7 @@ from models.drawing import save_figure
 from models.errors import InputError
 from models.files import atomic_folder
 from models.provenance import provenance
-from models.report import FigureBlock, Section, TableBlock, command_line, write_page
+from models.report import FigureBlock, Section, TableBlock, command_line, short_name, write_page
 
 from .comparison import patterns_frame
 from .study_conclusions import conclusions, findings_frame, findings_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FILE, PAGE = "report.md", "report.html"
 _LONG = 60  # rows from which a LaTeX table runs over pages
+_SHORT = 20  # rows up to which a table of the page is open
 _MOST = 400  # rows from which a table is no table for a paper
 
 
@@ -113,18 +114,19 @@ def write_study_page(
     ]
     write_page(
         path,
-        title=f"Lottery study of {Path(study.model).name}",
+        title=f"Lottery study of {short_name(study.model)}",
         about=f"{', '.join(study.tasks)}; seeds {seeds}; {told['done']} of {told['steps']} steps done.",
         facts=[
             (str(len(study.tasks)), "tasks"),
             (str(len(study.seeds)), "seeds"),
             (f"{told['done']} of {told['steps']}", "steps done"),
         ],
-        findings=[_selection(data)],
+        findings=[f"{one['question']} {one['answers'][0]}" for one in told["conclusions"]]
+        + [_selection(data)],
         warnings=told["warnings"],
         sections=[
             *shown,
-            *(Section(one["question"], words=tuple(one["answers"])) for one in told["conclusions"]),
+            *(_answered(one, tables["conclusions"]) for one in told["conclusions"]),
             Section(
                 "All tables",
                 tables=tuple(
@@ -143,6 +145,14 @@ def write_study_page(
         command=command_line(["run-study", home, "--output", f"{home}-again"], {}),
         notes="it does the whole study again, beside the first one",
     )
+
+
+def _answered(one: Mapping[str, Any], conclusions: pd.DataFrame) -> Section:
+    """A question, what the data support, and every comparison behind it."""
+    of = conclusions[conclusions["question"] == one["key"]].drop(columns="question")
+    of = of[["comparison", "of", "n", "verdict", *of.columns.drop(["comparison", "of", "n", "verdict"])]]
+    table = TableBlock.of(of, f"conclusions-{one['key']}", "Every comparison", folded=len(of) > _SHORT)
+    return Section(one["question"], words=tuple(one["answers"]), tables=(table,) if len(of) else ())
 
 
 def tables_of(data: StudyData) -> dict[str, pd.DataFrame]:

@@ -19,7 +19,7 @@ from models import FineTuning, InputError, Subnetwork
 from pruning import study_steps
 from pruning.study import Materials, Plan, plan_of
 from pruning.study_cli import run_study
-from pruning.study_conclusions import conclusions, findings_of, sign_flip
+from pruning.study_conclusions import ACROSS_RUNS, Finding, conclusions, findings_of, sign_flip
 from pruning.study_config import SEARCHES, Study, Subnetworks, read_study
 from pruning.study_data import StudyData
 from pruning.study_estimate import estimates
@@ -502,7 +502,27 @@ def test_scores_are_those_of_the_steps(finished_study: Path) -> None:
     assert found.effect == pytest.approx(means["good"] - means["random"])
     assert found.verdict.startswith("not testable: no p below .500")
     answers = " ".join(answer for one in conclusions(findings_of(data)) for answer in one["answers"])
-    assert "not testable" in answers
+    assert "Not testable over all runs" in answers
+
+
+def test_what_can_be_tested_is_told_first_and_what_cannot_in_a_sentence() -> None:
+    def finding(comparison: str, of: str, n: int, p: float, smallest: float) -> Finding:
+        return Finding("good", comparison, of, n, 0.05, 0.01, 0.09, 1.5, p, smallest, p)
+
+    found = [
+        *(finding(c, "qqp", 5, 0.0625, 0.0625) for c in ("a - b", "a - c", "a - d")),
+        finding("a - b", ACROSS_RUNS, 20, 0.001, 1e-5),
+        *(finding(c, ACROSS_RUNS, 3, 0.25, 0.25) for c in ("a - c", "a - d")),
+    ]
+    good, stable, _ = conclusions(found)
+    assert good["answers"] == [
+        "a - b, over all runs (these tasks, other seeds) (n = 20): +0.050 [+0.010, +0.090], "
+        "+1.50 standard deviations, p = .001 (Holm): higher.",
+        "Not testable task by task (n = 5, at best p = .062): a - b.",
+        "Not testable over all runs (these tasks, other seeds) (n = 3, at best p = .250) or task by task "
+        "(n = 5, at best p = .062): a - c +0.050 [+0.010, +0.090]; a - d +0.050 [+0.010, +0.090].",
+    ]
+    assert stable["answers"] == ["not testable: no step of it is done."]
 
 
 @pytest.mark.parametrize("n", [2, 5, 9])
