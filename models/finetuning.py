@@ -244,8 +244,6 @@ def _earlier(output: Path, partial: Path, config: dict[str, Any], overwrite: boo
     Raises:
         InputError: something else is there.
     """
-    if not (partial / _CONFIG).is_file():
-        check_output(partial)
     if overwrite:
         return None
     if (output / METRICS).is_file():
@@ -254,6 +252,8 @@ def _earlier(output: Path, partial: Path, config: dict[str, Any], overwrite: boo
         return cast(dict[str, Any], found)
     if (partial / _CONFIG).is_file():
         _check_same(partial, read_json(partial / _CONFIG, "the config of a fine-tuning"), config)
+    else:
+        check_output(partial)
     return None
 
 
@@ -264,6 +264,7 @@ def _in_the_making(partial: Path, config: dict[str, Any], overwrite: bool) -> It
         if overwrite and (partial / _CONFIG).is_file():
             shutil.rmtree(partial)
         if not (partial / _CONFIG).is_file():
+            check_output(partial)
             write_json(partial / _CONFIG, config)
     checkpoints = partial / "checkpoints"
     try:

@@ -18,8 +18,8 @@ def keep_freed_memory() -> bool:
     pass, and 7% higher in a training.
 
     Returns:
-        Whether it was done: not where the C library is another one, nor if the user has tuned it by ``MALLOC_``
-        variables or ``GLIBC_TUNABLES``.
+        Whether it was done: not where the C library is another one, nor if it was tuned by ``MALLOC_`` variables or
+        ``GLIBC_TUNABLES``, as users do and Dask does.
     """
     tuned = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if tuned or not sys.platform.startswith("linux"):

@@ -84,9 +84,12 @@ def run_study(
         raise _usage(words)
     begun = Path(words[0])
     if begun.is_dir():
-        study = read_plan(begun).study
-        study = replace(study, model=model or study.model, data=data or study.data)
-        output = output or begun
+        plan = read_plan(begun)
+        study, output = replace(plan.study, data=data or plan.study.data), output or begun
+        if model is not None:
+            study = replace(study, model=model, revision=None)
+        elif output != begun:  # a branch may have moved since
+            study = replace(study, revision=plan.materials.model.get("revision") or study.revision)
     else:
         study = read_study(begun, model=model, data=data)
     job = RunStudy(

@@ -167,7 +167,7 @@ def _effect(one: Finding) -> str:
 
 def _limit(one: Finding) -> str:
     """Over what a comparison was not testable, and what p it could have given at best."""
-    best = "" if one.smallest_p is None else f", at best p = {p_words(one.smallest_p)}"
+    best = "" if one.smallest_p is None else f", at best p {_p(one.smallest_p)}"
     return f"{_OVERALL.get(one.of, 'task by task')} (n = {one.n}{best})"
 
 
@@ -181,7 +181,8 @@ def _both_nulls(found: Sequence[Finding]) -> list[str]:
     by_task: dict[str, list[str]] = {}
     for one in found:
         if one.comparison.startswith("heads"):
-            by_task.setdefault(one.of, []).append(one.verdict)
+            by_task.setdefault(one.of, []).append(one.verdict if one.testable else UNTESTABLE)
+    by_task = {task: verdicts for task, verdicts in by_task.items() if UNTESTABLE not in verdicts}
     if not by_task:
         return []
     above = [task for task, verdicts in by_task.items() if all(verdict == "higher" for verdict in verdicts)]
@@ -345,7 +346,8 @@ def _patterns(data: StudyData) -> list[Finding]:
                 found.append(Finding("patterns", comparison, task, 0, None, None, None, None, None, None))
                 continue
             effect, bounds = one["difference"]["value"], one["difference"]["ci95"]
-            p, smallest = one["test"]["p_layers"], 1 / (one["test"]["permutations"] + 1)
+            p = one["test"]["p_layers"]
+            smallest = None if p is None else 1 / (one["test"]["permutations"] + 1)
             found.append(
                 Finding("patterns", comparison, task, n, effect, bounds[0], bounds[1], None, p, smallest)
             )

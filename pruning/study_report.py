@@ -121,8 +121,7 @@ def write_study_page(
             (str(len(study.seeds)), "seeds"),
             (f"{told['done']} of {told['steps']}", "steps done"),
         ],
-        findings=[f"{one['question']} {one['answers'][0]}" for one in told["conclusions"]]
-        + [_selection(data)],
+        findings=[_in_short(one) for one in told["conclusions"]] + [_selection(data)],
         warnings=told["warnings"],
         sections=[
             *shown,
@@ -143,8 +142,14 @@ def write_study_page(
             "study": asdict(study),
         },
         command=command_line(["run-study", home, "--output", f"{home}-again"], {}),
-        notes="it does the whole study again, beside the first one",
+        notes="it does the whole study again, beside the first one, as long as the data stay as they are",
     )
+
+
+def _in_short(one: Mapping[str, Any]) -> str:
+    answer, *others = one["answers"]
+    more = f" ({len(others)} more below)" if others else ""
+    return f"{one['question']} {answer}{more}"
 
 
 def _answered(one: Mapping[str, Any], conclusions: pd.DataFrame) -> Section:

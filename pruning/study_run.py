@@ -225,6 +225,8 @@ def read_plan(path: Path) -> Plan:
         InputError: it holds none.
     """
     found = read_json(Path(path) / STUDY, "a study's record")
+    if not isinstance(found, dict) or not {"study", "materials"} <= set(found):
+        raise InputError(f"{Path(path) / STUDY} is not a study's record; give the folder of a study.")
     study = _without_none(found["study"])
     for part, elsewhere in (
         ("fine_tuning", ("seed", "holdout", "max_length")),

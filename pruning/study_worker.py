@@ -112,7 +112,8 @@ def execute(job: Job) -> None:
         OSError: the disk is full.
     """
     quiet_libraries()
-    keep_freed_memory()
+    if os.getpid() != job.parent:  # a worker's process is ours
+        keep_freed_memory()
     if os.getppid() == job.parent:
         _end_with(job.parent)
     folder, step = job.folder, job.step

@@ -446,9 +446,30 @@ def test_a_folder_says_itself_which_study_to_go_on_with_or_repeat(
     assert code == 0
     told = json.loads(out)["steps"]
     assert (sum(one["steps"] for one in told), sum(one["done"] for one in told)) == (34, 0)
-    code, _, err = run_command(run_study, tmp_path)
-    assert code == 2
-    assert STUDY in err
+    for content in (None, "{}", "[]"):
+        if content:
+            (tmp_path / STUDY).write_text(content)
+        code, _, err = run_command(run_study, tmp_path)
+        assert code == 2
+        assert STUDY in err
+
+
+def test_repeating_takes_the_revision_that_was_used(
+    copied: Path, run_command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = json.loads((copied / STUDY).read_text())
+    record["materials"]["model"]["revision"] = "abc123"
+    (copied / STUDY).write_text(json.dumps(record))
+    seen = []
+
+    def begin(study: Study, *rest: Any) -> None:
+        seen.append(study.revision)
+        raise InputError("seen")
+
+    monkeypatch.setattr("pruning.study_run.RunStudy", begin)
+    for words in ((), ("--output", tmp_path / "again"), ("--output", tmp_path / "again", "--model", "other")):
+        assert run_command(run_study, copied, *words)[0] == 2
+    assert seen == [None, "abc123", None]
 
 
 # The report
@@ -523,6 +544,18 @@ def test_what_can_be_tested_is_told_first_and_what_cannot_in_a_sentence() -> Non
         "(n = 5, at best p = .062): a - c +0.050 [+0.010, +0.090]; a - d +0.050 [+0.010, +0.090].",
     ]
     assert stable["answers"] == ["not testable: no step of it is done."]
+
+
+def test_what_was_not_testable_is_no_answer_to_the_question() -> None:
+    heads = "heads: kappa above chance (as many at random)"
+    found = [
+        Finding("stable", heads, task, 72, None, None, None, None, None, None) for task in ("qqp", "rte")
+    ]
+    _, stable, patterns = conclusions(
+        [*found, Finding("patterns", "raw maps", "qqp", 36, 0.1, 0.0, 0.2, None, None, None)]
+    )
+    assert stable["answers"] == [f"Not testable task by task (n = 72): {heads}."]
+    assert patterns["answers"] == ["Not testable task by task (n = 36): raw maps."]
 
 
 @pytest.mark.parametrize("n", [2, 5, 9])
