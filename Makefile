@@ -42,7 +42,7 @@ node_modules/axe-core/axe.min.js:
 	-npm install --no-save --no-package-lock --silent axe-core
 
 test-slow: $(VENV)/dev.stamp node_modules/axe-core/axe.min.js
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,browser]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,browser,ray,dask]"
 	$(BIN)/python -m pytest -m slow
 
 # Label Studio wants other versions of many packages, so it has an environment of its own.
