@@ -119,13 +119,15 @@ class FigureBlock:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report under a heading: words first, then figures, then tables."""
+    """A part of a report under a heading: words first, then links, figures and tables."""
 
     title: str
     words: tuple[str, ...] = ()
     """A paragraph each."""
     figures: tuple[FigureBlock, ...] = ()
     tables: tuple[TableBlock, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    """Addresses of files, relative to the report, and what each is."""
 
 
 def write_page(

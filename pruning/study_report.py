@@ -125,6 +125,7 @@ def write_study_page(
         warnings=told["warnings"],
         sections=[
             *shown,
+            *_of_models(data),
             *(_answered(one, tables["conclusions"]) for one in told["conclusions"]),
             Section(
                 "All tables",
@@ -150,6 +151,22 @@ def _in_short(one: Mapping[str, Any]) -> str:
     answer, *others = one["answers"]
     more = f" ({len(others)} more below)" if others else ""
     return f"{one['question']} {answer}{more}"
+
+
+def _of_models(data: StudyData) -> list[Section]:
+    """Links to the pages of single models."""
+    links = tuple(
+        (
+            f"../{step.path}/{PAGE}",
+            f"{step.task}, {'pre-trained' if step.seed is None else f'seed {step.seed}'}",
+        )
+        for step in data.done
+        if (data.folder.of(step) / PAGE).is_file()
+    )
+    words = (
+        "A page a model, with every head's maps. They lie in the study's folder, which has to stay together."
+    )
+    return [Section("Head by head", (words,), links=links)] if links else []
 
 
 def _answered(one: Mapping[str, Any], conclusions: pd.DataFrame) -> Section:

@@ -61,6 +61,17 @@ def test_the_conclusions_stand_there_as_in_the_text(visit: Any, home: Path) -> N
     assert all(answer in told for answer in answers)
 
 
+def test_it_leads_to_the_page_of_each_model(visit: Any) -> None:
+    page = visit()
+    links = page.locator("section ul a")
+    words = links.all_inner_texts()
+    assert words[:3] == ["sst2, seed 1", "sst2, seed 2", "sst2, pre-trained"]
+    links.first.click()
+    page.wait_for_selector("html[data-ready]")
+    assert page.locator("table.heads").count() == 1
+    assert page.url.endswith("/sst2/seed_1/patterns/report.html")
+
+
 def test_it_says_what_it_is_made_from(visit: Any) -> None:
     page = visit()
     page.locator("summary", has_text="Where the numbers come from").click()
