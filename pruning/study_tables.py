@@ -19,13 +19,15 @@ def print_plan(found: Sequence[Estimate], jobs: int) -> None:
     """Print a plan's steps, how many are done, and how long the others take."""
     console = Console(highlight=False, markup=False, emoji=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for title in ("wave", "step", "done", "of", "each", "left"):
-        table.add_column(title, justify="left" if title in ("wave", "step") else "right", no_wrap=True)
+    for title in ("step", "done", "of", "each", "left"):
+        table.add_column(title, justify="left" if title == "step" else "right", no_wrap=True)
     wave = ""
     for one in found:
-        first, wave = "" if one.wave == wave else one.wave, one.wave
+        if one.wave != wave:
+            table.add_row(one.wave, style="bold")
+        wave = one.wave
         numbers = (str(one.done), str(one.steps), duration(one.seconds), duration(one.left))
-        table.add_row(first, one.name, *numbers)
+        table.add_row(f"  {one.name}", *numbers)
     console.print(table)
     steps, done = sum(one.steps for one in found), sum(one.done for one in found)
     known = [one.left for one in found if one.left is not None]

@@ -421,6 +421,7 @@ def test_a_dry_run_says_what_is_left_and_for_how_long(copied: Path, command: Any
     code, out, _ = command(copied, "--dry-run")
     assert code == 0
     assert "34 steps, 32 done" in out
+    assert "…" not in out
     assert not (copied / "sst2/seed_1/good-fine-tuned").exists()
     plan, folder = read_plan(copied), StudyFolder(copied)
     found = {one.name: one for one in estimates(plan, plan.steps, folder)}
