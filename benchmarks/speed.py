@@ -166,10 +166,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="GLUE rows for the fine-tuning; default: drawn ones")
     parser.add_argument("--peak", choices=["forward", "classify"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    kept = keep_freed_memory()  # as every command does
     if options.peak:
         print(peak_memory(options.peak, options.small))
         return
+    kept = keep_freed_memory()  # as every command does; not where peaks are looked at, which it would hide
     forward = forward_ratios(options.small, options.repeats)
     measured = {
         **forward["ratios"],
