@@ -6,7 +6,8 @@
 The plain recipe is that of the library's own GLUE example and of Prasanna et al. (2020): every input padded to 128
 tokens, batches in random order. Both train MiniLM in float32 on the same rows, one after the other in each repeat,
 tokenising included. Without ``--data`` the rows are words drawn at random, as long as GLUE's are. :mod:`speed` runs it
-with the rest; with ``--score-examples`` both are trained on so many rows instead, and scored on the dev rows.
+with the rest. With ``--score-examples`` both are trained on so many rows instead, as long and in the precision that is
+asked for, and scored on the dev rows.
 """
 
 from __future__ import annotations
@@ -186,13 +187,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.score_examples and not options.data:
         parser.error("--score-examples needs --data: drawn rows teach nothing")
-    result: dict[str, Any] = {}
     if not options.score_examples:
-        result["ratios"] = training_ratios(options.data, tasks=options.tasks)
+        print(json.dumps({"ratios": training_ratios(options.data, tasks=options.tasks)}, indent=2))
+        return
+    result: dict[str, Any] = {}
     how = FineTuning(
         epochs=options.epochs, learning_rate=1e-4, batch_size=_BATCH, precision=options.precision
     )
-    for name in options.tasks if options.score_examples else ():
+    for name in options.tasks:
         found = scores(task_named(name), options.data, options.score_examples, options.seeds, how)
         result[name] = found | {
             "difference": float(np.mean(found["ours"]) - np.mean(found["plain"])),

@@ -178,14 +178,14 @@ def _listed(words: Sequence[str]) -> str:
 
 def _both_nulls(found: Sequence[Finding]) -> list[str]:
     """Whether heads survive more stably than both kinds of random subnetworks: the layers explain the easier part."""
-    by_task: dict[str, list[str]] = {}
+    by_task: dict[str, list[Finding]] = {}
     for one in found:
         if one.comparison.startswith("heads"):
-            by_task.setdefault(one.of, []).append(one.verdict if one.testable else UNTESTABLE)
-    by_task = {task: verdicts for task, verdicts in by_task.items() if UNTESTABLE not in verdicts}
+            by_task.setdefault(one.of, []).append(one)
+    by_task = {task: both for task, both in by_task.items() if all(one.testable for one in both)}
     if not by_task:
         return []
-    above = [task for task, verdicts in by_task.items() if all(verdict == "higher" for verdict in verdicts)]
+    above = [task for task, both in by_task.items() if all(one.verdict == "higher" for one in both)]
     named = ": " + ", ".join(above) if above else ""
     told = f"in {len(above)} of {len(by_task)} tasks{named}"
     return [

@@ -172,7 +172,8 @@ def _of_models(data: StudyData) -> list[Section]:
 def _answered(one: Mapping[str, Any], conclusions: pd.DataFrame) -> Section:
     """A question, what the data support, and every comparison behind it."""
     of = conclusions[conclusions["question"] == one["key"]].drop(columns="question")
-    of = of[["comparison", "of", "n", "verdict", *of.columns.drop(["comparison", "of", "n", "verdict"])]]
+    first = ["comparison", "of", "n", "verdict"]
+    of = of[[*first, *of.columns.drop(first)]]
     table = TableBlock.of(of, f"conclusions-{one['key']}", "Every comparison", folded=len(of) > _SHORT)
     return Section(one["question"], words=tuple(one["answers"]), tables=(table,) if len(of) else ())
 

@@ -24,8 +24,8 @@ def print_plan(found: Sequence[Estimate], jobs: int) -> None:
     wave = ""
     for one in found:
         if one.wave != wave:
-            table.add_row(one.wave, style="bold")
-        wave = one.wave
+            wave = one.wave
+            table.add_row(wave, style="bold")
         numbers = (str(one.done), str(one.steps), duration(one.seconds), duration(one.left))
         table.add_row(f"  {one.name}", *numbers)
     console.print(table)

@@ -14,13 +14,12 @@ from pruning.study_config import read_study
 from pruning.study_run import RunStudy
 
 TOML = """
-model = "{model}"
-data = "{data}"
-tasks = ["sst2", "mrpc"]
+model = "{home}/model"
+data = "{home}/data"
+tasks = {tasks}
 seeds = [1, 2]
 max_length = 16
-searches = ["heads-and-mlps", "weights"]
-
+{top}
 [fine_tuning]
 epochs = 6
 learning_rate = 3e-3
@@ -28,7 +27,9 @@ batch_size = 16
 
 [structured]
 head_step = 0.3
-
+{tables}
+"""
+TABLES = """
 [magnitude]
 fraction = 0.4
 max_steps = 3
@@ -45,27 +46,32 @@ permutations = 99
 
 
 @pytest.fixture(scope="session")
-def save_tiny_learner(all_tiny: Any, tiny_tokenizer: Any) -> Any:
-    """Save a tiny BERT without head that learns quickly, and the tiny tokenizer: ``save(folder)``."""
+def make_study(tmp_path_factory: pytest.TempPathFactory, all_tiny: Any, tiny_tokenizer: Any) -> Any:
+    """Make a folder with ``model``, which learns quickly, ``data`` and ``study.toml``: ``make(tables, *tasks)``.
+
+    To the file go `tables` and, at its top, what `top` says.
+    """
     from transformers import AutoModel
 
-    def save(folder: Path) -> None:
+    def make(tables: str, *tasks: str, top: str = "") -> Path:
+        home = tmp_path_factory.mktemp("materials")
         config = all_tiny["bert"].config.__class__(**all_tiny["bert"].config.to_diff_dict())
         config.update({"initializer_range": 0.1})
         torch.manual_seed(7)
-        AutoModel.from_config(config).save_pretrained(folder)
-        tiny_tokenizer.save_pretrained(folder)
+        AutoModel.from_config(config).save_pretrained(home / "model")
+        tiny_tokenizer.save_pretrained(home / "model")
+        write_rows(home / "data", *tasks)
+        text = TOML.format(home=home, tasks=json.dumps(tasks), top=top, tables=tables)
+        (home / "study.toml").write_text(text)
+        return home
 
-    return save
+    return make
 
 
 @pytest.fixture(scope="session")
-def study_materials(tmp_path_factory: pytest.TempPathFactory, save_tiny_learner: Any) -> Path:
+def study_materials(make_study: Any) -> Path:
     """A folder with ``model``, ``data`` and ``study.toml``."""
-    home = tmp_path_factory.mktemp("materials")
-    save_tiny_learner(home / "model")
-    write_rows(home / "data", "sst2", "mrpc")
-    (home / "study.toml").write_text(TOML.format(model=home / "model", data=home / "data"))
+    home: Path = make_study(TABLES, "sst2", "mrpc", top='searches = ["heads-and-mlps", "weights"]')
     return home
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 import pytest
-from tiny import write_rows
 
 from pruning.study_backends import workers
 from pruning.study_config import Study, read_study
@@ -25,21 +24,7 @@ from pruning.study_worker import STARTS, Job
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-TOML = """
-model = "{home}/model"
-data = "{home}/data"
-tasks = ["sst2"]
-seeds = [1, 2]
-max_length = 16
-
-[fine_tuning]
-epochs = 6
-learning_rate = 3e-3
-batch_size = 16
-
-[structured]
-head_step = 0.3
-
+TABLES = """
 [magnitude]
 fraction = 0.3
 
@@ -51,13 +36,10 @@ COMMAND = [sys.executable, "-c", "from pruning.study_cli import run_study; run_s
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, save_tiny_learner: Any) -> Path:
+def home(make_study: Any) -> Path:
     """A folder with a tiny model, rows of one task, and ``study.toml`` for the whole grid."""
-    home = tmp_path_factory.mktemp("home")
-    save_tiny_learner(home / "model")
-    write_rows(home / "data", "sst2")
-    (home / "study.toml").write_text(TOML.format(home=home))
-    return home
+    folder: Path = make_study(TABLES, "sst2")
+    return folder
 
 
 @pytest.fixture(scope="module")
