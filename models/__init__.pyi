@@ -8,6 +8,7 @@ from .compaction import kept_of as kept_of
 from .compaction import size_share as size_share
 from .errors import HeadscopeError as HeadscopeError
 from .errors import InputError as InputError
+from .errors import LibraryError as LibraryError
 from .errors import TapError as TapError
 from .errors import UnsupportedModelError as UnsupportedModelError
 from .finetuning import FineTuning as FineTuning

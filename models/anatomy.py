@@ -7,11 +7,13 @@ that conformance test shows whether the entry is right.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InputError, UnsupportedModelError
+from .internals import conv1d, library
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +48,9 @@ class Family:
     """Dotted path from a layer to the MLP's last projection; its output, bias included, is the MLP's."""
     mlp_inputs: tuple[str, ...]
     """Dotted paths from a layer to the MLP's other projections."""
+    fused: Literal["side by side"] | None = None
+    """How the outputs of one projection that gives all are ordered: ``side by side`` is first all queries, head
+    after head, then all keys, then all values. None where there are three projections."""
     head_count: str | None = None
     """Attribute of the attention module that holds its number of heads, if it has one."""
     width: str | None = None
@@ -139,6 +144,7 @@ FAMILIES: tuple[Family, ...] = (
         attention="attn",
         output="attn.Wo",
         projections=("attn.Wqkv",),
+        fused="side by side",
         mlp="mlp.Wo",
         mlp_inputs=("mlp.Wi",),
     ),
@@ -149,6 +155,7 @@ FAMILIES: tuple[Family, ...] = (
         attention="attn",
         output="attn.c_proj",
         projections=("attn.c_attn",),
+        fused="side by side",
         mlp="mlp.c_proj",
         mlp_inputs=("mlp.c_fc",),
         head_count="num_heads",
@@ -193,7 +200,7 @@ class Anatomy:
     window: int | None
     """Tokens to a side that a local layer sees at most (the library's ``sliding_window``)."""
     max_tokens: int
-    """The longest input that has position embeddings."""
+    """The longest input that the model's configuration provides for; ``sys.maxsize`` if it sets no limit."""
 
     @property
     def n_layers(self) -> int:
@@ -205,6 +212,22 @@ class Anatomy:
         """Number of attention heads of a layer, those that compacting removed included."""
         return int(self.base.config.num_attention_heads)
 
+    @property
+    def parts(self) -> int:
+        """How many of queries, keys and values one projection gives: 1, or 3 where they stand side by side.
+
+        Raises:
+            UnsupportedModelError: it is not known how the outputs of a projection that gives all are ordered.
+        """
+        if len(self.family.projections) == 3:
+            return 1
+        if self.family.fused != "side by side":
+            raise UnsupportedModelError(
+                f"It is not known which outputs of {self.family.projections[0]} are which head's in a "
+                f"{self.family.name} model, so its heads can be neither cut out nor counted."
+            )
+        return 3
+
     def output_slices(self, layer: int, n_heads: int) -> torch.Tensor:
         """Return each head's slice of W_O, ``[H, hidden, d_head]``: a head adds ``slice @ z_h`` to the output.
 
@@ -215,19 +238,19 @@ class Anatomy:
 
 def weight_of(module: nn.Module) -> torch.Tensor:
     """Return the weight of a linear layer as ``[outputs, inputs]``; GPT-2 stores its transpose."""
-    from transformers.pytorch_utils import Conv1D
 
     weight: torch.Tensor = module.weight  # type: ignore[assignment]
-    return weight.T if isinstance(module, Conv1D) else weight
+    return weight.T if isinstance(module, conv1d()) else weight
 
 
 def is_plain(module: nn.Module) -> bool:
     """Return whether a module is a linear layer and no more, so that its ``weight`` says what it computes."""
     from torch import nn
     from torch.nn.utils.parametrize import is_parametrized
-    from transformers.pytorch_utils import Conv1D
 
-    return type(module) in (nn.Linear, Conv1D) or (is_parametrized(module) and isinstance(module, nn.Linear))
+    return type(module) in (nn.Linear, conv1d()) or (
+        is_parametrized(module) and isinstance(module, nn.Linear)
+    )
 
 
 def supported_families() -> str:
@@ -293,6 +316,10 @@ def _check_structure(
         )
 
 
+def _positions(config: PreTrainedConfig) -> int:
+    return int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
+
+
 def _inputs(module: nn.Module) -> int:
     return int(module.in_features if hasattr(module, "in_features") else module.nx)  # type: ignore[arg-type]
 
@@ -320,7 +347,7 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         mlp_inputs = tuple(tuple(map(layer.get_submodule, family.mlp_inputs)) for layer in layers)
     except AttributeError as error:
         raise UnsupportedModelError(
-            f"{type(model).__name__} is not laid out like a {family.name} model: {error}."
+            f"{type(model).__name__} is not laid out like a {family.name} model ({library()}): {error}."
         ) from error
     for module in outputs:
         # An adapter or a quantised layer computes something else than its ``weight`` says.
@@ -350,5 +377,5 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         causal=family.causal or bool(getattr(config, "is_decoder", False)),
         local_layers=local,
         window=int(config.sliding_window) if local else None,
-        max_tokens=int(config.max_position_embeddings) - family.first_position(config),
+        max_tokens=_positions(config) - family.first_position(config),
     )

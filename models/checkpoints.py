@@ -17,6 +17,7 @@ from .errors import HeadError, HeadscopeError, InputError
 from .files import reason
 from .glue import Task, class_ids
 from .hub import hub_answers
+from .internals import loading_report, raw_config
 from .saving import read_model
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ def load_checkpoint(
         AutoModel,
         AutoModelForSequenceClassification,
         AutoTokenizer,
-        PreTrainedConfig,
     )
 
     folder = Path(name) if Path(name).is_dir() else None
@@ -73,7 +73,7 @@ def load_checkpoint(
     }
     model: Any
     try:
-        raw, _ = PreTrainedConfig.get_config_dict(name, **source)
+        raw = raw_config(name, **source)
         # Asked here too, as it may be one that the library has never heard of.
         if isinstance(raw, dict) and raw.get("model_type"):
             family_of(SimpleNamespace(model_type=raw["model_type"]))  # type: ignore[arg-type]
@@ -89,7 +89,7 @@ def load_checkpoint(
             model, new = read_model(folder, auto)
             report: dict[str, Any] = {"missing_keys": new, "mismatched_keys": [], "unexpected_keys": []}
         else:
-            model, report = auto.from_pretrained(
+            model, said = auto.from_pretrained(
                 name,
                 config=config,
                 dtype=torch.float32,
@@ -97,6 +97,7 @@ def load_checkpoint(
                 output_loading_info=True,
                 **source,
             )
+            report = loading_report(said)
     except HeadscopeError:
         raise
     except Exception as error:  # a corrupt file shows as almost any type: the library passes all of them on

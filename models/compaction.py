@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from .anatomy import STRUCTURE, Anatomy, anatomy_of, is_plain, structure_of, weight_of
 from .errors import InputError, UnsupportedModelError
+from .internals import check_counts, conv1d, count_tokens
 from .subnetwork import Subnetwork
 
 if TYPE_CHECKING:
@@ -77,6 +77,9 @@ def compact(model: PreTrainedModel, subnetwork: Subnetwork, *, unshare: bool = F
     if not (subnetwork.heads.all() and subnetwork.mlps.all()):
         numbers = [np.flatnonzero(heads).tolist() for heads in subnetwork.heads]
         setattr(small.config, STRUCTURE, {"heads": numbers, "mlps": subnetwork.mlps.tolist()})
+    base, emptied = anatomy_of(small).base, bool((subnetwork.heads.sum(axis=1) == 0).any())
+    if anatomy.causal and emptied and check_counts not in base._forward_hooks.values():
+        base.register_forward_hook(check_counts, with_kwargs=True)
     return small
 
 
@@ -161,7 +164,7 @@ def _cuts(anatomy: Anatomy, layer: int, subnetwork: Subnetwork) -> Iterator[tupl
         width = _head_width(anatomy, layer)
         output = anatomy.outputs[layer]
         yield output, _Cut(_all(output, 0), _features(places, width), _bias(output) is not None)
-        parts = 3 // len(anatomy.projections[layer])  # of one module: 1, or 3 where it gives all
+        parts = anatomy.parts
         for module in anatomy.projections[layer]:
             given = weight_of(module).shape[0] // width // parts
             # Fewer key and value heads serve several query heads each.
@@ -187,8 +190,8 @@ def _smaller(module: nn.Module, cut: _Cut) -> nn.Module:
     weight = weight.index_select(1, cut.inputs.to(weight.device))
     outputs, inputs = weight.shape
     small: Any
-    if isinstance(module, Conv1D) and inputs:
-        small = Conv1D(1, 1)
+    if isinstance(module, conv1d()) and inputs:
+        small = conv1d()(1, 1)
         small.nf, small.nx, weight = outputs, inputs, weight.T.contiguous()
     else:  # also for a Conv1D that would be without inputs, on which its forward fails
         small = (_Zeros if cut.gone and not inputs else _Empty if cut.gone else nn.Linear)(
@@ -233,18 +236,7 @@ def _recount(anatomy: Anatomy, attention: Any, number: int, width: int) -> None:
     if hasattr(attention, "num_key_value_groups"):
         attention.num_key_value_groups = 1
     if anatomy.causal and not number:
-        attention.register_forward_pre_hook(_count_tokens, with_kwargs=True)
-
-
-def _count_tokens(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """Before an attention without heads: let a key/value cache count the tokens, which it does by looking at keys."""
-    cache = named.get("past_key_values")
-    if cache is not None:
-        hidden = inputs[0] if inputs else named["hidden_states"]  # [B, n, hidden]
-        mark = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
-        cache.update(mark, mark, module.layer_idx)
-        named = named | {"past_key_values": None, "attention_mask": None}
-    return inputs, named
+        attention.register_forward_pre_hook(count_tokens, with_kwargs=True)
 
 
 def _check(anatomy: Anatomy, subnetwork: Subnetwork) -> None:

@@ -26,5 +26,9 @@ class UnsupportedModelError(HeadscopeError, TypeError):
     """headscope does not know where this model keeps its heads; the message lists the families it knows."""
 
 
+class LibraryError(HeadscopeError, RuntimeError):
+    """The installed transformers works differently inside than headscope knows; the message names its version."""
+
+
 class TapError(HeadscopeError, RuntimeError):
     """A forward pass did not go through every attention layer exactly once, so nothing seen can be trusted."""

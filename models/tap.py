@@ -14,12 +14,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import eager_mask
 
 from .anatomy import Anatomy, anatomy_of
 from .errors import InputError, TapError
+from .internals import changed, check_call, eager_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,6 +55,8 @@ class _Tap:
         for module in self.anatomy.attentions:
             _TAPS[module] = self
         self._model.set_attn_implementation(IMPLEMENTATION)
+        if self._model.config._attn_implementation != IMPLEMENTATION:
+            changed(f"{type(self._model).__name__} does not take another attention function")
 
     def remove(self) -> None:
         for hook in self._hooks:
@@ -140,24 +142,29 @@ def _attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **kwargs: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Compute attention as the library's eager function does and show it to the observers.
 
     Shapes: query ``[B, H, n, d]``, key and value ``[B, H_kv, n, d]``, mask ``[B, 1, n, n]`` (added to the
     scores) or None; returns ``[B, n, H, d]``.
+
+    Raises:
+        UnsupportedModelError, LibraryError: as :func:`models.internals.check_call`.
     """
     if not query.shape[1]:  # a layer whose heads were all removed
         return query.transpose(1, 2), None
+    check_call(module, query, key, value, attention_mask, others)
+    groups = query.shape[1] // key.shape[1]
+    key, value = _expanded(key, groups), _expanded(value, groups)
     tap = _TAPS.get(module)
     layer = tap.next_layer(module) if tap else -1
     callbacks = [callback for callback, layers in tap.observers if layer in layers] if tap else []
     if not callbacks:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        output = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
         )
-    groups = getattr(module, "num_key_value_groups", 1)
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+        return output.transpose(1, 2).contiguous(), None
     scores = torch.matmul(query, key.transpose(2, 3)) * (scaling or query.shape[-1] ** -0.5)
     if attention_mask is not None:
         scores = scores.add_(attention_mask)
@@ -169,5 +176,10 @@ def _attention(
     return output, None
 
 
+def _expanded(states: torch.Tensor, groups: int) -> torch.Tensor:
+    """Give each query head the key or value head of its group: head h has that of number h // groups."""
+    return states if groups == 1 else states.repeat_interleave(groups, dim=1)
+
+
 AttentionInterface.register(IMPLEMENTATION, _attention)
-AttentionMaskInterface.register(IMPLEMENTATION, eager_mask)
+AttentionMaskInterface.register(IMPLEMENTATION, eager_mask())

@@ -22,6 +22,7 @@ from .compaction import kept_of
 from .errors import InputError
 from .evaluation import Examples, losses
 from .files import atomic_file, read_json, reason, write_json
+from .internals import changed, one_gpu, ordering_trainer, printer_callback, reporting_callbacks
 from .weights import WeightMasks
 
 if TYPE_CHECKING:
@@ -167,7 +168,6 @@ def train(
             of another model.
     """
     from transformers import TrainingArguments
-    from transformers.trainer_callback import PrinterCallback
 
     processes = n_processes()
     if settings.batch_size % processes:
@@ -202,11 +202,16 @@ def train(
         except (ValueError, ImportError) as error:  # bf16 where there is none
             raise InputError(f"These settings do not work on {device}: {reason(error)}.") from error
         _check_reporting(settings)
-        # Several GPUs in one process would run the model in threads and multiply the batch.
-        arguments._n_gpu = min(arguments.n_gpu, 1)
+        one_gpu(arguments)
         course, checkpoint = _newest(folder)
+        sampler = LengthGroups(
+            [len(one) for one in examples.encoded],
+            settings.batch_size,
+            settings.seed,
+            sort=settings.group_by_length,
+        )
         trainer: Any
-        trainer = _ordering_trainer()(
+        trainer = ordering_trainer(sampler)(
             model=model,
             args=arguments,
             train_dataset=_features(examples),
@@ -215,14 +220,8 @@ def train(
                 trainer, settings, course, folder, *args, **kwargs
             ),
         )
-        trainer.sampler = LengthGroups(
-            [len(one) for one in examples.encoded],
-            settings.batch_size,
-            settings.seed,
-            sort=settings.group_by_length,
-        )
-        trainer.add_callback(_conductor(trainer, settings, course, score, metric, folder, progress))
-        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_conductor(trainer, sampler, settings, course, score, metric, folder, progress))
+        trainer.remove_callback(printer_callback())
         if masks is not None:
             stack.enter_context(_held_at_zero(masks, model))
         if folder and is_main_process():
@@ -233,6 +232,16 @@ def train(
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (MemoryError, RuntimeError) as error:
+            if "without overflow" in str(
+                error
+            ):  # PyTorch before 2.9: a step of the optimiser is too large for float32
+                _diverged(
+                    f"A weight is not finite ({reason(error)})",
+                    trainer.state.global_step + 1,
+                    trainer,
+                    settings,
+                    folder,
+                )
             if not _memory_ran_out(error):
                 raise
             raise InputError(
@@ -249,10 +258,8 @@ def train(
 
 
 def _check_reporting(settings: FineTuning) -> None:
-    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
-
     try:
-        for integration in get_reporting_integration_callbacks(list(settings.report_to)):
+        for integration in reporting_callbacks(settings.report_to):
             integration()
     except (ValueError, ImportError, RuntimeError) as error:
         raise InputError(f"--report-to {', '.join(settings.report_to)}: {reason(error)}.") from error
@@ -332,6 +339,7 @@ class LengthGroups(Sampler[int]):
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, sort: bool = True) -> None:
         self.lengths, self.batch_size, self.seed, self.sort, self.epoch = lengths, batch_size, seed, sort, 0
+        self.drawn = False
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -341,6 +349,7 @@ class LengthGroups(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
+        self.drawn = True
         generator = np.random.default_rng((self.seed, self.epoch))
         order, size = generator.permutation(len(self.lengths)), self.batch_size
         if not self.sort:
@@ -353,18 +362,6 @@ class LengthGroups(Sampler[int]):
         last = [batches.pop()] if len(batches[-1]) < size else []  # elsewhere it would shift all that follow
         generator.shuffle(batches)
         return (row for batch in batches + last for row in batch)
-
-
-def _ordering_trainer() -> Any:
-    from transformers import Trainer
-
-    class OrderingTrainer(Trainer):
-        sampler: LengthGroups
-
-        def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-            return self.sampler
-
-    return OrderingTrainer
 
 
 def _features(examples: Examples) -> list[dict[str, Any]]:
@@ -429,6 +426,7 @@ def _diverged(what: str, step: int, trainer: Any, settings: FineTuning, folder: 
 
 def _conductor(
     trainer: Any,
+    sampler: LengthGroups,
     settings: FineTuning,
     course: Course,
     score: Callable[[], dict[str, float]] | None,
@@ -462,7 +460,7 @@ def _conductor(
             self.since = time.perf_counter()
 
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            trainer.sampler.set_epoch(int((state.epoch or 0) + 1e-9))
+            sampler.set_epoch(int((state.epoch or 0) + 1e-9))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.update(state.global_step - self.bar.n)
@@ -474,6 +472,8 @@ def _conductor(
                 control.should_save = True
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if not sampler.drawn:
+                changed("its Trainer orders the rows by itself")
             course.seconds += time.perf_counter() - self.since
             self.check(state)
             loss = of_all(course.loss) / course.steps

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from .anatomy import anatomy_of
 from .errors import InputError, UnsupportedModelError
 from .files import atomic_file, reason
+from .internals import conv1d
 from .subnetwork import Subnetwork
 
 if TYPE_CHECKING:
@@ -264,7 +265,6 @@ def survival(masks: WeightMasks, model: PreTrainedModel) -> Survival:
     Raises:
         InputError: the masks are of another model.
     """
-    from transformers.pytorch_utils import Conv1D
 
     masks.check(model)
     anatomy = anatomy_of(model)
@@ -273,7 +273,7 @@ def survival(masks: WeightMasks, model: PreTrainedModel) -> Survival:
 
     def weight(module: nn.Module) -> Bools:  # [out, in]
         mask = masks.masks[names[module.weight]]  # type: ignore[index]
-        return mask.T if isinstance(module, Conv1D) else mask
+        return mask.T if isinstance(module, conv1d()) else mask
 
     def bias(module: nn.Module) -> Bools | None:  # [out]
         return None if module.bias is None else masks.masks.get(names[module.bias])  # type: ignore[index]
@@ -287,9 +287,7 @@ def survival(masks: WeightMasks, model: PreTrainedModel) -> Survival:
         for module in layer.projections:
             rows, shift = weight(module), bias(module)
             of_rows = np.count_nonzero(rows, axis=1) + (0 if shift is None else shift)
-            parts = 3 // len(
-                layer.projections
-            )  # a fused one holds all queries, then all keys, then all values
+            parts = anatomy.parts
             of_heads = of_rows.reshape(parts, -1, d_head).sum(
                 axis=(0, 2)
             )  # of H heads, or of the key/value heads
@@ -313,7 +311,6 @@ def _layers(model: PreTrainedModel) -> list[_Layer]:
         UnsupportedModelError: as :func:`prunable_weights`.
     """
     from torch import nn
-    from transformers.pytorch_utils import Conv1D
 
     anatomy = anatomy_of(model)
     if not all(anatomy.kept_mlps) or any(len(heads) < anatomy.n_heads for heads in anatomy.kept):
@@ -327,7 +324,7 @@ def _layers(model: PreTrainedModel) -> list[_Layer]:
             # A weight that is computed from other parameters cannot be set to zero.
             own = module._parameters
             if (
-                type(module) in (nn.Linear, Conv1D)
+                type(module) in (nn.Linear, conv1d())
                 and own.get("weight") is not None
                 and (module.bias is None or own.get("bias") is not None)
             ):

@@ -13,6 +13,9 @@ from typing import Any
 
 # Read by the libraries when they are imported: no progress bars of theirs among what commands print.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+# With several test processes (pytest -n), a thread each; commands that tests start as processes of their own get as
+# many, since sums differ in their last bits between numbers of threads.
+os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 
 import pytest
 import torch
@@ -22,8 +25,7 @@ pytest_plugins = ["browsing"]
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
-# With several test processes (pytest -n), a thread each.
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from itertools import permutations
 from pathlib import Path
 
@@ -66,6 +70,66 @@ def test_the_wheel_holds_the_four_rooms_and_nothing_else(wheel: Path) -> None:
     assert not [name for name in names if "__pycache__" in name or "test" in name]
 
 
+def declared(*extras: str) -> set[str]:
+    """Names of the distributions that pyproject.toml asks for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [
+        *project["dependencies"],
+        *(one for extra in extras for one in project["optional-dependencies"][extra]),
+    ]
+    names = {re.split(r"[\[<>=~! ;]", one)[0] for one in asked}
+    return {name.lower().replace("_", "-") for name in names} - {"headscope"}
+
+
+def imported(*folders: str) -> set[str]:
+    """Names of the distributions that hold what is imported, from anywhere in a file."""
+    own = {
+        *ROOMS,
+        "conftest",
+        *(path.stem for path in [*ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/*.py")]),
+    }
+    modules: set[str] = set()
+    for folder in folders:
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    modules |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    modules.add(str(node.module).split(".")[0])
+    foreign = modules - own - set(sys.stdlib_module_names)
+    where = packages_distributions()
+    return {where.get(module, [module])[0].lower().replace("_", "-") for module in foreign}
+
+
+def test_what_is_imported_is_declared_and_nothing_else() -> None:
+    of_rooms = imported(*ROOMS)
+    assert of_rooms <= declared("ray", "dask")
+    assert declared() - of_rooms == {"accelerate"}  # the Trainer's
+    assert imported("tests", "benchmarks") <= declared("dev", "demo", "browser") | {
+        "tokenizers"
+    }  # transformers' own
+
+
+def test_locks_hold_exact_versions_with_hashes_and_no_address() -> None:
+    locks = {path.stem: path.read_text() for path in (ROOT / "locks").glob("*.txt")}
+    assert set(locks) == {"all", "dev", "demo", "label-studio"}
+    versions = {}
+    for name, text in locks.items():
+        assert "://" not in text
+        entries = re.split(r"\n(?=\S)", text)[2:]
+        assert all(re.match(r"[\w.-]+==\S+", entry) and "--hash=sha256:" in entry for entry in entries), name
+        versions[name] = {entry.split(" \\")[0] for entry in entries}
+    assert {entry.split(" ;")[0] for entry in versions["dev"]} <= {
+        entry.split(" ;")[0] for entry in versions["all"]
+    }
+    assert {entry.split(" ;")[0] for entry in versions["demo"]} <= {
+        entry.split(" ;")[0] for entry in versions["all"]
+    }
+    for name in ("all", "dev", "demo"):
+        locked = {re.split(r"==", entry)[0] for entry in versions[name]}
+        assert declared("demo" if name == "demo" else "dev") <= locked
+
+
 def test_every_command_is_a_console_script(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         scripts = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
@@ -80,9 +144,9 @@ def test_public_names_are_these(tmp_path: Path) -> None:
     import pruning
 
     assert sorted(models.__all__) == [
-        "Anatomy", "Checkpoint", "FineTuning", "HeadscopeError", "InputError", "SizeShare", "Subnetwork", "TapError",
-        "UnsupportedModelError", "anatomy_of", "compact", "finetune", "gated", "kept_of", "load", "load_checkpoint",
-        "observe", "save", "size_share",
+        "Anatomy", "Checkpoint", "FineTuning", "HeadscopeError", "InputError", "LibraryError", "SizeShare",
+        "Subnetwork", "TapError", "UnsupportedModelError", "anatomy_of", "compact", "finetune", "gated", "kept_of",
+        "load", "load_checkpoint", "observe", "save", "size_share",
     ]  # fmt: skip
     assert sorted(patterns.__all__) == [
         "HeadPatterns", "INTERPRETABLE", "Pattern", "PatternClassifier", "attention_maps", "classify_heads",

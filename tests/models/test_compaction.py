@@ -62,7 +62,7 @@ def check_outputs(model: Any, subnetwork: Subnetwork, batch: Any) -> Any:
     small = compact(model, subnetwork, unshare=True)
     with gated(model, heads=subnetwork.heads, mlps=subnetwork.mlps):
         expected = hidden(model, batch)
-    torch.testing.assert_close(hidden(small, batch), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(hidden(small, batch), expected, rtol=0, atol=5e-5)  # of values up to 4
     return small
 
 
@@ -297,6 +297,7 @@ class TestWatchingAndGating:
         layers, heads = shape_of(model)
         subnetwork = some_subnetworks(model)["a first layer without heads"]
         small = compact(model, subnetwork, unshare=True)
+        hooks = [len(module._forward_hooks) for module in small.modules()]
         generator = torch.Generator().manual_seed(2)
         for batch in ((), (4,)):  # one for all examples, or one for each
             h = torch.rand(*batch, layers, heads, generator=generator)
@@ -307,7 +308,7 @@ class TestWatchingAndGating:
             with gated(model, heads=h * kept_h, mlps=m * kept_m):
                 expected = hidden(model, ragged_batch)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-        assert not any(module._forward_hooks for module in small.modules())
+        assert [len(module._forward_hooks) for module in small.modules()] == hooks
 
     def test_gradients_of_gates_are_zero_where_nothing_is_left(self, tiny: Any, ragged_batch: Any) -> None:
         model = tiny.build().double()
