@@ -16,7 +16,7 @@ import typer.core
 
 from .errors import HeadscopeError
 from .files import disk_is_full, reason
-from .memory import keep_freed_memory
+from .memory import keep_freed_memory, memory_ran_out
 
 ModelOption = Annotated[str, typer.Option("--model", help="Hub id or folder of the model under study.")]
 RevisionOption = Annotated[
@@ -32,7 +32,7 @@ DataOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ..., or mps.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON.")]
 MapsOption = Annotated[str, typer.Option("--maps", help="Kinds of maps: raw, norm, or raw,norm.")]
 ClassifierOption = Annotated[
@@ -52,8 +52,8 @@ OverwriteOption = Annotated[
 def command(function: Callable[..., None], after: str = "nothing was written.") -> Callable[[], None]:
     """Turn a Typer function into a console script.
 
-    It ends with 0 when done, with 2 and one sentence on stderr on bad input or a full disk, and with 130 when
-    interrupted. Terminated, it cleans up too and ends with 143.
+    It ends with 0 when done, with 2 and one sentence on stderr on bad input, a full disk or too little memory, and
+    with 130 when interrupted. Terminated, it cleans up too and ends with 143.
 
     Args:
         function: what the command does.
@@ -93,6 +93,11 @@ def _guarded(function: Callable[..., None], after: str) -> Callable[..., None]:
         except KeyboardInterrupt:
             _stop(f"interrupted; {after}", 130)
         except Exception as error:  # each library has its own type for it
+            if memory_ran_out(error):
+                _stop(
+                    f"Memory ran out ({reason(error)}). Give a smaller --batch-size or --max-length; {after}",
+                    2,
+                )
             if not disk_is_full(error):
                 raise
             _stop(

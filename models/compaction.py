@@ -13,7 +13,7 @@ from torch import nn
 
 from .anatomy import STRUCTURE, Anatomy, anatomy_of, is_plain, structure_of, weight_of
 from .errors import InputError, UnsupportedModelError
-from .internals import check_counts, conv1d, count_tokens
+from .internals import check_counts, conv1d, without_heads
 from .subnetwork import Subnetwork
 
 if TYPE_CHECKING:
@@ -235,8 +235,8 @@ def _recount(anatomy: Anatomy, attention: Any, number: int, width: int) -> None:
         setattr(attention, family.width, number * width if number or not in_one else [0, 0, 0])
     if hasattr(attention, "num_key_value_groups"):
         attention.num_key_value_groups = 1
-    if anatomy.causal and not number:
-        attention.register_forward_pre_hook(count_tokens, with_kwargs=True)
+    if not number:
+        without_heads(attention)
 
 
 def _check(anatomy: Anatomy, subnetwork: Subnetwork) -> None:

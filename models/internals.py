@@ -13,6 +13,7 @@ the attention function's arguments        :func:`check_call`: shapes, kind of ma
 the mask that eager attention adds        :func:`eager_mask`, :func:`check_call`
 one call per layer and forward pass       :class:`models.tap._Tap`, which counts
 the cache among an attention's arguments  :func:`count_tokens` (by its type), :func:`check_counts` (its lengths)
+an attention module's own ``config``      :func:`without_heads`
 ``Conv1D`` holds its weight transposed    :func:`conv1d`
 what is reported of loaded weights        :func:`loading_report`
 the Trainer's hook for a sampler          :func:`ordering_trainer`
@@ -22,6 +23,7 @@ the Trainer's hook for a sampler          :func:`ordering_trainer`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -131,6 +133,33 @@ def check_call(
         )
 
 
+_NO_HEADS = "headscope_no_heads"
+
+
+def without_heads(attention: Any) -> None:
+    """Let an attention module that has no heads left compute nothing, whatever the model computes attention with.
+
+    Fused kernels are not made for it: on CUDA the process dies of a division by zero. If there is a key/value cache,
+    it counts the tokens all the same.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_NO_HEADS, _no_heads)
+
+    if not hasattr(getattr(attention, "config", None), "_attn_implementation"):
+        changed(f"{type(attention).__name__} does not say in a config of its own how it computes attention")
+    attention.config = copy(attention.config)  # the model's other layers keep theirs
+    attention.config._attn_implementation = _NO_HEADS
+    attention.register_forward_pre_hook(count_tokens, with_kwargs=True)
+
+
+def _no_heads(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, *_: Any, **__: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the output ``[B, n, 0, d]`` and the probabilities ``[B, 0, n, m]`` of attention without heads."""
+    return query.transpose(1, 2), query.new_zeros((query.shape[0], 0, query.shape[2], key.shape[2]))
+
+
 def count_tokens(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
     """Before an attention without heads: let a key/value cache count the tokens, which it does by looking at keys.
 
@@ -140,7 +169,9 @@ def count_tokens(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, An
         LibraryError: there are arguments of which it is not known what they are.
     """
     import torch
-    from transformers import Cache
+    from transformers import AttentionInterface, Cache
+
+    AttentionInterface.register(_NO_HEADS, _no_heads)  # not yet done where the model was unpickled
 
     def known(value: Any) -> bool:
         if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""How the process deals with memory that it has freed."""
+"""Memory: what the process keeps of what it has freed, and what it looks like when there is none left."""
 
 from __future__ import annotations
 
@@ -29,3 +29,11 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
+
+
+def memory_ran_out(error: BaseException) -> bool:
+    """Return whether a computation failed for want of memory; PyTorch's error has a type of its own on GPUs only."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error))
+    )

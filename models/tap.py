@@ -152,8 +152,6 @@ def _attention(
     Raises:
         UnsupportedModelError, LibraryError: as :func:`models.internals.check_call`.
     """
-    if not query.shape[1]:  # a layer whose heads were all removed
-        return query.transpose(1, 2), None
     check_call(module, query, key, value, attention_mask, others)
     groups = query.shape[1] // key.shape[1]
     key, value = _expanded(key, groups), _expanded(value, groups)

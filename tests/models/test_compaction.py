@@ -102,6 +102,24 @@ class TestOutputs:
             torch.testing.assert_close(found, expected)
             assert all(p.grad is not None for p in anatomy_of(small).layers[-1].parameters() if p.numel())
 
+    def test_no_kernel_is_asked_for_attention_without_heads(
+        self, tiny: Any, ragged_batch: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On CUDA, such a call ends the process (a division by zero)."""
+        original = torch.nn.functional.scaled_dot_product_attention
+        heads: list[int] = []
+
+        def watched(query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            heads.append(query.shape[1])
+            return original(query, *args, **kwargs)
+
+        model = tiny.build("sdpa")
+        small = compact(model, some_subnetworks(model)["a first layer without heads"], unshare=True)
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+        hidden(pickle.loads(pickle.dumps(small)), ragged_batch)
+        assert len(heads) == anatomy_of(small).n_layers - 1
+        assert all(heads)
+
     def test_the_real_model(self, minilm: Any) -> None:
         rows = ["Why is the sea salty?", "Rivers carry minerals to the sea, and they stay when water goes."]
         batch = minilm.tokenizer(rows, padding=True, return_tensors="pt")

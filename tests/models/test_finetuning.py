@@ -364,7 +364,7 @@ class TestBatches:
         )
         rows = sentences(6)
         how = replace(QUICK, epochs=1, batch_size=6, learning_rate=1e-3, max_grad_norm=0.5)
-        finetune(base, SST2, rows, rows, how, tmp_path / "out")
+        finetune(base, SST2, rows, rows, how, tmp_path / "out", device="cpu")
         checkpoint = load_checkpoint(base, task=SST2)
         (_, batch), *_ = examples_of(checkpoint, SST2, rows).batches(6)
         optimizer = torch.optim.AdamW(checkpoint.model.parameters(), lr=1e-3, eps=1e-8, weight_decay=0)
