@@ -88,10 +88,12 @@ class _Drawing:
     def band(self, width: float | None = None) -> npt.NDArray[np.float64]:
         """A line or band along the diagonal, of one or two offsets, some of its cells missing."""
         rng = self.rng
-        width = rng.choice([rng.uniform(0.2, 0.7), rng.uniform(0.7, 4.0)]) if width is None else width
+        if width is None:
+            width = float(rng.choice([rng.uniform(0.2, 0.7), rng.uniform(0.7, 4.0)]))
         far = rng.choice([0, 1, 2, 3], p=[0.35, 0.45, 0.15, 0.05])
-        signs = [1, -1] if rng.random() < 0.3 else [rng.choice([1, -1])]
-        values = sum(np.exp(-(np.abs((self.offset - sign * far) / width) ** 1.5)) for sign in signs)
+        signs = [1, -1] if rng.random() < 0.3 else [int(rng.choice([1, -1]))]
+        lines = [np.exp(-(np.abs((self.offset - sign * far) / width) ** 1.5)) for sign in signs]
+        values: npt.NDArray[np.float64] = np.sum(lines, axis=0)
         values = values * self.jitter(rng.uniform(0.1, 0.7), values.shape)
         values[rng.random(values.shape) < rng.uniform(0, 0.2)] *= 0.2
         return self.rows(values)

@@ -121,10 +121,10 @@ def shared_heads(
     Raises:
         InputError: unknown pairs, lists of different length for same-seed pairs, or models of different sizes.
     """
-    one, other = stacked(a, what), stacked(b, what)
-    if one.shape[1:] != other.shape[1:]:
-        raise InputError(f"Subnetworks of different models: {what} {one.shape[1:]} and {other.shape[1:]}.")
-    one, other = one.reshape(len(one), -1).astype(int), other.reshape(len(other), -1).astype(int)
+    first, second = stacked(a, what), stacked(b, what)
+    if first.shape[1:] != second.shape[1:]:
+        raise InputError(f"Subnetworks of different models: {what} {first.shape[1:]} and {second.shape[1:]}.")
+    one, other = (kept.reshape(len(kept), -1).astype(int) for kept in (first, second))
     if pairs == "same-seed":
         if len(one) != len(other):
             raise InputError(
