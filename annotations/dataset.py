@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.errors import InputError
-from models.files import atomic_folder
+from models.outputs import Output
 from patterns import Pattern, store
 from patterns.store import METADATA, UNKNOWN, MapRow
 from patterns.taxonomy import KINDS, PATTERNS
@@ -19,7 +19,7 @@ from patterns.taxonomy import KINDS, PATTERNS
 from .folders import AddedSummary as AddedSummary
 from .folders import add_annotations as add_annotations
 from .folders import readme
-from .formats import LAYOUTS, Annotation, find_published, majority, read_published
+from .formats import EXPORT, LAYOUTS, Annotation, find_published, majority, read_published
 from .table import ANNOTATION_SCHEMA, check_annotations, read_annotations, votes
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ class AnnotatedMaps:
         Raises:
             InputError: `path` is not empty and `overwrite` is false.
         """
-        with atomic_folder(Path(path), overwrite) as temporary:
+        with Output(Path(path), EXPORT, overwrite, option="path").making() as temporary:
             store.write_maps(temporary, self.rows)
             table = pa.Table.from_pandas(self._annotations, ANNOTATION_SCHEMA, preserve_index=False)
             pq.write_table(table.replace_schema_metadata(), temporary / "annotations.parquet")

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import InputError
-from models.files import atomic_folder, check_output, write_json
+from models.files import write_json
+from models.outputs import Output
 from models.provenance import provenance
 from patterns.distribution import check_seed
 from patterns.taxonomy import ABBREVIATIONS, KINDS, PATTERNS, TITLES
@@ -51,7 +52,11 @@ class MeasureAgreement:
         if self.maps is not None and self.maps not in KINDS:
             raise InputError(f"--maps {self.maps}: give {' or '.join(KINDS)}.")
         if self.output is not None:
-            check_output(self.output, self.overwrite, marker=REPORT)
+            Output(self.output, *self._written).check()
+
+    @property
+    def _written(self) -> tuple[str, bool, tuple[Path, ...]]:
+        return "annotate-maps agreement", self.overwrite, self.folders
 
     def run(self) -> dict[str, Any]:
         """Compare, and write what was asked for.
@@ -73,7 +78,7 @@ class MeasureAgreement:
         if self.output is not None:
             votes = Votes.of(maps)
             order = disputed(votes)
-            with atomic_folder(self.output, self.overwrite) as folder:
+            with Output(self.output, *self._written).making() as folder:
                 label_frame(votes, order).to_parquet(folder / LABELS, index=False)
                 _draw(maps, votes, order, folder)
                 write_json(folder / REPORT, report)

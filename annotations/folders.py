@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.errors import InputError
-from models.files import atomic_file, atomic_folder
+from models.files import atomic_file
+from models.outputs import locked, staging
 from patterns import Pattern, store
 from patterns.store import MapRow
 
@@ -33,6 +34,7 @@ class AddedSummary:
     """Why labels were left, and how many."""
 
 
+_PATIENCE = 60.0  # seconds to wait for another run that adds to the same folder
 UNKNOWN_MAP = "for a map that the folder does not hold"
 SAME_TIME = "another label of the same annotator at the same time"
 
@@ -52,6 +54,14 @@ def add_annotations(folder: str | Path, annotations: pd.DataFrame) -> AddedSumma
     """
     folder = Path(folder)
     kinds = read_kinds(folder)
+    lock = locked(folder, wait=_PATIENCE)
+    try:
+        return _add_annotations(folder, kinds, annotations)
+    finally:
+        lock.release()
+
+
+def _add_annotations(folder: Path, kinds: dict[str, str], annotations: pd.DataFrame) -> AddedSummary:
     there = normalized(read_annotations(folder / "annotations.parquet"), kinds)
     inside = annotations["id"].isin(list(kinds))
     left = Counter({UNKNOWN_MAP: int((~inside).sum())})
@@ -83,22 +93,30 @@ def add_maps(folder: str | Path, rows: Sequence[MapRow]) -> None:
         InputError: the folder holds no maps yet, or has an id already.
     """
     folder = Path(folder)
+    read_kinds(folder)
+    if not rows:
+        return
+    lock = locked(folder, wait=_PATIENCE)
+    try:
+        _add_maps(folder, rows)
+    finally:
+        lock.release()
+
+
+def _add_maps(folder: Path, rows: Sequence[MapRow]) -> None:
     kinds = read_kinds(folder)
     for row in rows:
         if row.id in kinds:
             raise InputError(f"{folder} holds a map {row.id} already; give the new one another id.")
-    if not rows:
-        return
     numbers = [
         int(match[1]) for path in store.map_files(folder) if (match := re.search(r"(\d+)$", path.stem))
     ]
     first = max(numbers, default=-1) + 1
     # Written elsewhere first: a run that is cut off leaves no half of them here.
-    with atomic_folder(folder / ".adding", overwrite=True) as temporary:
+    with staging(folder) as temporary:
         store.write_maps(temporary, rows)
-    for offset, path in enumerate(store.map_files(folder / ".adding")):
-        path.replace(folder / f"maps-{first + offset:05d}.parquet")
-    (folder / ".adding").rmdir()
+        for offset, path in enumerate(store.map_files(temporary)):
+            path.replace(folder / f"maps-{first + offset:05d}.parquet")
     _write_readme(folder, read_kinds(folder), read_annotations(folder / "annotations.parquet"))
 
 

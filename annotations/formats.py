@@ -21,9 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models.errors import InputError
-from models.files import atomic_folder
+from models.outputs import Output
 from patterns import Pattern
 from patterns.store import UNKNOWN, MapRow, check_map
+
+EXPORT = "annotate-maps export"
+"""Who writes folders of annotated maps, as their marker says."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ def write_published(
         InputError: `folder` is not empty, an id does not fit the layout, or a kind has no label at all.
     """
     listed: dict[str, dict[str, Pattern | None]] = {}
-    with atomic_folder(Path(folder), overwrite) as temporary:
+    with Output(Path(folder), EXPORT, overwrite, option="folder").making() as temporary:
         for row in rows:
             layout, ids = LAYOUTS[row.kind], listed.setdefault(row.kind, {})
             id = _map_id(row.id, row.kind, f"map {row.id!r}")

@@ -21,9 +21,10 @@ import torch
 from models.anatomy import Anatomy, anatomy_of
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
 from models.errors import InputError
-from models.files import atomic_folder, check_output, write_json
+from models.files import write_json
 from models.glue import load_rows, select_rows, task_named
 from models.inputs import Encoded, batches
+from models.outputs import Output
 from models.provenance import provenance
 from models.tap import observe
 from patterns import store
@@ -108,11 +109,16 @@ class SampleMaps:
                 raise InputError(f"{name} {value}: give at least 1.")
         if self.strategy not in STRATEGIES:
             raise InputError(f"--strategy {self.strategy}: give one of {', '.join(STRATEGIES)}.")
-        check_output(self.output, self.overwrite, marker=SAMPLE)
+        self._output.check()
         if self.overwrite and len(read_annotations(Path(self.output) / "annotations.parquet")):
             raise InputError(
                 f"--output {self.output} holds labels, so it is not replaced; give a new folder."
             )
+
+    @property
+    def _output(self) -> Output:
+        inputs = (self.model, self.data, *self.exclude, *(self.classifiers or {}).values())
+        return Output(self.output, "annotate-maps sample", self.overwrite, inputs)
 
     def run(self, progress: bool = False) -> dict[str, Any]:
         """Choose the maps and write the folder, at once or not at all.
@@ -185,7 +191,7 @@ class SampleMaps:
             "warnings": warnings,
             "provenance": provenance(),
         }
-        with atomic_folder(self.output, self.overwrite) as folder:
+        with self._output.making() as folder:
             AnnotatedMaps(chosen).save(folder)
             predictions.to_parquet(folder / PREDICTIONS, index=False)
             tokens = [

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.errors import InputError
-from models.files import atomic_folder, check_output, read_json, write_json
+from models.files import read_json, write_json
+from models.outputs import Output
 from models.provenance import provenance
 from patterns.taxonomy import KINDS, PATTERNS, Pattern
 
@@ -121,7 +122,11 @@ class TrainClassifier:
             raise InputError(f"--other-kind {self.other_kind}: give 0 for never, or more.")
         if self.folds == 1 or self.folds < 0:
             raise InputError(f"--folds {self.folds}: give 0 for none, or at least 2.")
-        check_output(self.output, self.overwrite, marker="training.json")
+        self._output.check()
+
+    @property
+    def _output(self) -> Output:
+        return Output(self.output, "train-classifier", self.overwrite, self.annotations)
 
     def run(self, progress: bool = False) -> dict[str, Any]:
         """Score by cross-validation over heads, train on everything, and write weights, scores and card.
@@ -145,7 +150,7 @@ class TrainClassifier:
         maps, labels = annotated.maps, _labels(annotated)
         heads, inputs = groups_of(annotated)
 
-        with atomic_folder(self.output, self.overwrite) as folder:
+        with self._output.making() as folder:
             temperature, scores, errors, sizes = 1.0, None, None, None
             if self.folds:
                 logits, fold = cross_validate(

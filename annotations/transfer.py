@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 
 from models.errors import InputError
-from models.files import check_output
+from models.outputs import Output, apart
 from patterns import store
 
 from . import exporting
 from .dataset import AnnotatedMaps
 from .exports import Reading, read_export
 from .folders import AddedSummary, add_annotations, add_maps, read_kinds
-from .formats import LAYOUTS, find_published, read_published, write_published
+from .formats import EXPORT, LAYOUTS, find_published, read_published, write_published
 from .matching import CONTROL, MapIndex
 from .stages import digest
 from .table import ANNOTATION_SCHEMA, read_annotations
@@ -153,14 +153,12 @@ class Export:
         if self.format not in FORMATS:
             raise InputError(f"--format {self.format}: choose one of {', '.join(FORMATS)}.")
         if self.format in ("published", "dataset"):
-            marker = "README.md" if self.format == "dataset" else None
-            check_output(self.output, self.overwrite, marker)
+            Output(self.output, EXPORT, self.overwrite, (self.folder,), "OUTPUT").check()
         elif self.output.is_dir():
             raise InputError(f"{self.output} is a folder; give the name of a file.")
         elif self.output.exists() and not self.overwrite:
             raise InputError(f"{self.output} exists; give a new name, or --overwrite to replace it.")
-        if self.output.resolve().is_relative_to(self.folder.resolve()) and self.output.is_dir():
-            raise InputError(f"{self.output} lies in what is exported; give another place.")
+        apart(self.output, (self.folder,), "OUTPUT")
 
     def run(self) -> dict[str, Any]:
         """Write the maps and their labels.

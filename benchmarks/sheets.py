@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from annotations.sheets import draw_sheets
-from models.files import atomic_folder
+from models.outputs import Output
 from patterns.classifier import load_classifier
 from patterns.rendering import save_png
 from patterns.store import iter_maps
@@ -60,7 +60,7 @@ def main() -> None:
         index["label"] = [str(PATTERNS[i]) for i in found.argmax(axis=1)]
         index["probability"] = found.max(axis=1).round(3)
         titles = [f"{n} {p} {q:.2f}" for n, p, q in index[["number", "label", "probability"]].to_numpy()]
-    with atomic_folder(options.output) as folder:
+    with Output(options.output, "benchmarks/sheets.py").making() as folder:
         for i, sheet in enumerate(draw_sheets(rows, titles, options.columns, options.lines)):
             save_png(sheet, folder / f"sheet-{i:03d}.png")
         index.to_csv(folder / "index.csv", index=False)

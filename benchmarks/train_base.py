@@ -26,8 +26,9 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from models.files import atomic_folder, write_json
+from models.files import write_json
 from models.glue import TASKS, load_rows, texts_of
+from models.outputs import Output
 from models.provenance import provenance
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -157,7 +158,7 @@ def main() -> None:
         "provenance": provenance(),
     }
     record.pop("data"), record.pop("output")
-    with atomic_folder(options.output) as folder:
+    with Output(options.output, "benchmarks/train_base.py").making() as folder:
         model.eval().save_pretrained(folder)
         tokens.save_pretrained(folder)
         write_json(folder / "training.json", record)

@@ -113,10 +113,14 @@ def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
         keep_freed_memory()
         # A scheduler's SIGTERM must clean up as Ctrl-C does; by default Python would just be gone.
         signal.signal(signal.SIGTERM, _terminate)
+        hangup = getattr(signal, "SIGHUP", None)  # a terminal that was closed; under nohup it is ignored
+        if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+            signal.signal(hangup, _terminate)
         app()
 
     main.__name__ = name
     main.__doc__ = doc
+    main.app = app  # type: ignore[attr-defined]  # what the command takes, for tests of all commands
     return main
 
 

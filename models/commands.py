@@ -109,9 +109,9 @@ def finetune_glue(
 
     Example: finetune-glue --model bert-base-uncased --task mrpc --seeds 1337 42 86 71 166 --output out/mrpc
     """
-    from .files import check_output
-    from .finetuning import METRICS, FineTuning, finetune, parse_seeds, score_table, summarise
+    from .finetuning import COMMAND, METRICS, FineTuning, finetune, parse_seeds, score_table, summarise
     from .glue import load_mismatched, load_rows, task_named
+    from .outputs import Output, apart
     from .training import is_main_process
     from .weights import load_masks
 
@@ -139,8 +139,9 @@ def finetune_glue(
         runs = [replace(settings, seed=one) for one in parse_seeds(seeds)]
         folders = [output / f"seed_{run.seed}" for run in runs]
     for folder in folders:
-        if not (folder / METRICS).is_file():
-            check_output(folder, overwrite, marker=METRICS)
+        apart(folder, (model, data, subnetwork))
+        if overwrite or not (folder / METRICS).is_file():
+            Output(folder, COMMAND, overwrite).check()
     chosen = task_named(task)
     masks = load_masks(subnetwork) if subnetwork else None
     train, dev = (load_rows(chosen, data, split) for split in ("train", "validation"))

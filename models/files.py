@@ -1,17 +1,23 @@
-"""Files that are either whole or absent: write beside the target, then rename."""
+"""Files that are either whole or absent: write beside the target, then rename. Folders: see :mod:`models.outputs`."""
 
 import errno
 import json
 import math
 import os
+import platform
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+
+LITTER = ".headscope-"
+"""What the name of everything temporary begins with; then come the machine, the process and something random."""
 
 
 @contextmanager
@@ -24,17 +30,59 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file.")
-    with _writable(path):
+    with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        remove_litter(path.parent)
+        handle, name = tempfile.mkstemp(prefix=temporary_prefix(), suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        _as_new_file(temporary)
-        temporary.replace(path)
+        as_new_file(temporary)
+        with writable(path):
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_prefix() -> str:
+    """Return what the name of a temporary file or folder of this process begins with."""
+    return f"{LITTER}{_machine()}-{os.getpid()}-"
+
+
+def remove_litter(folder: Path) -> None:
+    """Delete what processes of this machine that are gone have left in a folder; others may still be at work."""
+    mine = f"{LITTER}{_machine()}-"
+    for entry in os.scandir(folder):
+        if not entry.name.startswith(mine):
+            continue
+        number = entry.name.removeprefix(mine).split("-")[0]
+        if number.isdecimal() and int(number) != os.getpid() and not _is_alive(int(number)):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    Path(entry.path).unlink()
+
+
+@cache
+def _machine() -> str:
+    """Name this machine, and what of it sees the same process numbers: containers may share a folder."""
+    seen = Path("/proc/self/ns/pid")
+    inside = str(seen.readlink()) if seen.is_symlink() else ""
+    return f"{zlib.crc32((platform.node() + inside).encode()):08x}"
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # where signal 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -46,69 +94,6 @@ def write_json(path: Path, value: Any) -> None:
 def known(value: float) -> float | None:
     """Return a number as JSON has it: None, written as null, for NaN."""
     return None if math.isnan(value) else float(value)
-
-
-def check_output(path: Path, overwrite: bool = False, marker: str | None = None) -> None:
-    """Refuse an output folder that holds something, unless it may be replaced.
-
-    With `marker`, the name of a file that an earlier output has, only an earlier output may be replaced.
-
-    Raises:
-        InputError: `path` is a file, or a folder that is not empty and `overwrite` is false, or one that
-            cannot be renamed as a whole: the current folder, one above it, or a mount point.
-    """
-    path = Path(path)
-    whole = path.resolve()
-    if Path.cwd().is_relative_to(whole) or path.is_mount():
-        raise InputError(f"--output {path} cannot be replaced as a whole; give a new folder inside it.")
-    if path.exists() and not path.is_dir():
-        raise InputError(f"--output {path} is a file; give the name of a new or empty folder.")
-    filled = path.is_dir() and any(path.iterdir())
-    if filled and overwrite and marker and not (path / marker).is_file():
-        raise InputError(
-            f"--output {path} is no earlier output of this command (it has no {marker}), so it is not replaced; "
-            "give a new folder."
-        )
-    if filled and not overwrite:
-        raise InputError(f"--output {path} is not empty; give a new folder, or --overwrite to replace it.")
-
-
-@contextmanager
-def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` and rename it to `path` on success; on failure leave no trace.
-
-    Raises:
-        InputError: as :func:`check_output`.
-    """
-    check_output(path, overwrite)
-    path = Path(path).resolve()  # behind a link, the folder is replaced and the link stays
-    made = [parent for parent in path.parents if not parent.exists()]
-    with _writable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        for file in temporary.rglob("*"):
-            if file.is_file():  # some libraries write 0600, and a colleague could not read the result
-                _as_new_file(file)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.replace(old)
-            try:
-                temporary.replace(path)
-            except BaseException:
-                old.replace(path)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.replace(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):  # a parent that somebody else uses by now is not empty
-            for parent in made:
-                parent.rmdir()
-        raise
 
 
 def read_json(path: Path, what: str = "a JSON file") -> Any:
@@ -147,19 +132,25 @@ def disk_is_full(error: Exception) -> bool:
 
 
 @contextmanager
-def _writable(path: Path) -> Iterator[None]:
+def writable(path: Path) -> Iterator[None]:
+    """Turn what the system says of a path that cannot be written into a sentence; a full disk passes."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
+        if disk_is_full(error):
+            raise
+        told = str(path)
+        told = told if len(told) <= 100 else f"{told[:97]}..."
+        raise InputError(f"{told} cannot be written: {error.strerror or error}.") from error
 
 
-def _umask() -> int:
+def new_umask() -> int:
+    """Return the process's mask for the modes of new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _as_new_file(path: Path) -> None:
+def as_new_file(path: Path) -> None:
     """Give a mkstemp file (mode 0600) the mode that an ordinary new file would have."""
-    path.chmod(0o666 & ~_umask())
+    path.chmod(0o666 & ~new_umask())

@@ -28,10 +28,11 @@ from .compaction import compact, kept_of
 from .drawing import save_figure
 from .errors import HeadError, InputError
 from .evaluation import Examples, examples_of, predict
-from .files import atomic_folder, check_output, differences, read_json, write_json
+from .files import differences, read_json, write_json
 from .glue import Row, Rows, Task, class_ids, hold_out, select_rows, targets_of
 from .learning_curve import learning_curve
 from .metrics import baselines, threshold_metric
+from .outputs import Output
 from .provenance import provenance
 from .saving import save
 from .subnetwork import Subnetwork
@@ -39,6 +40,7 @@ from .training import FineTuning as FineTuning
 from .training import is_main_process, n_processes, train
 from .weights import WeightMasks
 
+COMMAND = "finetune-glue"
 METRICS = "metrics.json"
 """A folder that has it is a finished fine-tuning."""
 _CURVE = "learning_curve.png"
@@ -96,8 +98,9 @@ def finetune(
     from transformers import set_seed
 
     output = Path(output)
-    if not (output / METRICS).is_file():
-        check_output(output, overwrite, marker=METRICS)  # before anything is loaded
+    written = Output(output, COMMAND, overwrite, (model_name,))
+    if overwrite or not (output / METRICS).is_file():
+        written.check()  # before anything is loaded
     place = _training_device(device)
     set_seed(settings.seed)
     checkpoint, warnings = with_head(model_name, revision, task)
@@ -210,7 +213,7 @@ def finetune(
         }
         result = json.loads(json.dumps(result))  # as it will be read again
         if is_main_process():
-            with atomic_folder(output, overwrite) as folder:
+            with written.making() as folder:
                 save(model, folder, tokenizer=checkpoint.tokenizer)
                 save_figure(learning_curve(result), folder / _CURVE)
                 if (logs := checkpoints / "runs").is_dir():  # TensorBoard's
@@ -253,28 +256,32 @@ def _earlier(output: Path, partial: Path, config: dict[str, Any], overwrite: boo
     if (partial / _CONFIG).is_file():
         _check_same(partial, read_json(partial / _CONFIG, "the config of a fine-tuning"), config)
     else:
-        check_output(partial)
+        Output(partial, COMMAND).check()
     return None
 
 
 @contextmanager
 def _in_the_making(partial: Path, config: dict[str, Any], overwrite: bool) -> Iterator[Path]:
     """Yield a folder for checkpoints; it is left behind if there is one to go on from."""
-    if is_main_process():
-        if overwrite and (partial / _CONFIG).is_file():
-            shutil.rmtree(partial)
-        if not (partial / _CONFIG).is_file():
-            check_output(partial)
-            write_json(partial / _CONFIG, config)
-    checkpoints = partial / "checkpoints"
+    output, checkpoints = Output(partial, COMMAND, overwrite), partial / "checkpoints"
+    if checkpoints.is_symlink():
+        raise InputError(f"{checkpoints} is a link, which headscope does not follow; remove it.")
+    if not is_main_process():
+        yield checkpoints
+        return
+    going_on = (partial / _CONFIG).is_file() and not overwrite
+    lock = output.begin((_CONFIG, "checkpoints/"), going_on)
     try:
+        if not going_on:
+            write_json(partial / _CONFIG, config)
         yield checkpoints
     except BaseException:
-        if is_main_process() and not any(checkpoints.glob("checkpoint-*")):
-            shutil.rmtree(partial, ignore_errors=True)
+        if any(checkpoints.glob("checkpoint-*")):
+            lock.release()
+        else:
+            output.discard(lock)
         raise
-    if is_main_process():
-        shutil.rmtree(partial)
+    output.discard(lock)
 
 
 def _check_same(folder: Path, found: Any, config: dict[str, Any]) -> None:

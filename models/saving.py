@@ -12,7 +12,8 @@ import torch
 from .anatomy import STRUCTURE, anatomy_of, family_of
 from .compaction import compact, kept_of
 from .errors import InputError
-from .files import atomic_folder, check_output, read_json, reason
+from .files import read_json, reason
+from .outputs import Output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -65,9 +66,7 @@ def save(
             continue
         seen.add(place)
         weights[name] = tensor.detach().cpu().contiguous()
-    path = Path(path)
-    check_output(path, overwrite, marker="config.json")
-    with atomic_folder(path, overwrite) as folder:
+    with Output(Path(path), "models.save", overwrite, option="path").making() as folder:
         config.save_pretrained(folder)
         save_file(weights, folder / (COMPACTED if kept_of(config) else WHOLE), metadata={"format": "pt"})
         if tokenizer is not None:

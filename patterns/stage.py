@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from models.anatomy import Anatomy, anatomy_of
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
 from models.errors import InputError
-from models.files import atomic_folder, check_output, known, write_json
+from models.files import known, write_json
 from models.glue import Rows, load_rows, select_rows, task_named
 from models.isolating import check_mode, isolated
+from models.outputs import Output
 from models.provenance import provenance
 from models.subnetwork import Subnetwork
 
@@ -96,7 +97,12 @@ class ClassifyHeads:
         if self.save_maps and self.output is None:
             raise InputError("--save-maps needs --output DIR, the folder to write the maps to.")
         if self.output is not None:
-            check_output(self.output, self.overwrite, marker="summary.json")
+            self._output.check()
+
+    @property
+    def _output(self) -> Output:
+        inputs = (self.model, self.data, self.subnetwork, *(self.classifiers or {}).values())
+        return Output(Path(self.output or "."), "classify-heads", self.overwrite, inputs)
 
     def run(self, progress: bool = False) -> Classified:
         """Do it; with an output folder, everything is written there at once or not at all.
@@ -115,7 +121,7 @@ class ClassifyHeads:
         with ExitStack() as stack:
             folder = writer = maps = None
             if self.output is not None:
-                folder = stack.enter_context(atomic_folder(self.output, self.overwrite))
+                folder = stack.enter_context(self._output.making())
                 maps = ExampleMaps(seed=self.seed)
                 if self.save_maps:
                     from .store import MapWriter

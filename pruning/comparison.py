@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
 from models.errors import InputError
-from models.files import atomic_folder, check_output, write_json
+from models.files import write_json
 from models.glue import Rows, load_rows, select_rows, task_named
 from models.isolating import check_mode
+from models.outputs import Output
 from models.provenance import provenance
 from patterns import HeadPatterns
 from patterns.classifier import classifier_records, load_classifiers
@@ -88,7 +89,11 @@ class CompareSurvivors:
         if self.model is not None and self.data is None:
             raise InputError("--model needs --data DIR, the examples to look at it with.")
         if self.output is not None:
-            check_output(self.output, self.overwrite, marker="summary.json")
+            self._output(self.output).check()
+
+    def _output(self, path: Path) -> Output:
+        inputs = (*self.runs, self.model, self.data)
+        return Output(path, "compare-survivors", self.overwrite, inputs)
 
     def run(self, announce: Callable[[str], None] | None = None) -> Compared:
         """Do it; with an output folder, everything is written there at once or not at all.
@@ -103,7 +108,7 @@ class CompareSurvivors:
         with ExitStack() as stack:
             folder = None
             if self.output is not None:  # before hours of work that could not be written
-                folder = stack.enter_context(atomic_folder(self.output, self.overwrite))
+                folder = stack.enter_context(self._output(self.output).making())
             summary: dict[str, Any] = {
                 "tasks": {group.name: self._task(group) for group in groups},
                 "shared_heads": shared_by_pairs(groups, self.seed),

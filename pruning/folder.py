@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from models.errors import InputError
-from models.files import atomic_file, check_output, differences, read_json, reason, write_json
+from models.files import atomic_file, differences, read_json, reason, write_json
+from models.outputs import Output
 from models.weights import SUBNETWORK_FILE, WEIGHT_MASKS_FILE
 
 CONFIG, HISTORY, IMPORTANCE, SUMMARY = "config.json", "history.jsonl", "importance.parquet", "summary.json"
@@ -31,23 +32,31 @@ class SearchFolder:
         config: everything that decides the result; ready for JSON.
         provenance: written with the config, and not compared.
         overwrite: delete the files of an earlier search first.
+        inputs: what is read, from which the folder has to be apart.
 
     Raises:
         InputError: the folder holds something else, or a search with another config; the differences are named.
+            Or another run is at work on it.
     """
 
     def __init__(
-        self, path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], overwrite: bool = False
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        overwrite: bool = False,
+        inputs: tuple[Path | str | None, ...] = (),
     ) -> None:
         self.path = Path(path)
         earlier = self.path / CONFIG
-        if not earlier.is_file() or overwrite:
-            check_output(self.path, overwrite, marker=CONFIG)
-            for name in _OURS:  # the config last: without it the folder is no search
-                (self.path / name).unlink(missing_ok=True)
-            write_json(earlier, {**config, "provenance": dict(provenance)})
-        else:
+        going_on = earlier.is_file() and not overwrite
+        output = Output(self.path, str(config["command"]), overwrite, inputs)
+        if going_on:
             self._check_same(config)
+        # Held until the process ends, or nobody has this object any more.
+        self._lock = output.begin(_OURS, going_on)
+        if not going_on:
+            write_json(earlier, {**config, "provenance": dict(provenance)})
         self.history: list[dict[str, Any]] = self._read_history()
         """One record an iteration."""
 

@@ -59,6 +59,7 @@ class PruneHeads:
             {"command": "prune-heads", **loaded.record(), **asdict(self.search)},
             {**provenance(), "device": str(loaded.model.device), "compaction": self.compaction},
             self.overwrite,
+            (self.subject.model, self.subject.data),
         )
         if folder.finished:
             return folder.read_summary()

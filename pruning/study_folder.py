@@ -13,6 +13,7 @@ from typing import Any
 
 from models.errors import InputError
 from models.files import differences, read_json, write_json
+from models.outputs import is_litter, looked_at
 
 from .study import Plan, Step
 
@@ -52,9 +53,17 @@ class StudyFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--output {self.path} is a file; give the name of a folder.")
-        there = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set()
-        if STUDY not in there and there - set(_LOCKS):
+        with looked_at(self.path):
+            there = {file.name: file for file in self.path.iterdir()} if self.path.is_dir() else {}
+            folders = [file for file in there.values() if file.is_dir()]
+            inside = [file for folder in folders for file in folder.iterdir()]
+            links = [file for file in (*there.values(), *inside) if file.is_symlink()]
+        if STUDY not in there and not all(name in _LOCKS or is_litter(name) for name in there):
             raise InputError(f"--output {self.path} is not empty and holds no study; give a new folder.")
+        if links:
+            raise InputError(
+                f"{links[0]} is a link, which headscope does not follow; put what it leads to in its place."
+            )
 
     @property
     def stop_file(self) -> Path:

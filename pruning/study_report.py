@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.drawing import save_figure
 from models.errors import InputError
-from models.files import atomic_folder
+from models.outputs import Output
 from models.provenance import provenance
 from models.report import FigureBlock, Section, TableBlock, command_line, short_name, write_page
 
@@ -51,7 +51,9 @@ def write_report(folder: Path | str) -> dict[str, Any]:
         "conclusions": conclusions(found),
         "warnings": data.warnings,
     }
-    with atomic_folder(home.path / REPORT, overwrite=True) as made:
+    output = Output(home.path / REPORT, "run-study report", overwrite=True, option="The report's folder")
+    output.adopt((FILE, PAGE, "tables/", "figures/"))
+    with output.making() as made:
         for name, table in tables.items():
             write_table(table, made / "tables" / name)
         figures = figures_of(data)

@@ -17,6 +17,7 @@ from models.cli import say
 from models.errors import InputError
 from models.files import disk_is_full, read_json, reason, write_json
 from models.glue import load_rows, task_named
+from models.outputs import apart
 from models.provenance import provenance
 
 from .study import Materials, Plan, Step, plan_of
@@ -75,6 +76,7 @@ class RunStudy:
             HeadscopeError: the model cannot be loaded, a task has no data, or the folder holds something else.
         """
         StudyFolder(self.output).check()
+        apart(self.output, (self.study.model, self.study.data))
         study = _absolute(self.study)
         pick_device(study.device)
         data = {}

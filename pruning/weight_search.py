@@ -71,6 +71,7 @@ class PruneWeights:
             {"command": "prune-weights", **loaded.record(), **settings},
             {**provenance(), "device": str(loaded.model.device)},
             self.overwrite,
+            (self.subject.model, self.subject.data),
         )
         if folder.finished:
             return folder.read_summary()

@@ -41,3 +41,12 @@ def head_frame(layers: int, heads: int, kinds: tuple[str, ...] = ("norm", "raw")
         for head in range(heads)
     ]
     return pd.DataFrame(rows, columns=["kind", "layer", "head", "dominant", "dominant_share"])
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file below a folder, by its path; links are not followed."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.is_symlink()
+    }

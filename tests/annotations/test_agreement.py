@@ -243,7 +243,7 @@ class TestCommand:
         assert "a and b, 5 maps: percent 0.800" in out
         assert "1 tied" in out
         assert {path.name for path in output.iterdir()} == {
-            "agreement.json", "labels.parquet", "disagreements-000.png",
+            ".headscope.json", "agreement.json", "labels.parquet", "disagreements-000.png",
         }  # fmt: skip
         report = json.loads((output / "agreement.json").read_text())
         assert report["disputed"] == 2

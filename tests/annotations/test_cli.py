@@ -212,5 +212,6 @@ class TestBadInput:
         self.refused(command, tmp_path, "classifier for raw maps", cli.evaluate_classifier, *words)
 
     def test_a_folder_that_holds_no_annotations(self, command: Any, tmp_path: Path) -> None:
-        words = ["--annotations", tmp_path, "--output", tmp_path / "c"]
+        (tmp_path / "none").mkdir()
+        words = ["--annotations", tmp_path / "none", "--output", tmp_path / "c"]
         self.refused(command, tmp_path, "is empty", cli.train_classifier, *words)

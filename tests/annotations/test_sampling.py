@@ -94,7 +94,7 @@ def test_every_strategy_gives_a_whole_folder_without_a_place_taken_twice(
     report = SampleMaps(**options, strategy=strategy).run()
     folder = options["output"]
     assert {path.name for path in folder.iterdir()} == {
-        "maps-00000.parquet", "annotations.parquet", "README.md", "sample.json", "texts.parquet",
+        ".headscope.json", "maps-00000.parquet", "annotations.parquet", "README.md", "sample.json", "texts.parquet",
         "predictions.parquet",
     }  # fmt: skip
     assert not list(folder.parent.glob(".*"))
@@ -278,7 +278,7 @@ class TestBadInput:
         options["output"].mkdir()
         (options["output"] / "notes.txt").write_text("mine")
         self.refused(run_command, options, "is not empty")
-        self.refused(run_command, options, "no earlier output of this command", "--overwrite")
+        self.refused(run_command, options, "no earlier output of annotate-maps sample", "--overwrite")
 
     def test_labels_are_never_overwritten(self, run_command: Any, options: dict[str, Any]) -> None:
         SampleMaps(**options).run()

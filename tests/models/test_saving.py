@@ -24,6 +24,7 @@ from models import (
     load_checkpoint,
     save,
 )
+from models.outputs import MARKER
 from models.saving import COMPACTED, WHOLE, read_model
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -67,7 +68,7 @@ class TestRoundTrip:
                 folder = tmp_path / f"{name}-{number}"
                 save(model, folder)
                 weights = WHOLE if name == "whole" else COMPACTED
-                assert sorted(path.name for path in folder.iterdir()) == ["config.json", weights]
+                assert sorted(path.name for path in folder.iterdir()) == [MARKER, "config.json", weights]
                 found = load(folder)
                 check_same(found, model)
                 assert torch.equal(outputs(found), outputs(model))
@@ -254,9 +255,9 @@ def test_an_earlier_model_is_replaced_only_if_told_so(folder: Path, tiny_bert: A
         save(tiny_bert, folder)
     assert kept_of(load(folder)) is not None
     save(tiny_bert, folder, overwrite=True)
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", WHOLE]
-    (folder / "config.json").rename(folder / "notes.json")
-    with pytest.raises(InputError, match=r"has no config\.json"):
+    assert sorted(path.name for path in folder.iterdir()) == [MARKER, "config.json", WHOLE]
+    (folder / MARKER).unlink()
+    with pytest.raises(InputError, match=r"is no earlier output of models\.save"):
         save(tiny_bert, folder, overwrite=True)
 
 

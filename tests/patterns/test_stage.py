@@ -42,7 +42,8 @@ def done(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> A
 def test_everything_is_written(done: Any) -> None:
     _, folder = done
     assert {path.name for path in folder.iterdir()} == {
-        "summary.json", "heads.parquet", "maps.parquet", "distribution.csv", "heads.png", "distribution.png", "maps",
+        ".headscope.json", "summary.json", "heads.parquet", "maps.parquet", "distribution.csv", "heads.png",
+        "distribution.png", "maps",
         "report.html",
     }  # fmt: skip
     assert not list(folder.parent.glob(".*"))
@@ -367,7 +368,7 @@ class TestBadInput:
     ) -> None:
         (tmp_path / "new").mkdir()
         (tmp_path / "new" / "thesis.tex").write_text("years of work")
-        self.refused(command, tmp_path, "is no earlier output of this command", *good, "--overwrite")
+        self.refused(command, tmp_path, "is no earlier output of classify-heads", *good, "--overwrite")
         assert (tmp_path / "new" / "thesis.tex").read_text() == "years of work"
 
     @pytest.mark.parametrize(
@@ -388,10 +389,11 @@ class TestBadInput:
         self.refused(command, tmp_path, "--save-maps needs --output", *good[:-2], "--save-maps")
 
     def test_a_row_without_the_tasks_columns(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
-        (tmp_path / "validation.jsonl").write_text(
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "validation.jsonl").write_text(
             '{"question1": "a", "question2": "b"}\n{"question1": "c"}\n'
         )
-        self.refused(command, tmp_path, "row 2 has no column 'question2'", *good, "--data", tmp_path)
+        self.refused(command, tmp_path, "row 2 has no column 'question2'", *good, "--data", tmp_path / "data")
 
     def test_an_empty_data_folder(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
         (tmp_path / "data").mkdir()

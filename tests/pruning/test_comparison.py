@@ -302,7 +302,7 @@ def test_the_published_masks_give_the_published_figures(
     assert tasks["wnli"]["mlps"]["fleiss_kappa"] is None
     assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "summary.json", "survivors.parquet", "stability.csv", "survival.png", "report.html",
+        ".headscope.json", "summary.json", "survivors.parquet", "stability.csv", "survival.png", "report.html",
     }  # fmt: skip
     frame = pd.read_parquet(tmp_path / "out/survivors.parquet")
     assert len(frame) == 9 * (144 + 12)
@@ -478,7 +478,7 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "an output that holds something": (
         lambda at: ["--output", search(at / "a", some(RNG)).name, "a"],
-        "a is not empty",
+        "a is a, which is read",
     ),
 }
 RNG = np.random.default_rng(9)
@@ -647,13 +647,14 @@ def test_a_run_on_a_real_model_writes_tables_and_pictures(
         changed = {"model_sha256": "0" * 64} if seed == 1 else {}
         nothing = Subnetwork(np.zeros((6, 12), dtype=bool), np.zeros(6, dtype=bool))
         search(tmp_path / f"cola/{seed}", nothing, "cola", seed, model=minilm_folder, **changed)
-    words = [tmp_path, "--data", EXAMPLES, "--examples", 2, "--device", "cpu", "--permutations", 99]
+    words = [tmp_path / "qqp", tmp_path / "cola", "--data", EXAMPLES, "--examples", 2]
+    words += ["--device", "cpu", "--permutations", 99]
     code, out, err = command(*words, "--output", tmp_path / "out")
     assert code == 0, err
     folder = tmp_path / "out"
     assert {path.name for path in folder.iterdir()} == {
         "summary.json", "survivors.parquet", "stability.csv", "patterns.csv", "survival.png", "patterns.png",
-        "report.html",
+        "report.html", ".headscope.json",
     }  # fmt: skip
     for name in ("survival.png", "patterns.png"):
         with Image.open(folder / name) as image:
