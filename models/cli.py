@@ -109,6 +109,11 @@ def _guarded(function: Callable[..., None], after: str) -> Callable[..., None]:
 
 def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
     def main() -> None:
+        try:
+            Path.cwd()
+        except FileNotFoundError:  # some libraries cannot even be loaded there
+            say("The current folder was deleted; change into another, and run the command again.")
+            raise SystemExit(2) from None
         quiet_libraries()
         keep_freed_memory()
         # A scheduler's SIGTERM must clean up as Ctrl-C does; by default Python would just be gone.

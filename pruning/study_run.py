@@ -98,6 +98,7 @@ class RunStudy:
         """
         folder = StudyFolder(self.output)
         folder.check()
+        apart(self.output, (self.study.model, self.study.data))  # before the folder is made
         with folder.locked():
             plan = self.plan()
             chosen = plan.matching(self.only, needed=True) if self.only else list(plan.steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -190,3 +191,50 @@ load()
         f"--model {tmp_path} lacks 16 of the weights that its config asks for, "
         "e.g. encoder.layer.3.attention.output.LayerNorm.bias.\n"
     )
+
+
+def test_a_current_folder_that_was_deleted_is_one_sentence(
+    run_command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from models.commands import finetune_glue
+
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    code, out, err = run_command(finetune_glue, "--help")
+    assert (code, out) == (2, "")
+    assert err == "The current folder was deleted; change into another, and run the command again.\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="could not import SIGHUP: another system")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_cleans_up_unless_it_was_to_be_outlived(ignored: bool, tmp_path: Path) -> None:
+    """As Ctrl-C does; under nohup the command goes on."""
+    code = f"""
+import signal, sys, time
+from pathlib import Path
+if {ignored}:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from models.cli import command
+from models.outputs import Output
+def work() -> None:
+    with Output(Path("out"), "work").making() as folder:
+        print("writing", flush=True)
+        for _ in range(20):
+            time.sleep(0.05)
+        (folder / "a").write_text("x")
+sys.argv = ["work"]
+command(work)()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.wait() == (0 if ignored else 129)
+    assert [path.name for path in tmp_path.iterdir()] == (["out"] if ignored else [])
