@@ -5,6 +5,9 @@ from .controls import random_subnetworks as random_subnetworks
 from .controls import super_bad_subnetwork as super_bad_subnetwork
 from .importance import Importance as Importance
 from .importance import head_importance as head_importance
+from .jobs import compare_survivors as compare_survivors
+from .jobs import prune_heads as prune_heads
+from .jobs import prune_weights as prune_weights
 from .structured import StructuredSearch as StructuredSearch
 from .study_config import Study as Study
 from .study_config import read_study as read_study

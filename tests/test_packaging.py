@@ -155,7 +155,8 @@ def test_public_names_are_these(tmp_path: Path) -> None:
     assert sorted(annotations.__all__) == ["AnnotatedMaps"]
     assert sorted(pruning.__all__) == [
         "Bad", "Importance", "RunStudy", "StructuredSearch", "Study", "Subnetwork", "bad_subnetwork",
-        "head_importance", "never_survivors", "random_subnetworks", "read_study", "stability",
+        "compare_survivors", "head_importance", "never_survivors", "prune_heads", "prune_weights",
+        "random_subnetworks", "read_study", "stability",
         "super_bad_subnetwork", "super_survivors", "write_report",
     ]  # fmt: skip
     for room in (models, patterns, annotations, pruning):

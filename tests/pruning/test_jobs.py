@@ -1,0 +1,46 @@
+"""The commands as functions: the same result as the command gives, and no option is dropped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pruning
+from models import InputError, Subnetwork
+from pruning.cli import prune_heads as prune_heads_command
+
+
+def test_a_search_from_python_is_the_commands(tuned: Path, tmp_path: Path, run_command: Any) -> None:
+    where = {"data": str(tuned / "data"), "device": "cpu"}
+    done = pruning.prune_heads(
+        str(tuned / "model"), "QQP", tmp_path / "a", what="heads", threshold=0.8, **where
+    )
+    code, _, err = run_command(
+        prune_heads_command, "--model", tuned / "model", "--task", "qqp", "--output", tmp_path / "b",
+        "--data", tuned / "data", "--device", "cpu", "--what", "heads", "--threshold", 0.8,
+    )  # fmt: skip
+    assert code == 0, err
+    other = json.loads((tmp_path / "b" / "summary.json").read_text())
+    assert {**done, "provenance": 0} == {**other, "provenance": 0}
+    one, two = (Subnetwork.load(tmp_path / name / "subnetwork.safetensors") for name in "ab")
+    assert one == two
+
+    weights = pruning.prune_weights(
+        str(tuned / "model"), "qqp", tmp_path / "w", fraction=0.5, max_steps=2, **where
+    )
+    assert weights["command"] == "prune-weights"
+    assert (tmp_path / "w" / "weight_masks.safetensors").is_file()
+
+    compared = pruning.compare_survivors(tmp_path / "a", task="qqp", seed=3)
+    assert compared.summary["seed"] == 3
+    assert list(compared.summary["tasks"]) == ["qqp"]
+
+
+def test_an_unknown_option_is_named_with_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"prune_heads\(\) has no option 'treshold'; it has .*threshold"):
+        pruning.prune_heads("m", "qqp", tmp_path / "o", treshold=0.5)
+    with pytest.raises(InputError, match=r"compare_survivors\(\) has no option 'runs'"):
+        pruning.compare_survivors("m", runs=3)
