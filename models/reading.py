@@ -125,6 +125,56 @@ def read_json(path: Path | str, what: str = "a JSON file") -> Any:
         return parse_json(text)
 
 
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "text": ("text", lambda value: isinstance(value, str)),
+    "texts": (
+        "a list of texts",
+        lambda value: isinstance(value, list) and all(type(one) is str for one in value),
+    ),
+    "flag": ("true or false", lambda value: isinstance(value, bool)),
+    "count": ("a whole number from 0 up", lambda value: type(value) is int and value >= 0),
+    "number": ("a number", lambda value: type(value) in (int, float) and math.isfinite(value)),
+    "score": ("a number, or null", lambda value: value is None or _is("number", value)),
+    "numbers": ("a table of numbers, or nulls", lambda value: _all_are("score", value)),
+    "counts": ("a table of whole numbers", lambda value: _all_are("count", value)),
+    "texts by name": ("a table of texts", lambda value: _all_are("text", value)),
+    "list": ("a list", lambda value: isinstance(value, list)),
+}
+
+
+def check_fields(where: Path | str, value: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table that was read from JSON, after a look at the fields that will be used.
+
+    Args:
+        where: the file, for the message.
+        value: what was read.
+        fields: the kind of each, one of text, texts, flag, count, number, score (or null), numbers, counts (tables
+            of them), list; or, of a table within, its own fields.
+
+    Raises:
+        InputError: it is no table, or a field is missing or of another kind.
+    """
+    if not isinstance(value, dict):
+        raise InputError(f"{where} holds {one_line(repr(value), 60)} where a table of fields should be.")
+    for name, kind in fields.items():
+        if name not in value:
+            raise InputError(f"{where} lacks {name!r}.")
+        if isinstance(kind, Mapping):
+            check_fields(f"{where}, {name!r}", value[name], kind)
+        elif not _is(kind, value[name]):
+            found = one_line(repr(value[name]), 60)
+            raise InputError(f"{where}: {name!r} is {found}; it should be {_KINDS[kind][0]}.")
+    return value
+
+
+def _is(kind: str, value: Any) -> bool:
+    return _KINDS[kind][1](value)
+
+
+def _all_are(kind: str, value: Any) -> bool:
+    return isinstance(value, dict) and all(_is(kind, one) for one in value.values())
+
+
 def json_digest(value: Any) -> str:
     """Return a SHA-256 of a value as JSON has it, however it is written: with its keys in order, without spaces."""
     plain = json.loads(json.dumps(value))  # keys as text, tuples as lists

@@ -154,7 +154,9 @@ class TestFile:
             one().save(tmp_path)
 
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"nope does not exist; it should be a subnetwork's \.safetensors"):
+        with pytest.raises(
+            InputError, match=r"nope does not exist; it should be a subnetwork's \.safetensors"
+        ):
             Subnetwork.load(tmp_path / "nope")
 
     @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
