@@ -12,6 +12,7 @@ import math
 import os
 import stat
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 CHECKSUM = "headscope_sha256"
 """The key of a safetensors file's metadata that holds the SHA-256 of the file, itself counted as zeros."""
-_UNSET = "0" * 64
+UNSET = "0" * 64
+"""Keeps the place of a checksum while the rest is written."""
 _READABLE = "a readable safetensors file"
 _DEEPEST = 100  # lists and tables within each other
 _LARGEST_JSON = 256 * 2**20  # bytes; parsed, JSON takes about ten times as much
@@ -106,7 +108,7 @@ def parse_json(text: str) -> Any:
     return _no_deeper(
         json.loads(
             text,
-            object_pairs_hook=_table,
+            object_pairs_hook=no_key_twice,
             parse_constant=_no_number,
             parse_float=_float,
             parse_int=_int,
@@ -305,7 +307,12 @@ def save_safetensors(
     """
     if CHECKSUM in (metadata or {}):
         raise InputError(f"The metadata's key {CHECKSUM!r} is for the file's checksum; give it another name.")
-    save(dict(tensors), str(path), metadata={**(metadata or {}), CHECKSUM: _UNSET})
+    save(dict(tensors), str(path), metadata={**(metadata or {}), CHECKSUM: UNSET})
+    seal_safetensors(path)
+
+
+def seal_safetensors(path: Path | str) -> None:
+    """Put the metadata of a file in order, and its checksum where :data:`UNSET` keeps the place of it."""
     with Path(path).open("r+b") as file:
         raw = _header(file)
         header = json.loads(raw)
@@ -317,7 +324,7 @@ def save_safetensors(
         for block in iter(lambda: file.read(2**20), b""):
             digest.update(block)
         file.seek(8)
-        file.write(_with_checksum(ordered, _UNSET, digest.hexdigest()))
+        file.write(_with_checksum(ordered, UNSET, digest.hexdigest()))
 
 
 def verify_safetensors(path: Path | str, what: str = "a safetensors file") -> bool:
@@ -334,7 +341,7 @@ def verify_safetensors(path: Path | str, what: str = "a safetensors file") -> bo
         known = metadata.get(CHECKSUM) if isinstance(metadata, dict) else None
         if known is None:
             return False
-        digest = hashlib.sha256(_with_checksum(raw, str(known), _UNSET))
+        digest = hashlib.sha256(_with_checksum(raw, str(known), UNSET))
         for block in iter(lambda: file.read(2**20), b""):
             digest.update(block)
         if digest.hexdigest() != known:
@@ -359,12 +366,12 @@ def _with_checksum(header: bytes, old: str, new: str) -> bytes:
     return header.replace(key + old.encode(), key + new.encode(), 1)
 
 
-def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON table of these pairs; of a key that stands twice, parsers take one or the other."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {one_line(repr(twice), 60)} stands twice")
+        names = Counter(name for name, _ in pairs)
+        raise ValueError(f"the key {one_line(repr(names.most_common(1)[0][0]), 60)} stands twice")
     return found
 
 
