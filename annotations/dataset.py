@@ -242,7 +242,9 @@ class AnnotatedMaps:
         with Output(Path(path), EXPORT, overwrite, option="path").making() as temporary:
             store.write_maps(temporary, self.rows)
             table = pa.Table.from_pandas(self._annotations, ANNOTATION_SCHEMA, preserve_index=False)
-            pq.write_table(table.replace_schema_metadata(), temporary / "annotations.parquet")
+            pq.write_table(
+                table.replace_schema_metadata(), temporary / "annotations.parquet", write_page_checksum=True
+            )
             kinds = (row.kind for row in self.rows)
             text = readme(kinds, self._labels, len(self._annotations) > 0)
             (temporary / "README.md").write_text(text, encoding="utf-8")

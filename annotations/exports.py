@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from models.errors import InputError
 from models.files import reason
+from models.reading import regular_file
 
 from .formats import Annotation, parse_label
 from .matching import (
@@ -92,7 +93,7 @@ def read_export(
     Raises:
         InputError: the file is not such an export; the message says where.
     """
-    path = Path(path)
+    path = regular_file(path, "an export of Label Studio; save it as a file first")
     try:
         with path.open("rb") as handle:
             start = handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()

@@ -77,7 +77,7 @@ def _add_annotations(folder: Path, kinds: dict[str, str], annotations: pd.DataFr
         both = pd.concat([there, new], ignore_index=True) if len(there) else new
         with atomic_file(folder / "annotations.parquet") as temporary:
             table = pa.Table.from_pandas(both, ANNOTATION_SCHEMA, preserve_index=False)
-            pq.write_table(table.replace_schema_metadata(), temporary)
+            pq.write_table(table.replace_schema_metadata(), temporary, write_page_checksum=True)
         _write_readme(folder, kinds, both)
     before, after = votes(there), votes(pd.concat([there, new], ignore_index=True) if len(there) else new)
     replaced = sum(

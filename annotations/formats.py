@@ -22,6 +22,7 @@ import numpy as np
 
 from models.errors import InputError
 from models.outputs import Output
+from models.reading import read_array, read_text, reading, regular_file
 from patterns import Pattern
 from patterns.store import UNKNOWN, MapRow, check_map
 
@@ -56,6 +57,7 @@ LAYOUTS: dict[str, Layout] = {
 PUBLISHED = "published"
 """The annotator of a label whose annotators are not known."""
 
+_LARGEST = 2**63 - 1  # of a number in a table
 # Keys have no spaces, "_", "-" or "+", and are lower case: see parse_label.
 _PATTERNS: dict[str, Pattern] = {
     **{pattern.replace("_", ""): pattern for pattern in Pattern},
@@ -174,13 +176,7 @@ def read_npy(path: Path) -> np.ndarray:
     Raises:
         InputError: not a whole .npy file of numbers, or not a map; it names the file.
     """
-    try:
-        values = np.load(path, allow_pickle=False)
-    except Exception as error:  # on a damaged file numpy raises whatever its parser meets
-        raise InputError(
-            f"{path} is not a whole .npy file of numbers; pickled objects are never opened."
-        ) from error
-    return check_map(values, str(path))
+    return check_map(read_array(path, "a whole .npy file of numbers"), str(path))
 
 
 def write_published(
@@ -221,10 +217,7 @@ def write_published(
 
 def _read_labels(path: Path, kind: str) -> dict[str, tuple[Pattern, int]]:
     """Return id -> (label, line)."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as UTF-8 text; save it as such.") from error
+    text = read_text(path, "UTF-8 text")
     listed: dict[str, tuple[Pattern, int]] = {}
     for number, line in enumerate(text.split("\n"), 1):
         fields = [field.strip() for field in line.split("=" if kind == "raw" else "\t")]
@@ -261,19 +254,20 @@ def _map_id(text: str, kind: str, where: str) -> str:
 
 def _read_index(path: Path, kind: str) -> dict[str, _Indexed]:
     index: dict[str, _Indexed] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle, strict=True)
-            if "map" not in (reader.fieldnames or ()):
-                raise InputError(f"{path} has no column map; it holds the ids of the maps.")
-            for cells in reader:
-                where = f"{path}, line {reader.line_num}"
-                id = _map_id((cells["map"] or "").strip(), kind, where)
-                if id in index:
-                    raise InputError(f"{where}: map {id} is already on line {index[id].line}; keep one.")
-                index[id] = _indexed(cells, where, reader.line_num)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as CSV in UTF-8 ({error}).") from error
+    regular_file(path, "a table of maps")
+    with reading(path, "CSV in UTF-8"), path.open(encoding="utf-8-sig", newline="") as handle:
+        reader = csv.DictReader(handle, strict=True)
+        names = list(reader.fieldnames or ())
+        if "map" not in names:
+            raise InputError(f"{path} has no column map; it holds the ids of the maps.")
+        if twice := [name for name in names if name and names.count(name) > 1]:
+            raise InputError(f"{path} has more than one column {twice[0]!r}; keep one.")
+        for cells in reader:
+            where = f"{path}, line {reader.line_num}"
+            id = _map_id((cells["map"] or "").strip(), kind, where)
+            if id in index:
+                raise InputError(f"{where}: map {id} is already on line {index[id].line}; keep one.")
+            index[id] = _indexed(cells, where, reader.line_num)
     return index
 
 
@@ -287,6 +281,8 @@ def _indexed(cells: Mapping[str, Any], where: str, line: int) -> _Indexed:
         metadata["segment_borders"] = tuple(map(operator.index, json.loads(given.get("sep", "[]"))))
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{where} has a number that is not whole, or a sep that is no list.") from error
+    if any(abs(metadata[name]) > _LARGEST for name in numbers):
+        raise InputError(f"{where} has a number beyond {_LARGEST}.")
     votes = {name: parse_label(given[name], where) for name in given if re.fullmatch("[A-Z]", name)}
     claims: dict[str, Pattern | None] = {}
     if "label" in cells:

@@ -193,13 +193,13 @@ class SampleMaps:
         }
         with self._output.making() as folder:
             AnnotatedMaps(chosen).save(folder)
-            predictions.to_parquet(folder / PREDICTIONS, index=False)
+            predictions.to_parquet(folder / PREDICTIONS, index=False, write_page_checksum=True)
             tokens = [
                 checkpoint.tokenizer.convert_ids_to_tokens(look.encoded[place.example].input_ids)
                 for place in places
             ]
             texts = {"id": pa.array([row.id for row in chosen]), "tokens": pa.array(tokens, _TOKENS)}
-            pq.write_table(pa.table(texts), folder / TEXTS)
+            pq.write_table(pa.table(texts), folder / TEXTS, write_page_checksum=True)
             write_json(folder / SAMPLE, report)
         return report
 

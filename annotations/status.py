@@ -15,7 +15,7 @@ from patterns import store
 from patterns.taxonomy import PATTERNS, Pattern
 
 from .formats import majority, parse_label
-from .table import PREDICTIONS, check_annotations, read_annotations
+from .table import PREDICTION_SCHEMA, PREDICTIONS, check_annotations, read_annotations, read_table
 
 _MAP_COLUMNS = ("id", "kind")
 
@@ -89,10 +89,8 @@ def _maps(folder: Path) -> pd.DataFrame:
             f"{folder} holds no maps-*.parquet; give a folder that `annotate-maps sample` wrote "
             "or AnnotatedMaps.save."
         )
-    batches = [batch for path in files for batch in store.read_parquet(path, _MAP_COLUMNS)]
-    if not batches:
-        return pd.DataFrame(columns=list(_MAP_COLUMNS), dtype=str)
-    return pa.Table.from_batches(batches).to_pandas()
+    schema = pa.schema([(name, pa.string()) for name in _MAP_COLUMNS])
+    return pd.concat([read_table(path, schema, "maps") for path in files], ignore_index=True)
 
 
 def _predictions(path: Path) -> pd.DataFrame | None:
@@ -103,10 +101,7 @@ def _predictions(path: Path) -> pd.DataFrame | None:
     """
     if not path.exists():
         return None
-    batches = list(store.read_parquet(path, ["id", "label", "margin"]))
-    if not batches:
-        return pd.DataFrame(columns=["id", "label", "margin"])
-    frame = pa.Table.from_batches(batches).to_pandas()
+    frame = read_table(path, PREDICTION_SCHEMA, "predictions")
     frame["label"] = [parse_label(str(label), str(path)).value for label in frame["label"]]
     return frame
 

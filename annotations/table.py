@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from models.errors import InputError
+from models.reading import reading
 from patterns import Pattern, store
 
 from .formats import parse_label
@@ -17,6 +18,9 @@ ANNOTATION_SCHEMA = pa.schema(
     + [("time", pa.timestamp("us", tz="UTC")), ("source", pa.string())]
 )
 """One row per annotator and map: when it was labelled (empty if unknown), and the file or tool it came from."""
+
+PREDICTION_SCHEMA = pa.schema([("id", pa.string()), ("label", pa.string()), ("margin", pa.float64())])
+"""Of ``predictions.parquet``, what is read again."""
 
 SAMPLE, TEXTS, PREDICTIONS = "sample.json", "texts.parquet", "predictions.parquet"
 """What `annotate-maps sample` puts beside the maps: how they were sampled; each map's tokens (``id``, ``tokens``);
@@ -32,11 +36,24 @@ def read_annotations(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=ANNOTATION_SCHEMA.names)
     batches = list(store.read_parquet(path, ANNOTATION_SCHEMA.names))
-    try:
+    with reading(path, "annotations", "save the folder again"):
         table = pa.Table.from_batches(batches, None if batches else ANNOTATION_SCHEMA)
-        return table.to_pandas(ignore_metadata=True)
-    except (pa.ArrowException, ValueError) as error:
-        raise InputError(f"{path} cannot be read as annotations; save the folder again.") from error
+        frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+        return frame
+
+
+def read_table(path: Path, schema: pa.Schema, what: str) -> pd.DataFrame:
+    """Read a Parquet file's columns of a schema, brought to its types.
+
+    Raises:
+        InputError: the file is missing or corrupt, lacks columns, or has them of other types.
+    """
+    batches = list(store.read_parquet(path, schema.names))
+    with reading(path, what, "save the folder again"):
+        columns = [(batch.column(one.name).cast(one.type) for one in schema) for batch in batches]
+        table = pa.Table.from_batches([pa.record_batch(list(one), schema=schema) for one in columns], schema)
+        frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+        return frame
 
 
 def votes(annotations: pd.DataFrame) -> dict[str, dict[str, Pattern]]:

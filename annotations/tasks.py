@@ -2,18 +2,22 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+import pyarrow as pa
+
 from models.errors import InputError
-from patterns import Pattern, store
+from patterns import Pattern
 from patterns.store import UNKNOWN, MapRow
 
 from .formats import LAYOUTS, parse_label
 from .matching import CONTROL, DIGEST_FIELD, ID_FIELD
 from .stages import digest
+from .table import PREDICTION_SCHEMA, read_table
 
 CHOICES: Mapping[Pattern, str] = LAYOUTS["norm"].names
 """What each pattern is called on the page: the published names."""
@@ -110,8 +114,13 @@ def read_tokens(folder: Path) -> dict[str, list[str]]:
     path = folder / "texts.parquet"
     if not path.exists():
         return {}
-    batches = store.read_parquet(path, ["id", "tokens"])
-    return {row["id"]: row["tokens"] for batch in batches for row in batch.to_pylist() if row["tokens"]}
+    schema = pa.schema([("id", pa.string()), ("tokens", pa.list_(pa.string()))])
+    rows = read_table(path, schema, "the tokens of maps")
+    return {
+        id: [str(token) for token in tokens]
+        for id, tokens in zip(rows["id"], rows["tokens"], strict=True)
+        if tokens is not None and len(tokens)
+    }
 
 
 def read_predictions(folder: Path) -> dict[str, dict[str, Any]]:
@@ -123,8 +132,12 @@ def read_predictions(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / "predictions.parquet"
     if not path.exists():
         return {}
-    batches = store.read_parquet(path, ["id", "label", "margin", "classifier_version"])
-    rows = {row["id"]: row for batch in batches for row in batch.to_pylist()}
+    schema = PREDICTION_SCHEMA.append(pa.field("classifier_version", pa.string()))
+    frame = read_table(path, schema, "predictions")
+    records: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    rows = {str(row["id"]): row for row in records}
     for id, row in rows.items():
         row["label"] = parse_label(str(row["label"]), f"{path}, map {id}")
+        if not math.isfinite(row["margin"]):
+            raise InputError(f"{path}, map {id}: the margin is {row['margin']}; it should be a number.")
     return rows

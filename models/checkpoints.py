@@ -18,7 +18,7 @@ from .files import reason
 from .glue import Task, class_ids
 from .hub import hub_answers
 from .internals import loading_report, raw_config
-from .saving import read_model
+from .saving import check_weights, read_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -89,6 +89,8 @@ def load_checkpoint(
             model, new = read_model(folder, auto)
             report: dict[str, Any] = {"missing_keys": new, "mismatched_keys": [], "unexpected_keys": []}
         else:
+            if folder is not None:
+                check_weights(folder, config)
             model, said = auto.from_pretrained(
                 name,
                 config=config,

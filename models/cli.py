@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from .errors import HeadscopeError
+from .errors import HeadscopeError, one_line
 from .files import disk_is_full, reason
 from .memory import keep_freed_memory, memory_ran_out
 
@@ -98,6 +98,9 @@ def _guarded(function: Callable[..., None], after: str) -> Callable[..., None]:
                     f"Memory ran out ({reason(error)}). Give a smaller --batch-size or --max-length; {after}",
                     2,
                 )
+            # A path that one may not look at, that is too long, or that a library opened: Path.is_dir raises too.
+            if isinstance(error, OSError) and error.filename and not disk_is_full(error):
+                _stop(f"{one_line(str(error.filename), 300)}: {reason(error)}; {after}", 2)
             if not disk_is_full(error):
                 raise
             _stop(

@@ -1,8 +1,27 @@
 """The exceptions that headscope raises on purpose; a command turns each into one sentence and exit code 2."""
 
+import re
+
+_SENTENCE = 2000  # characters of a message
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """Return text as one printable line of at most so many characters; what is too long loses its middle."""
+    if len(text) > 4 * most:  # it may quote a whole file
+        text = f"{text[: 2 * most]} ... {text[-2 * most :]}"
+    flat = re.sub(r"\s*[\r\n]\s*", " ", text)
+    line = "".join(
+        one if one.isprintable() else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}" for one in flat
+    )
+    end = most // 3
+    return line if len(line) <= most else f"{line[: most - end - 5]} ... {line[-end:]}"
+
 
 class HeadscopeError(Exception):
-    """Base class: something the user can put right. The message says what, where, and how."""
+    """Base class: something the user can put right. The message says what, where, and how, in one line."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__(), _SENTENCE)
 
 
 class InputError(HeadscopeError, ValueError):

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .reading import read_json as read_json
+from .reading import reason as reason
 
 LITTER = ".headscope-"
 """What the name of everything temporary begins with; then come the machine, the process and something random."""
@@ -96,20 +98,6 @@ def known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def read_json(path: Path, what: str = "a JSON file") -> Any:
-    """Read JSON.
-
-    Raises:
-        InputError: the file is missing or is not JSON; `what` says what it should have been.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; it should be {what}.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as {what}: {reason(error)}.") from error
-
-
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Return in words where two configs differ, as JSON has them; nothing if they do not."""
     here = json.loads(json.dumps(here))
@@ -118,12 +106,6 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
         for key in {**there, **here}
         if there.get(key) != here.get(key)
     )
-
-
-def reason(error: Exception) -> str:
-    """Return the first line of a library's message, to end a sentence of ours with."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0]).rstrip(".!")
 
 
 def disk_is_full(error: Exception) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from .learning_curve import learning_curve
 from .metrics import baselines, threshold_metric
 from .outputs import Output
 from .provenance import provenance
+from .reading import check_fields
 from .saving import save
 from .subnetwork import Subnetwork
 from .training import FineTuning as FineTuning
@@ -252,7 +253,7 @@ def _earlier(output: Path, partial: Path, config: dict[str, Any], overwrite: boo
     if (output / METRICS).is_file():
         found = read_json(output / METRICS, "the result of a fine-tuning")
         _check_same(output, found.get("config") if isinstance(found, dict) else None, config)
-        return cast(dict[str, Any], found)
+        return check_fields(output / METRICS, found, _RESULT)
     if (partial / _CONFIG).is_file():
         _check_same(partial, read_json(partial / _CONFIG, "the config of a fine-tuning"), config)
     else:
@@ -282,6 +283,14 @@ def _in_the_making(partial: Path, config: dict[str, Any], overwrite: bool) -> It
             output.discard(lock)
         raise
     output.discard(lock)
+
+
+_RESULT: dict[str, Any] = {
+    **{"model": "text", "task": "text", "metric": "text", "seed": "count", "score": "score"},
+    **{"scores": "numbers", "baselines": {"majority": "numbers", "random": "numbers"}},
+    **{"examples": "counts", "selection": {"note": "text"}, "warnings": "texts"},
+}
+"""What is read of an earlier result."""
 
 
 def _check_same(folder: Path, found: Any, config: dict[str, Any]) -> None:

@@ -12,8 +12,9 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError, MissingSplitError
+from .errors import InputError, MissingSplitError, one_line
 from .files import reason
+from .reading import no_key_twice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +67,9 @@ _SPLITS = {
     "validation_mismatched": ("validation_mismatched", "dev_mismatched"),
 }
 _ENDINGS = (".jsonl", ".parquet", ".csv", ".tsv")
+_LARGEST_ID = 2**63 - 1
+_MOST_ROWS = 10_000_000  # of a split
+_LONGEST = 1_000_000  # characters of a text; of longer ones, tokenizers take gigabytes
 _SCORES = (0.0, 5.0)  # the range of STS-B's similarity
 _BROKEN_OFF = 100  # GLUE's QQP files have lines that break off: at most one row in so many may be left out
 
@@ -220,14 +224,22 @@ def _label_of(row: Row, task: Task, where: str) -> float:
         return names[_plain_label(value)]
     try:
         number = float(value) if isinstance(value, str | Real) and not isinstance(value, bool) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         number = None
     low, high = (0, len(task.labels) - 1) if task.labels else _SCORES
     # A comparison with NaN is false.
     if number is None or not low <= number <= high or (task.labels and number != int(number)):
         hint = " (-1 stands in splits without labels, such as test)" if number == -1 else ""
-        raise InputError(f"{where} has the label {value!r}{hint}; {task.name} needs {right}.")
+        raise InputError(f"{where} has the label {_quoted(value)}{hint}; {task.name} needs {right}.")
     return number
+
+
+def _quoted(value: Any) -> str:
+    """Return a value in a few words: a row may hold anything, a number too long to be written down included."""
+    try:
+        return one_line(repr(value), 80)
+    except ValueError:
+        return f"of type {type(value).__name__}, too long to show"
 
 
 def _plain_label(name: str) -> str:
@@ -276,7 +288,13 @@ def apart(rows: Sequence[Row], task: Task, examples: int, seed: int) -> tuple[li
 def row_ids(rows: Sequence[Any]) -> list[int]:
     """Return the rows' own ``idx`` (a number, or digits as a tsv has it) where all differ, else their positions."""
     own = [row.get("idx") if isinstance(row, Mapping) else None for row in rows]
-    numbers = [int(i) for i in own if isinstance(i, Integral) or (isinstance(i, str) and i.isdecimal())]
+    numbers = [
+        int(i)
+        for i in own
+        if isinstance(i, Integral) or (isinstance(i, str) and re.fullmatch(r"\d{1,19}", i))
+    ]
+    if any(abs(i) > _LARGEST_ID for i in numbers):  # tables hold 64 bits
+        return list(range(len(rows)))
     return numbers if len(set(numbers)) == len(rows) else list(range(len(rows)))
 
 
@@ -296,6 +314,11 @@ def check_rows(rows: Sequence[Row], task: Task, source: str, first: int = 1) -> 
                 raise InputError(
                     f"{source}, row {number} has {problem} column {column!r}: {task.name} needs the text "
                     f"column{'s' if len(task.columns) > 1 else ''} {wanted}, found {found}."
+                )
+            if len(text) > _LONGEST:
+                raise InputError(
+                    f"{source}, row {number}: column {column!r} holds {len(text)} characters; {_LONGEST} are the most, "
+                    "far more than a model reads."
                 )
             if not is_unicode(text):
                 raise InputError(
@@ -359,17 +382,30 @@ def _read(path: Path, task: Task) -> list[Row]:
         if path.suffix == ".jsonl":
             rows = _read_jsonl(path)
         elif path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            rows = pyarrow.parquet.read_table(path).to_pylist()
+            rows = _read_parquet(path)
         else:
             rows = _read_table(path, task)
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError, csv.Error) as error:
+    except Exception as error:  # a damaged file leads parsers to nearly any
         raise InputError(f"{path} cannot be read: {reason(error)}.") from error
     names = _TSV_COLUMNS.get(task.name, {}) if path.suffix == ".tsv" else {}
     return [{names.get(column, column): value for column, value in row.items()} for row in rows]
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        if file.metadata.num_rows > _MOST_ROWS:
+            raise ValueError(
+                f"it says that it has {file.metadata.num_rows} rows, and {_MOST_ROWS} are the most"
+            )
+        rows: list[dict[str, Any]] = []
+        for batch in file.iter_batches(10_000):
+            batch.validate(full=True)
+            rows += batch.to_pylist()
+    return rows
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -379,7 +415,7 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=no_key_twice)
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{path}, line {number} is not JSON: {reason(error)}.") from error
             if not isinstance(row, dict):
@@ -396,6 +432,9 @@ def _read_table(path: Path, task: Task) -> list[dict[str, Any]]:
         else:
             lines = csv.reader(file, strict=True)
         table = [fields for fields in lines if fields]
+    for name in (*task.columns, "label", "idx", *_TSV_COLUMNS.get(task.name, ())):
+        if table and table[0].count(name) > 1:
+            raise InputError(f"{path} has more than one column {name!r}; keep one.")
     if path.suffix == ".tsv" and task.name == "cola" and table and "sentence" not in table[0]:
         table.insert(0, _COLA_TSV)
     for number, fields in enumerate(table[1:], start=1):

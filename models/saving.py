@@ -14,11 +14,13 @@ from .compaction import compact, kept_of
 from .errors import InputError
 from .files import read_json, reason
 from .outputs import Output
+from .reading import reading, save_safetensors, tensor_shapes, verify_safetensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 WHOLE = "model.safetensors"
+_LAYERS = 200  # a model may share the weights of so many
 COMPACTED = "headscope.safetensors"
 """The weights of a compacted model have a name that the library does not look for. From weights of other shapes
 than it expects, it may start some anew without a word; without any, it stops."""
@@ -68,7 +70,8 @@ def save(
         weights[name] = tensor.detach().cpu().contiguous()
     with Output(Path(path), "models.save", overwrite, option="path").making() as folder:
         config.save_pretrained(folder)
-        save_file(weights, folder / (COMPACTED if kept_of(config) else WHOLE), metadata={"format": "pt"})
+        file = folder / (COMPACTED if kept_of(config) else WHOLE)
+        save_safetensors(save_file, weights, file, {"format": "pt"})
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
 
@@ -103,6 +106,7 @@ def read_model(
     """
     path = Path(path)
     config = _config(path, settings)
+    check_weights(path, config)
     build = auto_class.from_config if auto_class else _class_of(path, config)
     try:
         kept = kept_of(config)
@@ -118,6 +122,24 @@ def read_model(
         raise InputError(f"{path} holds no model that can be built: {reason(error)}.") from error
     new = _fill(path, model, _weights(path, kept is not None), other_head=auto_class is not None)
     return model.eval(), new
+
+
+def check_weights(folder: Path, config: PreTrainedConfig) -> None:
+    """Compare a model's safetensors files with their checksums, if headscope wrote them, and its config with them.
+
+    Raises:
+        InputError: a file is damaged or no file, or the config asks for far more layers than there are weights.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    tensors = 0
+    for file in files:
+        verify_safetensors(file, "the weights of a model")
+        tensors += len(tensor_shapes(file))
+    layers = getattr(config, "num_hidden_layers", 0)
+    if files and isinstance(layers, int) and layers > max(tensors, _LAYERS):
+        raise InputError(
+            f"{folder / 'config.json'} asks for {layers} layers, but there are {tensors} tensors of weights."
+        )
 
 
 def _config(path: Path, settings: dict[str, Any]) -> PreTrainedConfig:
@@ -138,7 +160,6 @@ def _config(path: Path, settings: dict[str, Any]) -> PreTrainedConfig:
 
 
 def _weights(path: Path, compacted: bool) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     # save_pretrained and the Trainer write a compacted model's weights too, under the usual name.
@@ -146,10 +167,8 @@ def _weights(path: Path, compacted: bool) -> dict[str, torch.Tensor]:
     found = [path / name for name in names if (path / name).is_file()]
     if not found:
         raise InputError(f"{path} has no weights: there is no {' or '.join(names)}.")
-    try:
+    with reading(found[0], "a readable safetensors file", verb="is not"):
         return load_file(found[0])
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{found[0]} is truncated or corrupt: {reason(error)}.") from error
 
 
 def _class_of(path: Path, config: PreTrainedConfig) -> Any:

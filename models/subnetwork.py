@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
-from .files import atomic_file, reason
+from .files import atomic_file
+from .reading import booleans, open_safetensors, plain_metadata, read_array, save_safetensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .anatomy import Structure
 
 Mask = npt.NDArray[np.bool_]
+_FILE = "a subnetwork's .safetensors file or folder of masks"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,7 @@ class Subnetwork:
 
     Raises:
         InputError: a mask is not boolean, empty, of the wrong rank, their layers differ in number, or the
-            metadata is not text.
+            metadata is not text. A boolean is a byte of 0 or 1.
     """
 
     heads: Mask
@@ -45,6 +47,8 @@ class Subnetwork:
                 raise InputError(f"{name} must be a boolean mask with rows of one length.") from error
             if mask.dtype != np.bool_:
                 raise InputError(f"{name} must be a boolean mask, got {mask.dtype}.")
+            if not booleans(mask):
+                raise InputError(f"{name} must be a boolean mask, but some of its bytes are neither 0 nor 1.")
             if mask.ndim != rank or not mask.size:
                 wanted = "[layers, heads]" if rank == 2 else "[layers]"
                 raise InputError(f"{name} must be a non-empty mask {wanted}, got shape {mask.shape}.")
@@ -107,11 +111,11 @@ class Subnetwork:
         return hashlib.sha256(shape + self.heads.tobytes() + self.mlps.tobytes()).hexdigest()
 
     def save(self, path: Path | str) -> None:
-        """Write one ``.safetensors`` file, metadata included, atomically."""
+        """Write one ``.safetensors`` file, metadata and a checksum included, atomically."""
         from safetensors.numpy import save_file
 
         with atomic_file(Path(path)) as temporary:
-            save_file({"heads": self.heads, "mlps": self.mlps}, temporary, metadata=self.metadata or None)
+            save_safetensors(save_file, {"heads": self.heads, "mlps": self.mlps}, temporary, self.metadata)
 
     @classmethod
     def load(cls, path: Path | str) -> Subnetwork:
@@ -127,24 +131,15 @@ class Subnetwork:
             return cls._of_file(
                 path, _published(path / "head_mask.npy"), _published(path / "mlp_mask.npy"), {}
             )
-        if not path.exists():
-            raise InputError(
-                f"{path} does not exist; give a subnetwork's .safetensors file or folder of masks."
-            )
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="numpy") as file:
-                names = sorted(file.keys())
-                if not {"heads", "mlps"} <= set(names):
-                    found = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
-                    raise InputError(
-                        f"{path} holds {found or 'nothing'}, not the masks 'heads' and 'mlps' of a subnetwork."
-                    )
-                heads, mlps = (file.get_tensor(name) for name in ("heads", "mlps"))
-                metadata = file.metadata() or {}
-        except (SafetensorError, OSError, TypeError) as error:
-            raise InputError(f"{path} is not a readable safetensors file: {reason(error)}.") from error
+        with open_safetensors(path, _FILE) as file:
+            names = sorted(file.keys())
+            if not {"heads", "mlps"} <= set(names):
+                found = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+                raise InputError(
+                    f"{path} holds {found or 'nothing'}, not the masks 'heads' and 'mlps' of a subnetwork."
+                )
+            heads, mlps = (file.get_tensor(name) for name in ("heads", "mlps"))
+            metadata = plain_metadata(file)
         return cls._of_file(path, heads, mlps, metadata)
 
     @classmethod
@@ -162,14 +157,9 @@ class Subnetwork:
 
 
 def _published(path: Path) -> Mask:
-    if not path.exists():
-        raise InputError(
-            f"{path} does not exist; a folder of published masks holds head_mask.npy and mlp_mask.npy."
-        )
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} is not a plain NumPy array: {reason(error)}.") from error
-    if not isinstance(values, np.ndarray) or not np.isin(values, (0, 1)).all():
+    values = read_array(
+        path, "one of the masks head_mask.npy and mlp_mask.npy of a folder of published masks"
+    )
+    if not np.isin(values, (0, 1)).all():
         raise InputError(f"{path} is not a mask: it holds values other than 0 and 1.")
     return values.astype(bool)

@@ -24,6 +24,17 @@ from .evaluation import Examples, losses
 from .files import atomic_file, read_json, reason, write_json
 from .internals import changed, one_gpu, ordering_trainer, printer_callback, reporting_callbacks
 from .memory import memory_ran_out
+from .reading import (
+    CHECKSUM,
+    UNSET,
+    check_fields,
+    file_digest,
+    json_digest,
+    reading,
+    regular_file,
+    seal_safetensors,
+    verify_safetensors,
+)
 from .weights import WeightMasks
 
 if TYPE_CHECKING:
@@ -32,7 +43,12 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "bf16")
 KEPT = ("last", "best")
 _STATE = "headscope.json"
-"""Written last into a checkpoint: without it, the checkpoint is not whole."""
+"""Written last into a checkpoint, with the checksums of its other files: without it, the checkpoint is not whole."""
+_OF_STATE = {
+    **{"history": "list", "seconds": "number", "loss": "number", "steps": "count", "best": "score"},
+    "resumed": "list",
+}
+_MOST_EPOCHS, _MOST_ROWS, _MOST_STEPS = 10**5, 10**6, 10**9
 _BEST = "best.safetensors"
 
 
@@ -80,15 +96,24 @@ class FineTuning:
     """The Trainer's reporting integrations, e.g. ``tensorboard``."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "learning_rate", "adam_epsilon", "max_grad_norm"):
+        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
             self._check(name, 0 < getattr(self, name) < math.inf, "a number above 0")
+        self._check("epochs", 0 < self.epochs <= _MOST_EPOCHS, f"a number above 0, {_MOST_EPOCHS} at most")
         self._check("holdout", 0 <= self.holdout < 1, "a share from 0 (none) to below 1")
         self._check("keep", self.keep in KEPT, " or ".join(KEPT))
-        self._check("checkpoint_steps", self.checkpoint_steps >= 1, "at least 1")
+        self._check(
+            "checkpoint_steps",
+            1 <= self.checkpoint_steps <= _MOST_STEPS,
+            f"a whole number from 1 to {_MOST_STEPS}",
+        )
         self._check("weight_decay", 0 <= self.weight_decay < math.inf, "a number from 0 up")
         self._check("warmup", 0 <= self.warmup < 1, "a share from 0 to below 1")
-        self._check("batch_size", self.batch_size >= 1, "at least 1")
-        self._check("max_length", self.max_length >= 4, "at least 4")
+        self._check(
+            "batch_size", 1 <= self.batch_size <= _MOST_ROWS, f"a whole number from 1 to {_MOST_ROWS}"
+        )
+        self._check(
+            "max_length", 4 <= self.max_length <= _MOST_ROWS, f"a whole number from 4 to {_MOST_ROWS}"
+        )
         self._check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS))
         self._check("max_examples", self.max_examples is None or self.max_examples >= 1, "at least 1")
         self._check("seed", 0 <= self.seed < 2**32, f"a whole number from 0 to {2**32 - 1}")
@@ -204,7 +229,7 @@ def train(
             raise InputError(f"These settings do not work on {device}: {reason(error)}.") from error
         _check_reporting(settings)
         one_gpu(arguments)
-        course, checkpoint = _newest(folder)
+        course, checkpoint, damaged = _newest(folder)
         sampler = LengthGroups(
             [len(one) for one in examples.encoded],
             settings.batch_size,
@@ -229,6 +254,9 @@ def train(
             for left in _checkpoints(folder):
                 if left != checkpoint:
                     shutil.rmtree(left)
+            goes_on = f"goes on from step {course.resumed[-1]}" if checkpoint else "begins anew"
+            for what in damaged:
+                print(f"warning: {what} The training {goes_on}.", file=sys.stderr)
         _wait()
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -246,6 +274,7 @@ def train(
             from safetensors.torch import load_file
 
             _wait()
+            verify_safetensors(folder / _BEST, "the best epoch's weights")
             model.load_state_dict(load_file(folder / _BEST), strict=False)  # tied weights stand once
     model.eval()
     return course
@@ -266,27 +295,62 @@ def _wait() -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    found = (
+        path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()
+    )
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def _newest(folder: Path | None) -> tuple[Course, Path | None]:
-    """Return how far a training is, and the checkpoint from which it goes on: the last one that is whole."""
+def _newest(folder: Path | None) -> tuple[Course, Path | None, list[str]]:
+    """Return how far a training is, the checkpoint from which it goes on, and which later ones are damaged.
+
+    It goes on from the last one that is whole. One in which nothing says that it is was being written.
+    """
+    damaged: list[str] = []
     for checkpoint in reversed(_checkpoints(folder) if folder else []):
         if not (checkpoint / _STATE).is_file():
             continue
-        state = read_json(checkpoint / _STATE, "the state of a training")
-        sizes = state.pop("sizes")
-        if all((checkpoint / name).is_file() for name in sizes) and sizes == _sizes(checkpoint):
-            course = Course(**state)
-            course.resumed.append(int(checkpoint.name.split("-")[1]))
-            if not is_main_process():  # the first process has the losses of all
-                course.loss = 0.0
-            return course, checkpoint
-    return Course(), None
+        try:
+            course = _state_of(checkpoint)
+        except InputError as error:
+            damaged.append(str(error))
+            continue
+        course.resumed.append(int(checkpoint.name.split("-")[1]))
+        if not is_main_process():  # the first process has the losses of all
+            course.loss = 0.0
+        return course, checkpoint, damaged
+    return Course(), None, damaged
+
+
+def _state_of(checkpoint: Path) -> Course:
+    """Read how far a training was at a checkpoint.
+
+    Raises:
+        InputError: the checkpoint's files are not those that were written.
+    """
+    file = checkpoint / _STATE
+    state = check_fields(file, read_json(file, "the state of a training"), _OF_STATE)
+    known = state.pop("checksum", None)
+    if known not in (None, json_digest(state)):
+        raise InputError(f"{file} is not what was written there.")
+    # Headscope 0.1 knew the files by their sizes.
+    there: dict[str, Any] = _sizes(checkpoint) if "sizes" in state else _digests(checkpoint)
+    files = state.pop("sizes" if "sizes" in state else "files", None)
+    if files != there:
+        names = sorted({*there, *files} if isinstance(files, dict) else there)
+        odd = [name for name in names if not isinstance(files, dict) or files.get(name) != there.get(name)]
+        raise InputError(f"{checkpoint / odd[0] if odd else file} is not what was written there.")
+    with reading(file, "the state of a training"):
+        return Course(**state)
 
 
 def _sizes(checkpoint: Path) -> dict[str, int]:
     return {file.name: file.stat().st_size for file in checkpoint.iterdir() if file.name != _STATE}
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    files = (file for file in checkpoint.iterdir() if file.name != _STATE)
+    return {file.name: file_digest(regular_file(file)) for file in sorted(files)}
 
 
 @contextmanager
@@ -490,7 +554,8 @@ def _conductor(
                 course.best = found[metric]
                 if is_main_process():
                     with atomic_file(folder / _BEST) as temporary:
-                        save_model(trainer.model, str(temporary))
+                        save_model(trainer.model, str(temporary), metadata={CHECKSUM: UNSET})
+                        seal_safetensors(temporary)
             self.since = time.perf_counter()
             control.should_save = folder is not None
 
@@ -508,7 +573,8 @@ def _conductor(
             if not is_main_process():
                 return
             checkpoint = folder / f"checkpoint-{state.global_step}"
-            write_json(checkpoint / _STATE, {**asdict(course), "loss": loss, "sizes": _sizes(checkpoint)})
+            told = {**asdict(course), "loss": loss, "files": _digests(checkpoint)}
+            write_json(checkpoint / _STATE, {**told, "checksum": json_digest(told)})
             for earlier in _checkpoints(folder):
                 if earlier != checkpoint:
                     shutil.rmtree(earlier)

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from .anatomy import anatomy_of
 from .errors import InputError, UnsupportedModelError
-from .files import atomic_file, reason
+from .files import atomic_file
 from .internals import conv1d
+from .reading import booleans, open_safetensors, parse_json, plain_metadata, save_safetensors
 from .subnetwork import Subnetwork
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class WeightMasks:
                     f"{mask.dtype}{list(mask.shape)}" if isinstance(mask, np.ndarray) else type(mask).__name__
                 )
                 raise InputError(f"The mask {name!r} must be a non-empty boolean array, got {kind}.")
+            if not booleans(mask):
+                raise InputError(f"Some bytes of the mask {name!r} are neither 0 nor 1.")
             checked[name] = mask.copy(order="C")
             checked[name].flags.writeable = False
         if not checked:
@@ -217,14 +220,14 @@ class WeightMasks:
         """Write one ``.safetensors`` file, one bit a weight, atomically.
 
         It holds a uint8 tensor a mask (``numpy.packbits`` of the flat mask, padded with zeros), and the masks'
-        shapes as JSON in its metadata under ``shapes``.
+        shapes as JSON in its metadata under ``shapes``, beside a checksum.
         """
         from safetensors.numpy import save_file
 
         packed = {name: np.packbits(mask.reshape(-1)) for name, mask in self.masks.items()}
         shapes = json.dumps({name: mask.shape for name, mask in self.masks.items()})
         with atomic_file(Path(path)) as temporary:
-            save_file(packed, temporary, metadata={**self.metadata, _SHAPES: shapes})
+            save_safetensors(save_file, packed, temporary, {**self.metadata, _SHAPES: shapes})
 
     @classmethod
     def load(cls, path: Path | str, model: PreTrainedModel | None = None) -> WeightMasks:
@@ -233,19 +236,11 @@ class WeightMasks:
         Raises:
             InputError: the path is missing, corrupt, holds something else, or the masks of another model.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = Path(path)
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise InputError(f"{path} {what}; give a .safetensors file of weight masks.")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                shapes = _shapes(path, metadata.pop(_SHAPES, None), set(file.keys()))
-                packed = {name: file.get_tensor(name) for name in shapes}
-        except (SafetensorError, OSError, TypeError) as error:
-            raise InputError(f"{path} is not a readable safetensors file: {reason(error)}.") from error
+        with open_safetensors(path, "a .safetensors file of weight masks") as file:
+            metadata = plain_metadata(file)
+            shapes = _shapes(path, metadata.pop(_SHAPES, None), set(file.keys()))
+            packed = {name: file.get_tensor(name) for name in shapes}
         try:
             loaded = cls({name: _unpacked(name, packed.pop(name), shapes[name]) for name in shapes}, metadata)
             if model is not None:
@@ -344,7 +339,7 @@ def _shapes(path: Path, text: str | None, names: set[str]) -> dict[str, tuple[in
         InputError: there are none, or they do not belong to the tensors in the file.
     """
     try:
-        shapes = json.loads(text or "null")
+        shapes = parse_json(text or "null")
     except (ValueError, RecursionError):
         shapes = None
     if not isinstance(shapes, dict) or not all(
@@ -376,18 +371,12 @@ def load_masks(path: Path | str) -> Subnetwork | WeightMasks:
     Raises:
         InputError: there is neither, or what is there is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     if path.is_dir():
         found = [path / name for name in (SUBNETWORK_FILE, WEIGHT_MASKS_FILE) if (path / name).is_file()]
-        path = found[0] if found else path
-    if path.is_file():
-        try:
-            with safe_open(path, framework="numpy") as file:
-                of_weights = _SHAPES in (file.metadata() or {})
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is not a readable safetensors file: {reason(error)}.") from error
-        if of_weights:
-            return WeightMasks.load(path)
-    return Subnetwork.load(path)
+        if not found:
+            return Subnetwork.load(path)
+        path = found[0]
+    with open_safetensors(path, "a .safetensors file or a folder of masks") as file:
+        of_weights = _SHAPES in (file.metadata() or {})
+    return WeightMasks.load(path) if of_weights else Subnetwork.load(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -14,20 +15,32 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_model
+from safetensors.torch import load_model, save_model
 from torch import nn
 
-from models.errors import InputError
+from models.errors import InputError, one_line
 from models.files import reason
 from models.hub import hub_answers
+from models.reading import (
+    CHECKSUM,
+    UNSET,
+    read_json,
+    regular_file,
+    seal_safetensors,
+    tensor_shapes,
+    verify_safetensors,
+)
 
 from .images import IMAGE_SIZE, image_pair, relative, resampling_matrices
 from .profiles import SMALLEST, Profiles
 from .store import check_map
 from .taxonomy import KINDS, PATTERNS, Pattern
 
+_WEIGHTS = "model.safetensors"
 SHIPPED = Path(__file__).parent / "weights"
 _BATCH = 256
+_LARGEST = 1024  # side of an image; and, below, cells of the last stage's and sides of one with measurements
+_LARGEST_POOLED, _LARGEST_MEASURED = 64, 128
 
 
 class Member(nn.Module):
@@ -154,6 +167,14 @@ class PatternClassifier(
                 raise InputError(f"{name}={value!r}: give a whole number of at least {least}.")
         if profiles and size < SMALLEST:
             raise InputError(f"size={size}: with profiles={profiles}, give at least {SMALLEST}.")
+        # What is kept of an image's diagonals and parts grows with the third power of its side.
+        for side, most, of in (
+            (size, _LARGEST, "give"),
+            (size // 2**pools, _LARGEST_POOLED, "halved between stages, give"),
+            (size if profiles else 0, _LARGEST_MEASURED, f"with profiles={profiles}, give"),
+        ):
+            if side > most:
+                raise InputError(f"size={size}: {of} {most} at most.")
         self.kind = kind
         self.size = size
         self.temperature = temperature
@@ -237,6 +258,12 @@ class PatternClassifier(
             digest.update(name.encode() + values.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
 
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write the weights with a checksum."""
+        file = Path(save_directory) / _WEIGHTS
+        save_model(self, str(file), metadata={"format": "pt", CHECKSUM: UNSET})
+        seal_safetensors(file)
+
     @classmethod
     def _from_pretrained(
         cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **options: Any
@@ -248,15 +275,39 @@ class PatternClassifier(
         }
         options.pop("proxies", None)
         options.pop("resume_download", None)
-        classifier = cls(**options)
         if Path(model_id).is_dir():
-            file = str(Path(model_id) / "model.safetensors")
+            file = str(Path(model_id) / _WEIGHTS)
         else:
             hub["force_download"] = bool(hub["force_download"])
             hub["local_files_only"] = bool(hub["local_files_only"])
-            file = hf_hub_download(repo_id=model_id, filename="model.safetensors", **hub)
+            file = hf_hub_download(repo_id=model_id, filename=_WEIGHTS, **hub)
+        verify_safetensors(file, "a classifier's weights")
+        _check_numbers(options, tensor_shapes(file))
+        classifier = cls(**options)
         load_model(classifier, file, strict=True, device=map_location)
         return classifier.eval()
+
+
+def _check_numbers(options: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare how many networks a configuration asks for with the weights that there are, before they are made.
+
+    Raises:
+        InputError: it asks for more, or for wider ones.
+    """
+    cells = sum(math.prod(shape) for shape in shapes.values())
+    before, needed = 3, 0
+    for width in (width for widths in options.get("stages") or () for width in widths):
+        needed, before = needed + 9 * before * width, width
+    for name, asked in (
+        *((name, options.get(name, 0)) for name in ("members", "profiles", "groups")),
+        ("weights in stages", needed),
+    ):
+        there = len(shapes) if name in ("members", "profiles") else cells
+        if not isinstance(asked, int) or asked > there:
+            raise InputError(
+                f"its configuration asks for {name}={one_line(repr(asked), 40)}, "
+                f"but model.safetensors has {len(shapes)} tensors of {cells} numbers."
+            )
 
 
 def images_of(maps: Sequence[npt.NDArray[np.float32]], size: int = IMAGE_SIZE) -> torch.Tensor:
@@ -302,9 +353,11 @@ def load_classifier(source: str | Path, kind: str | None = None) -> PatternClass
     """
     folder = SHIPPED / source if source in KINDS else Path(source)
     if folder.is_dir():
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
+        for name in ("config.json", _WEIGHTS):
+            if not (folder / name).exists():
                 raise InputError(f"{folder} is not a pattern classifier: it has no {name}.")
+            regular_file(folder / name, "a part of a pattern classifier")
+        read_json(folder / "config.json", "a classifier's configuration")
     elif folder.exists():
         raise InputError(f"{folder} is a file; give a pattern classifier's folder.")
     here = folder.is_dir() or not hub_answers(str(source), "model", "Classifier")

@@ -12,10 +12,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from models import palette
+from models.errors import InputError
 from models.files import known
+from models.reading import read_frame
 from models.report import Section, command_line, percent_words, write_page
 
 from .examples import DRAWN, SURE, UNSURE, ExampleMap, Input
@@ -174,9 +175,12 @@ def read_importance(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float6
     """
     if not path.is_file():
         return None
-    frame = pd.read_parquet(path, columns=["iteration", "component", "layer", "head", "normalized"])
+    columns = {"iteration": "iu", "component": "O", "layer": "iu", "head": "iu", "normalized": "f"}
+    frame = read_frame(path, columns, "the importances of a search")
     first = frame[(frame["component"] == "head") & (frame["iteration"] == frame["iteration"].min())]
     values = np.full(shape, np.nan)
+    if not (first["layer"].between(0, shape[0] - 1) & first["head"].between(0, shape[1] - 1)).all():
+        raise InputError(f"{path} is not of a model of {shape[0]} layers with {shape[1]} heads each.")
     values[first["layer"], first["head"]] = first["normalized"]
     return values
 

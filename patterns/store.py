@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from models.errors import InputError
 from models.files import atomic_file
+from models.reading import reading, regular_file
 
 from .taxonomy import KINDS
 
@@ -41,6 +42,10 @@ UNKNOWN: dict[str, Any] = dict(zip(METADATA, [""] * 5 + [-1] * 4 + [()], strict=
 _HELD_WELL = (2.0**-10, 65504.0)
 # A row group is written once this many cells wait (8 MB of float16), so memory stays flat.
 _CELLS_IN_MEMORY = 2**22
+# A file may say that a map, or a text, has more values than memory: so many in a row at most, 8192 x 8192 cells.
+_LARGEST_ROW = 2**26
+# So many values are read at once, however many rows they are.
+_VALUES_AT_ONCE = 2**24
 
 
 def check_map(values: Any, where: str, relative: bool = False) -> np.ndarray:
@@ -180,7 +185,9 @@ class MapWriter:
             self._files.append(self.folder / f"maps-{len(self._files):05d}.parquet")
             temporary = self._open_file.enter_context(atomic_file(self._files[-1]))
             names = ["kind", "base_model", "model", "task"]
-            self._writer = pq.ParquetWriter(temporary, SCHEMA, compression="zstd", use_dictionary=names)
+            self._writer = pq.ParquetWriter(
+                temporary, SCHEMA, compression="zstd", use_dictionary=names, write_page_checksum=True
+            )
         self._writer.write_table(_to_table(self._waiting))
         self._waiting, self._cells_waiting = [], 0
 
@@ -225,21 +232,40 @@ def read_maps(folder: str | Path) -> list[MapRow]:
 
 
 def read_parquet(path: Path, columns: Sequence[str], batch_size: int = 256) -> Iterator[pa.RecordBatch]:
-    """Yield the record batches of a Parquet file with just these columns.
+    """Yield the record batches of a Parquet file with just these columns; checksums of its pages are compared.
 
     Raises:
-        InputError: the file cannot be read, or a column is missing; it names the file.
+        InputError: the file cannot be read, a column is missing, or a row would not fit in memory; it names the file.
     """
-    try:
-        with pq.ParquetFile(path) as file:
-            missing = [name for name in columns if name not in file.schema_arrow.names]
-            for batch in () if missing else file.iter_batches(batch_size, columns=list(columns)):
-                batch.validate(full=True)
-                yield batch
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a whole Parquet file; copy or write it again.") from error
-    if missing:
-        raise InputError(f"{path} lacks the columns {', '.join(missing)}; it needs {', '.join(columns)}.")
+    path = regular_file(path, "a Parquet file")
+    with (
+        reading(path, "a whole Parquet file", "copy or write it again", verb="is not"),
+        pq.ParquetFile(path, page_checksum_verification=True) as file,
+    ):
+        missing = [name for name in columns if name not in file.schema_arrow.names]
+        if missing:
+            raise InputError(f"{path} lacks the columns {', '.join(missing)}; it needs {', '.join(columns)}.")
+        rows_at_once = min(batch_size, _VALUES_AT_ONCE // _values_in_a_row(file, set(columns)) or 1)
+        for batch in file.iter_batches(rows_at_once, columns=list(columns)):
+            batch.validate(full=True)
+            yield batch
+
+
+def _values_in_a_row(file: pq.ParquetFile, columns: set[str]) -> int:
+    """Return how many values the longest of these columns has in a row, on average over a row group.
+
+    Raises:
+        ValueError: more than fit in memory.
+    """
+    most = 1
+    for number in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema.partition(".")[0] in columns:
+                most = max(most, -(-column.num_values // max(group.num_rows, 1)))
+    if most > _LARGEST_ROW:
+        raise ValueError(f"it says that a row has {most} values, and {_LARGEST_ROW} are the most")
+    return most
 
 
 def stored(map: np.ndarray) -> tuple[np.ndarray, float]:
@@ -284,10 +310,8 @@ def _to_table(rows: Sequence[MapRow]) -> pa.Table:
 
 def _from_batch(batch: pa.RecordBatch, path: Path) -> Iterator[MapRow]:
     kinds = {field.name: field.type for field in SCHEMA} | {"map": pa.list_(pa.list_(pa.float32()))}
-    try:
+    with reading(path, "a table of maps, a column is of the wrong type", verb="is not"):
         table = pa.table({name: batch.column(name).cast(kind) for name, kind in kinds.items()})
-    except pa.ArrowException as error:
-        raise InputError(f"{path} has a column of the wrong type ({error}).") from error
     for row, cells in zip(table.drop_columns("map").to_pylist(), table["map"], strict=True):
         name = f"{path}, map {row['id']}"
         scale = np.float32(row.pop("scale") or 0)

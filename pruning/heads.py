@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,12 +14,12 @@ import pandas as pd
 from models.compaction import compact, size_share
 from models.errors import InputError
 from models.evaluation import predict
-from models.files import known, write_json
+from models.files import known
 from models.provenance import provenance
 from models.subnetwork import Subnetwork
 from models.weights import SUBNETWORK_FILE
 
-from .folder import SUMMARY, Say, SearchFolder, components
+from .folder import IMPORTANCE, Say, SearchFolder, components
 from .importance import Importance, head_importance
 from .structured import Measurement, Step, StructuredSearch
 from .subject import Loaded, Subject
@@ -94,6 +95,7 @@ class PruneHeads:
                 folder.add(
                     {
                         **_record(step, kept, metric),
+                        "importances": recall.digest(step.iteration),
                         "seconds": round(time.monotonic() - started, 3),
                     }
                 )
@@ -138,7 +140,7 @@ class PruneHeads:
             "warnings": [*loaded.warnings(full.measured.score), *_warnings(kept, steps)],
             "provenance": provenance(),
         }
-        write_json(folder.path / SUMMARY, summary)
+        folder.finish(summary)
         return summary
 
 
@@ -166,10 +168,15 @@ class Recall:
             return None
         record, frame = self._records[iteration], self._table.get(iteration)
         same = (record.get("heads"), record.get("mlps")) == (subnetwork.n_heads, subnetwork.n_mlps)
-        if frame is None or not same or not np.array_equal(_kept(frame, self._shape), subnetwork.heads):
+        if frame is None or not same or not _is_of(frame, subnetwork):
             raise InputError(
                 f"{self._folder.path} cannot be continued: what it recorded of iteration {iteration} is not what "
                 "this search does there; --overwrite starts anew."
+            )
+        if record.get("importances", digest := _digest(frame)) != digest:
+            raise InputError(
+                f"{self._folder.path / IMPORTANCE} is not what headscope wrote of iteration {iteration}; "
+                "--overwrite starts the search anew."
             )
         heads = frame[frame["component"] == "head"]["importance"].to_numpy(dtype=np.float64)
         mlps = frame[frame["component"] == "mlp"]["importance"].to_numpy(dtype=np.float64)
@@ -183,6 +190,10 @@ class Recall:
         """Write the importances of all steps so far, before the history says that the last one is done."""
         self._frames += [importance_frame(step) for step in steps[len(self._frames) :]]
         self._folder.write_importance(pd.concat(self._frames, ignore_index=True))
+
+    def digest(self, iteration: int) -> str:
+        """Return what the importances of an iteration that were written are known by."""
+        return _digest(self._frames[iteration])
 
 
 def importance_frame(step: Step) -> pd.DataFrame:
@@ -203,9 +214,25 @@ def importance_frame(step: Step) -> pd.DataFrame:
     )
 
 
-def _kept(frame: pd.DataFrame, shape: tuple[int, ...]) -> Any:
-    kept = frame[frame["component"] == "head"]["kept"].to_numpy(dtype=bool)
-    return kept.reshape(shape) if kept.size == np.prod(shape) else kept
+def _is_of(frame: pd.DataFrame, subnetwork: Subnetwork) -> bool:
+    """Whether recorded importances are of this subnetwork: a number for each part kept, none for the others."""
+    kept = np.r_[subnetwork.heads.ravel(), subnetwork.mlps]
+    if len(frame) != len(kept):
+        return False
+    places = components(*subnetwork.heads.shape)
+    return (
+        all(np.array_equal(frame[name].to_numpy(), places[name]) for name in places)
+        and np.array_equal(frame["kept"].to_numpy(), kept)
+        and np.array_equal(np.isfinite(frame["importance"].to_numpy()), kept)
+    )
+
+
+def _digest(frame: pd.DataFrame) -> str:
+    """Return a SHA-256 of the importances of an iteration."""
+    columns = (frame[name].to_numpy(dtype=np.float64) for name in ("kept", "importance", "normalized"))
+    return hashlib.sha256(
+        b"".join(np.where(np.isnan(one), np.nan, one).tobytes() for one in columns)
+    ).hexdigest()
 
 
 def _record(step: Step, before: Subnetwork, metric: str) -> dict[str, Any]:

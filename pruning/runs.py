@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.errors import InputError
+from models.errors import InputError, one_line
 from models.files import read_json
 from models.glue import TASKS, task_named
+from models.reading import check_fields, open_safetensors, reason, regular_file
 from models.subnetwork import Subnetwork
+
+from .folder import check_search
 
 _SUBNETWORK, _CONFIG = "subnetwork.safetensors", "config.json"
 _SETTINGS = ("threshold", "split", "holdout")  # what seeds must have in common to be compared
@@ -93,7 +96,8 @@ def find_groups(sources: Sequence[Path | str], task: str | None = None) -> tuple
 
 def _find(source: Path) -> tuple[list[Path], list[str]]:
     """Return the files and folders of runs at or below `source`, and what is wrong with searches that are none."""
-    if source.is_file():
+    if source.exists() and not source.is_dir():
+        regular_file(source, "a search's folder, a folder of masks, or a subnetwork's .safetensors file")
         beside = source.name == _SUBNETWORK and _is_search(source.parent)
         return [source.parent if beside else source], []
     if not source.is_dir():
@@ -102,7 +106,7 @@ def _find(source: Path) -> tuple[list[Path], list[str]]:
         )
     found: list[Path] = []
     lacking: list[str] = []
-    for name, folders, files in os.walk(source):
+    for name, folders, files in os.walk(source, onerror=_unreadable):
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         folder = Path(name)
         if _is_search(folder):
@@ -134,6 +138,12 @@ def _is_search(folder: Path) -> bool:
     return isinstance(config, dict) and "command" in config
 
 
+def _unreadable(error: OSError) -> None:
+    raise InputError(
+        f"{error.filename} cannot be read: {reason(error)}; what it holds would be left out."
+    ) from error
+
+
 def _lack(folder: Path) -> str:
     if read_json(folder / _CONFIG, "a search's config")["command"] == "prune-weights":
         return f"{folder} is a search of single weights, which keeps no whole heads; compare those of prune-heads"
@@ -141,23 +151,25 @@ def _lack(folder: Path) -> str:
 
 
 def _is_subnetwork(path: Path) -> bool:
-    """Whether a file holds masks rather than, say, a model's weights; one that cannot be read may be a mask."""
-    from safetensors import SafetensorError, safe_open
+    """Whether a file holds masks rather than, say, a model's weights.
 
+    Raises:
+        InputError: it cannot be read, so that it may be either.
+    """
     if path.name == _SUBNETWORK:
         return True  # reading it will tell what is wrong with it
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {"heads", "mlps"} <= set(file.keys())
-    except (SafetensorError, OSError):
-        return False
+    with open_safetensors(path, "a subnetwork or other weights") as file:
+        return {"heads", "mlps"} <= set(file.keys())
 
 
 def _read(place: Path, wanted: str | None) -> Run | None:
     """Read one run; None if it is of another task than the one wanted."""
     config: dict[str, Any] = {}
     if place.is_dir() and _is_search(place):
-        config = read_json(place / _CONFIG, "a search's config")
+        check_search(place)
+        config = check_fields(
+            place / _CONFIG, read_json(place / _CONFIG, "a search's config"), {"command": "text"}
+        )
         subnetwork = Subnetwork.load(place / _SUBNETWORK)
         method = " ".join(str(config[key]) for key in ("command", "what") if config.get(key))
         if config.get("protocol") not in (None, "corrected"):
@@ -197,10 +209,10 @@ def _task(place: Path, told: Mapping[str, Any], wanted: str | None) -> str:
 
 def _seed(place: Path, told: Mapping[str, Any]) -> int:
     if "seed" in told:
-        try:
-            return int(told["seed"])
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{place}: its seed is {told['seed']!r}, not a whole number.") from error
+        seed = told["seed"]
+        if type(seed) is int or (isinstance(seed, str) and re.fullmatch(r"-?\d{1,18}", seed)):
+            return int(seed)
+        raise InputError(f"{place}: its seed is {one_line(repr(seed), 60)}, not a whole number.")
     folder = _seed_folder(place)
     if folder is None:
         raise InputError(f"{place} does not say its seed; name its folder seed_<n>, e.g. QQP/seed_42.")

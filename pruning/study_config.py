@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
-from models.files import reason
 from models.glue import task_named
+from models.reading import read_text, reading
 from models.training import FineTuning
 from patterns.distribution import check_seed
 from patterns.maps import check_kinds
@@ -23,6 +23,7 @@ SEARCHES = (*WHAT, "weights")
 """The three structured searches, and the search by magnitude."""
 STRUCTURED = ("good", "random", "bad", "super-good", "super-random", "super-bad")
 """Subnetworks of heads and MLPs; the super ones are of all seeds of a task."""
+_LARGEST = 2**20  # bytes of a study's file
 MAGNITUDE = ("good", "random", "bad")
 """Subnetworks of single weights."""
 
@@ -207,14 +208,9 @@ def read_study(path: Path | str, **replaced: Any) -> Study:
     Raises:
         InputError: it is missing or no TOML, a key is unknown, or a value is not what it should be.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            table = tomllib.load(file)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; give a study's TOML file.") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as TOML: {reason(error)}.") from error
+    text = read_text(path, "a study's TOML file", most=_LARGEST)
+    with reading(path, "TOML"):
+        table = tomllib.loads(text)
     table |= {key: value for key, value in replaced.items() if value is not None}
     try:
         study: Study = from_table(Study, table)

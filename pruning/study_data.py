@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import InputError
+from models.reading import read_frame
 
 from .consistency import shared_by_pairs, stability_frame, stability_of, survivors_frame
-from .folder import IMPORTANCE, SURVIVAL
+from .folder import IMPORTANCE, IMPORTANCE_COLUMNS, SURVIVAL, SURVIVAL_COLUMNS
 from .runs import Group, find_groups
 from .study import Plan, Step
 from .study_folder import StudyFolder
@@ -29,6 +30,7 @@ FULL = "full"
 MODELS = ("fine-tuned", "pre-trained")
 """Whose patterns are looked at."""
 _SEARCH = "search-heads-and-mlps"
+_MAPS_COLUMNS = {"example": "iu", "kind": "O", "layer": "iu", "head": "iu", "label": "O"}
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,10 @@ class StudyData:
 
     def groups(self, search: str = _SEARCH) -> list[Group]:
         """Return the finished searches of one name by task; none for those that keep no whole heads."""
-        folders = [self.folder.of(step) for step in self.done if step.name == search]
-        if not folders or search == "search-weights":
+        steps = [step for step in self.done if step.name == search]
+        if not steps or search == "search-weights":
             return []
+        folders = [self.folder.verified(step) for step in steps]
         return sorted(find_groups(folders)[0], key=lambda group: self.plan.study.tasks.index(group.task))
 
     @cached_property
@@ -159,7 +162,7 @@ class StudyData:
         frames = []
         for step in self.done:
             if step.name == "search-weights":
-                frame = pd.read_parquet(self.folder.of(step) / SURVIVAL)
+                frame = read_frame(self.folder.file(step, SURVIVAL), SURVIVAL_COLUMNS)
                 frames.append(frame.assign(task=step.task, seed=step.seed))
         if not frames:
             return pd.DataFrame()
@@ -179,7 +182,7 @@ class StudyData:
         frames = []
         for step in self.done:
             if step.name == _SEARCH:
-                frame = pd.read_parquet(self.folder.of(step) / IMPORTANCE)
+                frame = read_frame(self.folder.file(step, IMPORTANCE), IMPORTANCE_COLUMNS)
                 frame = frame[frame["iteration"] == 0].drop(columns=["iteration", "kept"])
                 frame.insert(0, "task", step.task)
                 frame.insert(1, "seed", step.seed)
@@ -224,12 +227,10 @@ class StudyData:
 
     def _labels(self, group: Group, pretrained: bool) -> dict[int, pd.DataFrame]:
         """By seed, the pattern of every map; before fine-tuning, the same ones for every seed."""
-        import pandas as pd
-
         steps = [step for step in self.done if step.name == "patterns" and step.task == group.task]
-        tables = {step.seed: self.folder.of(step) / "maps.parquet" for step in steps}
+        tables = {step.seed: self.folder.file(step, "maps.parquet") for step in steps}
         wanted = {seed: tables.get(None if pretrained else seed) for seed in group.seeds}
-        return {seed: pd.read_parquet(path) for seed, path in wanted.items() if path is not None}
+        return {seed: read_frame(path, _MAPS_COLUMNS) for seed, path in wanted.items() if path is not None}
 
     @property
     def _searches(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 from models.errors import InputError
 from models.files import differences, read_json, write_json
 from models.outputs import is_litter, looked_at
+from models.reading import check_fields, file_digest, json_digest
 
 from .study import Plan, Step
 
@@ -23,6 +23,24 @@ STUDY = "study.json"
 """What the folder's study is; a report needs nothing else."""
 REPORT = "report"
 _LOCKS = (".lock", ".locks")
+_REPAIR = "run-study --repair does the step again"
+_RECORD: dict[str, Any] = {
+    "digest": "text",
+    "files": "texts by name",
+    "config": {},
+    "inputs": "texts by name",
+    "seconds": "number",
+}
+_SCORE = {"metric": "text", "score": "score"}
+_FIELDS: dict[str, dict[str, Any]] = {
+    "fine-tune": {**_SCORE, "baselines": {"majority": "numbers", "random": "numbers"}},
+    "pruned": {**_SCORE, "subnetwork": {"encoder_share": "number"}},
+    "fine-tuned": _SCORE,
+    "patterns": {"warnings": "texts"},
+    "search": {"warnings": "texts"},
+    "search-weights": {"warnings": "texts"},
+}
+"""Of each kind of step, what is read of its result."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +112,39 @@ class StudyFolder:
         Raises:
             InputError: it cannot be read.
         """
-        found = read_json(self.of(step) / METRICS, "the result of a study's step")
-        if not isinstance(found, dict) or not isinstance(found.get("step"), dict):
-            raise InputError(f"{self.of(step) / METRICS} is not the result of a study's step.")
+        file = self.of(step) / METRICS
+        found = check_fields(
+            file,
+            read_json(file, "the result of a study's step"),
+            {**_FIELDS.get(step.kind, {}), "step": _RECORD},
+        )
+        known = found["step"].pop("checksum", None)
+        if known not in (None, json_digest(found)):
+            raise InputError(f"{file} is not what was written there; {_REPAIR}.")
         return found
+
+    def file(self, step: Step, name: str) -> Path:
+        """Return the path of one of a finished step's files, which is what was written.
+
+        Raises:
+            InputError: it is missing, or something else.
+        """
+        path, known = self.of(step) / name, self.read(step)["step"]["files"]
+        if name not in known or not path.is_file():
+            raise InputError(f"{path} is missing; {_REPAIR}.")
+        if checksum(path) != known[name]:
+            raise InputError(f"{path} is not what was written there; {_REPAIR}.")
+        return path
+
+    def verified(self, step: Step) -> Path:
+        """Return the folder of a finished step whose files are all what was written.
+
+        Raises:
+            InputError: as :meth:`file`.
+        """
+        for name in self.read(step)["step"]["files"]:
+            self.file(step, name)
+        return self.of(step)
 
     def error(self, step: Step) -> dict[str, Any] | None:
         """Return how a step failed, or None."""
@@ -115,7 +162,7 @@ class StudyFolder:
             record = self.read(step)["step"]
             files, config, inputs = record["files"], record["config"], record["inputs"]
         except (InputError, KeyError):
-            return Damage(step, f"its {METRICS} cannot be read")
+            return Damage(step, f"its {METRICS} cannot be read, or is not what was written")
         if told := _changes(config, plan.configs[step.path]):
             return Damage(step, told, changed=True)
         for name, known in files.items():
@@ -124,7 +171,7 @@ class StudyFolder:
             if checksum(folder / name) != known:
                 return Damage(step, f"{name} is not what was written")
         for path, digest in inputs.items():
-            if self.digest(plan.by_path[path]) not in (None, digest):
+            if path not in plan.by_path or self.digest(plan.by_path[path]) not in (None, digest):
                 return Damage(step, f"it was made from another {path}")
         return None
 
@@ -158,7 +205,8 @@ class StudyFolder:
             if file.is_file() and file != made / METRICS
         }
         told = {"name": step.name, **record, "digest": digest, "files": files}
-        write_json(made / METRICS, {**result, "step": told})
+        checksum_of_all = json_digest({**result, "step": told})
+        write_json(made / METRICS, {**result, "step": {**told, "checksum": checksum_of_all}})
         final = self.of(step)
         self.remove(step)
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -209,8 +257,7 @@ class StudyFolder:
 
 def checksum(path: Path) -> str:
     """Return a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
 
 
 def _changes(there: Any, here: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from models.files import disk_is_full, read_json, reason, write_json
 from models.glue import load_rows, task_named
 from models.outputs import apart
 from models.provenance import provenance
+from models.reading import check_fields, reading
 
 from .study import Materials, Plan, Step, plan_of
 from .study_backends import BACKENDS, Workers, workers
@@ -227,17 +228,26 @@ def read_plan(path: Path) -> Plan:
     Raises:
         InputError: it holds none.
     """
-    found = read_json(Path(path) / STUDY, "a study's record")
+    file = Path(path) / STUDY
+    found = read_json(file, "a study's record")
     if not isinstance(found, dict) or not {"study", "materials"} <= set(found):
-        raise InputError(f"{Path(path) / STUDY} is not a study's record; give the folder of a study.")
-    study = _without_none(found["study"])
+        raise InputError(f"{file} is not a study's record; give the folder of a study.")
+    check_fields(
+        file, found, {"study": {"fine_tuning": {}, "structured": {}}, "materials": {"model": {}, "data": {}}}
+    )
+    table = _without_none(found["study"])
     for part, elsewhere in (
         ("fine_tuning", ("seed", "holdout", "max_length")),
         ("structured", ("what", "threshold")),
     ):
         for key in elsewhere:
-            study[part].pop(key, None)
-    return plan_of(from_table(Study, study), Materials(**found["materials"]))
+            table[part].pop(key, None)
+    try:
+        study: Study = from_table(Study, table)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    with reading(file, "a study's record"):
+        return plan_of(study, Materials(**found["materials"]))
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
@@ -18,6 +17,7 @@ from models.errors import InputError
 from models.evaluation import Examples, examples_of, predict
 from models.glue import Row, Rows, Task, apart, hold_out, load_rows, task_named
 from models.metrics import baselines, threshold_metric
+from models.reading import read_json
 
 from .importance import Importance
 
@@ -191,7 +191,7 @@ def draw_rows(rows: Sequence[Row], task: Task, examples: int | None) -> list[Row
 def _seed_of(model: str) -> int:
     """Return the seed that a fine-tuned model's folder names, 0 if it names none."""
     try:
-        seed = json.loads((Path(model) / "metrics.json").read_text(encoding="utf-8"))["seed"]
-    except (OSError, ValueError, KeyError, TypeError):
+        seed = read_json(Path(model) / "metrics.json")["seed"]
+    except (InputError, KeyError, TypeError):
         return 0
     return seed if type(seed) is int and seed >= 0 else 0

@@ -12,11 +12,11 @@ import pandas as pd
 
 from models.errors import InputError
 from models.evaluation import predict
-from models.files import atomic_file, known, write_json
+from models.files import atomic_file, known
 from models.provenance import provenance
 from models.weights import WEIGHT_MASKS_FILE, WeightMasks, survival
 
-from .folder import SUMMARY, SURVIVAL, Say, SearchFolder, components
+from .folder import SURVIVAL, Say, SearchFolder, components
 from .magnitude import Iteration, MagnitudeOrder, magnitude_search
 from .structured import check_score
 from .subject import Loaded, Subject
@@ -105,7 +105,7 @@ class PruneWeights:
         masks = order.masks(found.found.step)
         masks.save(folder.path / WEIGHT_MASKS_FILE)
         with atomic_file(folder.path / SURVIVAL) as temporary:
-            survival_frame(masks, loaded).to_parquet(temporary, index=False)
+            survival_frame(masks, loaded).to_parquet(temporary, index=False, write_page_checksum=True)
         summary = {
             "command": "prune-weights",
             **loaded.record(),
@@ -120,7 +120,7 @@ class PruneWeights:
             "warnings": loaded.warnings(found.full_score),
             "provenance": provenance(),
         }
-        write_json(folder.path / SUMMARY, summary)
+        folder.finish(summary)
         return summary
 
 

@@ -202,12 +202,15 @@ DAMAGE: dict[str, tuple[Any, str]] = {
         lambda f: (f / COMPACTED).unlink(),
         "there is no headscope.safetensors or model.safetensors",
     ),
-    "empty": (lambda f: (f / COMPACTED).write_bytes(b""), "headscope.safetensors is truncated or corrupt"),
+    "empty": (
+        lambda f: (f / COMPACTED).write_bytes(b""),
+        "headscope.safetensors is not a readable safetensors file",
+    ),
     "truncated": (
         lambda f: (f / COMPACTED).write_bytes((f / COMPACTED).read_bytes()[:-9]),
-        "headscope.safetensors is truncated or corrupt",
+        "headscope.safetensors is not a readable safetensors file",
     ),
-    "a pickle": (lambda f: torch.save({"a": 1}, f / COMPACTED), "is truncated or corrupt"),
+    "a pickle": (lambda f: torch.save({"a": 1}, f / COMPACTED), "is not a readable safetensors file"),
     "lacking": (
         lambda f: reweigh(f, lambda w: w.pop(OUTPUT)),
         f"lacks 1 of the model's weights, e.g. {OUTPUT}",
@@ -246,7 +249,7 @@ def test_an_unsupported_family_is_refused(folder: Path) -> None:
 
 def test_a_compacted_models_damage_is_told_by_the_checkpoint_loader_too(folder: Path) -> None:
     (folder / COMPACTED).write_bytes(b"")
-    with pytest.raises(InputError, match="truncated or corrupt"):
+    with pytest.raises(InputError, match="not a readable safetensors file"):
         load_checkpoint(str(folder))
 
 

@@ -154,7 +154,9 @@ class TestFile:
             one().save(tmp_path)
 
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"nope does not exist; give a subnetwork's \.safetensors"):
+        with pytest.raises(
+            InputError, match=r"nope does not exist; it should be a subnetwork's \.safetensors"
+        ):
             Subnetwork.load(tmp_path / "nope")
 
     @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
@@ -204,7 +206,7 @@ class TestPublishedLayout:
         np.save(tmp_path / "head_mask.npy", np.ones((2, 3)))
         np.save(tmp_path / "mlp_mask.npy", np.ones(2))
         (tmp_path / missing).unlink()
-        with pytest.raises(InputError, match=f"{missing} does not exist; a folder of published masks holds"):
+        with pytest.raises(InputError, match=f"{missing} does not exist; it should be one of the masks"):
             Subnetwork.load(tmp_path)
 
     @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ class TestPublishedLayout:
         [
             (np.array([1.0, 0.5]), "holds values other than 0 and 1"),
             (np.array([1.0, np.nan]), "holds values other than 0 and 1"),
-            (np.array([object(), object()]), "not a plain NumPy array"),
+            (np.array([object(), object()]), "it holds object instead of numbers"),
             (np.ones(3), "is not a subnetwork: heads has 2 layers but mlps has 3"),
             (np.array(1), r"is not a subnetwork: mlps .* got shape \(\)"),
         ],
@@ -228,6 +230,6 @@ class TestPublishedLayout:
     @pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY\x01\x00"], ids=repr)
     def test_a_corrupt_array_is_named(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "head_mask.npy").write_bytes(content)
-        with pytest.raises(InputError, match=r"head_mask\.npy is not a plain NumPy array: ") as error:
+        with pytest.raises(InputError, match=r"head_mask\.npy cannot be read as one of the masks") as error:
             Subnetwork.load(tmp_path)
         assert "\n" not in str(error.value)

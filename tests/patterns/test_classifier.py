@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -251,15 +252,30 @@ class TestWhatIsNoClassifier:
     def test_truncated_weights(self, folder: Path) -> None:
         file = folder / "model.safetensors"
         file.write_bytes(file.read_bytes()[:-100])
-        self.refused(folder, "truncated or corrupt")
+        self.refused(folder, "not a readable safetensors file")
 
     def test_weights_that_are_not_safetensors(self, folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(b"not a tensor in sight")
-        self.refused(folder, "truncated or corrupt")
+        self.refused(folder, "not a readable safetensors file")
+
+    def test_no_flipped_bit_changes_a_probability(self, folder: Path) -> None:
+        file = folder / "model.safetensors"
+        whole, version = file.read_bytes(), load_classifier(folder).version
+        for position in range(0, 8 * len(whole), 8 * len(whole) // 200):
+            damaged = bytearray(whole)
+            damaged[position // 8] ^= 1 << position % 8
+            file.write_bytes(damaged)
+            with contextlib.suppress(InputError):  # the checksum's own name may be what is damaged
+                assert load_classifier(folder).version == version
+
+    def test_a_config_with_a_key_twice(self, folder: Path) -> None:
+        text = (folder / "config.json").read_text()
+        (folder / "config.json").write_text(text.replace("{", '{"temperature": 3.0,', 1))
+        self.refused(folder.parent / "classifier", "the key 'temperature' stands twice")
 
     def test_a_config_that_is_not_json(self, folder: Path) -> None:
         (folder / "config.json").write_text("{")
-        self.refused(folder, "not a pattern classifier")
+        self.refused(folder, "cannot be read as a classifier's configuration")
 
     def test_another_models_folder(self, minilm_folder: str) -> None:
         self.refused(minilm_folder, "not a pattern classifier")
@@ -291,7 +307,16 @@ class TestWhatIsNoClassifier:
             {"profiles": 1},
             {"profiles": 0},
             {"temperature": 1e-300},
+            {"size": 1500},
+            {"size": 10**30},
+            {"members": 10**6},
+            {"groups": 10**9},
+            {"profiles": 10**6},
+            {"stages": [[10**6, 10**6]]},
+            {"stages": [[1]] * 100_000},
+            {"stages": [[4], [10**30]]},
         ],
+        ids=lambda change: f"{str(change)[:30]}",
     )
     def test_a_config_that_would_only_fail_later(self, folder: Path, change: dict[str, Any]) -> None:
         config = json.loads((folder / "config.json").read_text())

@@ -648,9 +648,9 @@ class TestFile:
         assert str(path) in str(error.value)
 
     def test_other_files_are_refused(self, tmp_path: Path, tiny_bert: Any) -> None:
-        with pytest.raises(InputError, match="nope does not exist; give a"):
+        with pytest.raises(InputError, match="nope does not exist; it should be a"):
             WeightMasks.load(tmp_path / "nope")
-        with pytest.raises(InputError, match="is a folder; give a"):
+        with pytest.raises(InputError, match="is a folder; it should be a"):
             WeightMasks.load(tmp_path)
         save_file({"a": np.ones(2, dtype=np.float32)}, tmp_path / "f", metadata={"shapes": '{"a": [16]}'})
         with pytest.raises(

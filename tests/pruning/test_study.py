@@ -291,6 +291,78 @@ def test_a_damaged_step_is_named_and_done_again_on_demand(
     assert tables(copied) == before
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        "sst2/seed_1/search-heads-and-mlps/importance.parquet",
+        "sst2/seed_1/search-heads-and-mlps/subnetwork.safetensors",
+        "mrpc/seed_2/search-heads-and-mlps/config.json",
+        "mrpc/seed_2/search-weights/survival.parquet",
+        "sst2/seed_2/patterns/maps.parquet",
+        f"sst2/seed_2/good-pruned/{METRICS}",
+        f"sst2/seed_2/fine-tune/{METRICS}",
+    ],
+)
+def test_a_report_reads_nothing_but_what_was_written(copied: Path, run_command: Any, file: str) -> None:
+    whole = (copied / file).read_bytes()
+    for damaged in (whole[:-40], whole.replace(b"1", b"0", 1), whole[: len(whole) // 2] + b"\0" * 40):
+        (copied / file).write_bytes(damaged)
+        code, out, err = run_command(run_study, "report", copied)
+        assert (code, out) == (2, "")
+        assert str(copied / file) in err
+        assert "Traceback" not in err
+    (copied / file).unlink()
+    if not file.endswith(METRICS):  # without it, the step is not done
+        code, _, err = run_command(run_study, "report", copied)
+        assert (code, f"{copied / file} is missing; run-study --repair" in err) == (2, True)
+    (copied / file).write_bytes(whole)
+    assert tables(copied)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"study": {}, "materials": {}}, "study.json, 'study' lacks 'fine_tuning'"),
+        ({"study": [], "materials": {}}, "study.json, 'study' holds []"),
+        ({"study": {"fine_tuning": {}, "structured": {}, "modle": 1}}, "is not a study's record"),
+        (
+            {
+                "study": {"fine_tuning": {}, "structured": {}, "modle": 1},
+                "materials": {"model": {}, "data": {}},
+            },
+            "unknown key modle",
+        ),
+        (
+            {
+                "study": {
+                    **{"fine_tuning": {}, "structured": {}, "model": "m", "tasks": ["sst2"]},
+                    **{"seeds": [1], "subnetworks": {"structured": ["good"]}},
+                },
+                "materials": {"model": {}, "data": {}, "more": 1},
+            },
+            "study.json cannot be read as a study's record",
+        ),
+    ],
+)
+def test_a_record_of_something_else_is_a_sentence(
+    tmp_path: Path, run_command: Any, content: Any, message: str
+) -> None:
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    code, _, err = run_command(run_study, "report", tmp_path)
+    assert code == 2
+    assert message in err
+
+
+def test_deeply_nested_toml_is_a_sentence(tmp_path: Path, run_command: Any) -> None:
+    for text in (f"x = {'[' * 50_000}{']' * 50_000}", f"tasks = {'[' * 200}{']' * 200}", "x = " + "9" * 5000):
+        (tmp_path / "s.toml").write_text(text)
+        code, _, err = run_command(run_study, tmp_path / "s.toml", "--output", tmp_path / "q")
+        assert code == 2
+        assert str(tmp_path / "s.toml") in err
+        assert err.count("\n") == 1
+        assert len(err) < 2100
+
+
 def test_forced_steps_are_done_again_and_what_they_change(
     copied: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
