@@ -134,7 +134,9 @@ def read_predictions(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     schema = PREDICTION_SCHEMA.append(pa.field("classifier_version", pa.string()))
     frame = read_table(path, schema, "predictions")
-    rows = {row["id"]: row for row in frame.to_dict("records")}
+    rows = {
+        str(row["id"]): {str(key): value for key, value in row.items()} for row in frame.to_dict("records")
+    }
     for id, row in rows.items():
         row["label"] = parse_label(str(row["label"]), f"{path}, map {id}")
         if not math.isfinite(row["margin"]):
