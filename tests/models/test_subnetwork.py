@@ -165,7 +165,7 @@ class TestFile:
         one().save(path)
         path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
         with pytest.raises(
-            InputError, match=r"s\.safetensors is not a readable safetensors file but truncated or corrupt: "
+            InputError, match=r"s\.safetensors is not a readable safetensors file but truncated"
         ):
             Subnetwork.load(path)
 
