@@ -10,13 +10,17 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 # What `make lock UPGRADE=--upgrade` moves; without it a lock keeps what pyproject.toml still allows.
 UPGRADE ?=
 
-.PHONY: help demo test test-all test-slow test-services test-gpu test-lowest test-latest lint lock \
+# Damaged files that each reader gets from make fuzz; make test-all gives it 150.
+FUZZ ?= 5000
+
+.PHONY: help demo test test-all test-slow test-services test-gpu fuzz test-lowest test-latest lint lock \
 	bench bench-classifier bench-annotation clean
 
 help:
 	@echo "make demo         set up, then show the attention pattern of every head of a real pretrained model"
 	@echo "make test         set up, then lint, type check and default tests (under 5 minutes on 2 cores)"
 	@echo "make test-all     make test, then the slow tests and those that start Label Studio (1 GB) and Chromium"
+	@echo "make fuzz         $(FUZZ) damaged files for every reader (FUZZ=20000: so many)"
 	@echo "make test-gpu     the tests that need CUDA"
 	@echo "make test-lowest  default tests with the lowest versions that pyproject.toml allows"
 	@echo "make test-latest  default tests with the newest versions that it allows"
@@ -56,6 +60,9 @@ test: lint
 
 test-gpu: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m gpu
+
+fuzz: $(VENV)/dev.stamp
+	HEADSCOPE_FUZZ=$(FUZZ) $(BIN)/python -m pytest -m slow tests/test_fuzz.py
 
 # Checks reports for accessibility; without npm that test is skipped.
 node_modules/axe-core/axe.min.js:

@@ -134,8 +134,9 @@ def read_predictions(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     schema = PREDICTION_SCHEMA.append(pa.field("classifier_version", pa.string()))
     frame = read_table(path, schema, "predictions")
-    records: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
-    rows = {str(row["id"]): row for row in records}
+    rows = {
+        str(row["id"]): {str(key): value for key, value in row.items()} for row in frame.to_dict("records")
+    }
     for id, row in rows.items():
         row["label"] = parse_label(str(row["label"]), f"{path}, map {id}")
         if not math.isfinite(row["margin"]):

@@ -28,7 +28,7 @@ CHECKSUM = "headscope_sha256"
 """The key of a safetensors file's metadata that holds the SHA-256 of the file, itself counted as zeros."""
 UNSET = "0" * 64
 """Keeps the place of a checksum while the rest is written."""
-_READABLE = "a readable safetensors file"
+_READABLE = "a readable safetensors file but truncated or corrupt"
 _DEEPEST = 100  # lists and tables within each other
 _LARGEST_JSON = 256 * 2**20  # bytes; parsed, JSON takes about ten times as much
 _LARGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
@@ -199,7 +199,7 @@ def read_array(path: Path | str, what: str = "a .npy file of numbers") -> npt.ND
     import numpy as np
 
     path = regular_file(path, what)
-    with reading(path, what), path.open("rb") as file:
+    with reading(path, what, "pickled objects are never opened"), path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         headers = {
             (1, 0): np.lib.format.read_array_header_1_0,

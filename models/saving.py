@@ -19,8 +19,8 @@ from .reading import reading, save_safetensors, tensor_shapes, verify_safetensor
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_LAYERS = 200  # so many may share their weights
 WHOLE = "model.safetensors"
-_LAYERS = 200  # a model may share the weights of so many
 COMPACTED = "headscope.safetensors"
 """The weights of a compacted model have a name that the library does not look for. From weights of other shapes
 than it expects, it may start some anew without a word; without any, it stops."""
@@ -167,7 +167,7 @@ def _weights(path: Path, compacted: bool) -> dict[str, torch.Tensor]:
     found = [path / name for name in names if (path / name).is_file()]
     if not found:
         raise InputError(f"{path} has no weights: there is no {' or '.join(names)}.")
-    with reading(found[0], "a readable safetensors file", verb="is not"):
+    with reading(found[0], "the weights of a model"):
         return load_file(found[0])
 
 

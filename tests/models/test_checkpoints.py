@@ -190,7 +190,9 @@ class TestRefusals:
         source = Path(minilm_folder) / WEIGHTS
         with source.open("rb") as file:
             (folder / WEIGHTS).write_bytes(file.read(int(share * source.stat().st_size)))
-        assert "its safetensors file is truncated or corrupt (" in refusal(folder)
+        assert "model.safetensors is not a readable safetensors file but truncated or corrupt: " in refusal(
+            folder
+        )
 
     @pytest.mark.parametrize(
         ("content", "problem"),

@@ -99,6 +99,14 @@ def test_an_error_of_ours_is_2_and_its_sentence_on_stderr(run: Any, kind: type[H
     assert err == "x.jsonl, row 3 has [no] column 'sentence': <give> one.\n"
 
 
+def test_a_path_that_cannot_be_looked_at_is_2_and_named(run: Any) -> None:
+    for path, why in (("a" * 300, "File name too long"), ("secret/m", "Permission denied")):
+        code, out, err = run(failing(OSError(13 if why.startswith("P") else 36, why, path)))
+        assert (code, out) == (2, "")
+        assert err.startswith(f"{path}: {why}")
+        assert err.count("\n") == 1
+
+
 def test_an_interrupt_is_130_and_says_so(run: Any) -> None:
     code, out, err = run(failing(KeyboardInterrupt()))
     assert code == 130

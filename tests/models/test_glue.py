@@ -8,6 +8,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import InputError
-from models.glue import TASKS, Rows, check_rows, load_rows, select_rows, task_named, texts_of
+from models.glue import (
+    TASKS,
+    Rows,
+    check_rows,
+    load_rows,
+    row_ids,
+    select_rows,
+    targets_of,
+    task_named,
+    texts_of,
+)
 
 QQP, COLA, MNLI, STSB, MRPC = (task_named(name) for name in ("qqp", "cola", "mnli", "stsb", "mrpc"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -360,6 +371,52 @@ class TestRefusals:
         pd.DataFrame([pair()]).to_parquet(path)
         path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
         assert "dev.parquet cannot be read: " in refusal(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("column", "value"),
+        [
+            ("label", 10**400),
+            ("label", -(10**400)),
+            ("label", "1" * 5000),
+            ("label", [[1]] * 1000),
+            ("label", 10**5000),
+        ],
+        ids=["huge", "negative", "digits", "lists", "5000 digits"],
+    )
+    def test_a_label_that_no_number_can_be_is_quoted_in_a_few_words(self, column: str, value: Any) -> None:
+        config = SimpleNamespace(id2label={0: "not_duplicate", 1: "duplicate"})
+        with pytest.raises(InputError, match="rows, row 1 has the label ") as error:
+            targets_of([pair(label=value)], QQP, config)  # type: ignore[arg-type]
+        assert len(str(error.value)) < 250
+
+    @pytest.mark.parametrize("idx", ["9" * 5000, 10**20, "18446744073709551616", 2**63])
+    def test_an_idx_that_no_table_can_hold_is_no_idx(self, idx: Any) -> None:
+        assert row_ids([{"idx": idx}, {"idx": 5}]) == [0, 1]
+        assert row_ids([{"idx": 2**63 - 1}, {"idx": "5"}]) == [2**63 - 1, 5]
+
+    def test_a_number_of_5000_digits_in_a_file(self, tmp_path: Path) -> None:
+        write(tmp_path / "dev.jsonl", json.dumps(pair())[:-1] + f', "more": {"9" * 5000}}}')
+        assert "dev.jsonl, line 1 is not JSON: " in refusal(tmp_path)
+
+    def test_a_key_or_a_column_that_stands_twice(self, tmp_path: Path) -> None:
+        write(tmp_path / "dev.jsonl", json.dumps(pair())[:-1] + ', "question1": "other"}')
+        assert "dev.jsonl, line 1 is not JSON: the key 'question1' stands twice" in refusal(tmp_path)
+        (tmp_path / "dev.jsonl").unlink()
+        write(tmp_path / "dev.csv", "question1,question2,label,label", "a,b,0,1")
+        assert "dev.csv has more than one column 'label'; keep one" in refusal(tmp_path)
+
+    def test_a_text_of_millions_of_characters(self, tmp_path: Path) -> None:
+        write(tmp_path / "dev.jsonl", json.dumps(pair(question2="a " * 600_000)))
+        assert "dev.jsonl, row 1: column 'question2' holds 1200000 characters" in refusal(tmp_path)
+
+    def test_dates_as_labels(self, tmp_path: Path) -> None:
+        import pandas as pd
+
+        pd.DataFrame([pair(label=pd.Timestamp("2020-01-01"))]).to_parquet(tmp_path / "dev.parquet")
+        rows = load_rows(QQP, tmp_path).rows
+        config = SimpleNamespace(id2label={0: "not_duplicate", 1: "duplicate"})
+        with pytest.raises(InputError, match="row 1 has the label "):
+            targets_of(rows, QQP, config)  # type: ignore[arg-type]
 
     def test_a_csv_file_with_a_quotation_mark_that_is_never_closed(self, tmp_path: Path) -> None:
         write(tmp_path / "dev.csv", "question1,question2", 'a,"b', "c,d")
