@@ -290,4 +290,4 @@ class Pull:
                 "title": project["title"],
                 "url": f"{server.url}/projects/{project['id']}/data",
             }
-        return {"project": where, **take(self.folder, reading)}
+        return {"project": where, **take(self.folder, reading, f"project {project['title']!r}")}
