@@ -166,7 +166,17 @@ def listed(words: str) -> tuple[str, ...]:
 
 def say(message: str) -> None:
     """Print to stderr, so that stdout stays what was asked for."""
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Return a text as one line that a terminal takes for nothing but text, and whole to a length of 2000.
+
+    Names, ids and messages come from files and servers, which may put line ends, escapes and marks that turn the
+    direction of writing into them.
+    """
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return line if len(line) <= 2000 else f"{line[:1500]} ... {line[-400:]}"
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
