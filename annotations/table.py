@@ -19,7 +19,7 @@ ANNOTATION_SCHEMA = pa.schema(
 """One row per annotator and map: when it was labelled (empty if unknown), and the file or tool it came from."""
 
 SAMPLE, TEXTS, PREDICTIONS = "sample.json", "texts.parquet", "predictions.parquet"
-"""What `annotate-maps sample` puts beside the maps: how they were sampled; each map's tokens (``id``, ``tokens``);
+"""What `annotate-maps sample` puts beside the maps: how they were sampled; each map's tokens, as text;
 what the classifier says of each (``id``, ``label``, ``prob_<p>``, ``margin``, ``classifier_version``)."""
 
 
