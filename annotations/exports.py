@@ -7,6 +7,7 @@ of its picture's file. What is not taken is counted, with the reason.
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'"
 
 MAX_TASK_BYTES = 64 * 2**20
 """The largest task that is read: a picture of 48 MB."""
+_GAPS = ("NaN", "nan", "NaT", "<NA>")
 _MAX_DEPTH = 100  # of lists and records in each other
 
 
@@ -58,6 +60,8 @@ class Reading:
     """Why annotations were left, and how many."""
     notes: Counter[str] = field(default_factory=Counter)
     """What is worth knowing of the labels taken, and of how many."""
+    numbers: dict[str, str] = field(default_factory=dict)
+    """By annotator, what the number is called that the export, or the caller, gives for the name: "user 3"."""
     details: dict[str, Counter[str]] = field(default_factory=dict)
     """By reason, the texts it is about (choices, controls, ids), each with its number; at most 20 texts."""
 
@@ -103,6 +107,7 @@ def read_export(
         raise InputError(f"{path} is empty; give an export as JSON, JSON_MIN, CSV or TSV.")
     reader = _Reader(maps, control, id_field, annotators or {})
     reading = reader.reading
+    reading.numbers |= {name: f"user {number}" for number, name in (annotators or {}).items()}
     with path.open("rb") as handle:
         if handle.read(3) != b"\xef\xbb\xbf":
             handle.seek(0)
@@ -112,10 +117,10 @@ def read_export(
             reading.tasks += 1
             if not isinstance(item, dict):
                 reading.leave(Left(MALFORMED))
-            elif isinstance(item.get("annotations"), list) and "data" in item:
+            elif isinstance(item.get("annotations", ""), list | None) and "data" in item:
                 reader.read_task(item)
             else:
-                reader.read_row(item)
+                reader.read_row(item if item.get(OURS) else _without_gaps(item))
     if maps.by_name:
         reading.notes["matched by the name of the picture's file alone"] = maps.by_name
     return reading
@@ -141,12 +146,12 @@ class _Reader:
 
     def read_task(self, task: dict[str, Any]) -> None:
         """Take the labels of a task as JSON has it: the only format with skips, drafts and who did what."""
-        drafts = task.get("drafts")
+        drafts, annotations = task.get("drafts"), task["annotations"] or ()
         for _ in drafts if isinstance(drafts, list) else ():
             self.reading.leave(Left(DRAFT))
-        if not task["annotations"] and not drafts:
+        if not annotations and not drafts:
             self.reading.unlabelled += 1
-        for one in task["annotations"]:
+        for one in annotations:
             try:
                 if not isinstance(one, dict):
                     raise Left(MALFORMED)
@@ -161,6 +166,8 @@ class _Reader:
                 who = one.get("completed_by")
                 ours = one.get("annotator")  # our own exports name whoever made the label
                 annotator = ours if isinstance(ours, str) and ours else _annotator(who, self.names)
+                if isinstance(who, dict) and (number := _number(who.get("id"))):
+                    self.reading.numbers.setdefault(annotator, f"user {number}")
                 source = one.get("source") if isinstance(one.get("source"), str) else None
                 if source is None:
                     source = "label-studio" + {
@@ -229,7 +236,7 @@ def _choice_of(annotation: dict[str, Any], control: str) -> tuple[Any, str]:
 
 
 def _pattern(texts: list[Any]) -> Any:
-    chosen = list(dict.fromkeys(map(str, texts)))
+    chosen = list(dict.fromkeys(str(text) for text in texts if text is not None))
     if not chosen:
         raise Left(EMPTY)
     if len(chosen) > 1:
@@ -243,12 +250,25 @@ def _pattern(texts: list[Any]) -> Any:
 def _annotator(who: Any, names: Mapping[str, str]) -> str:
     if isinstance(who, dict):
         who = who.get("email") or who.get("username") or who.get("id")
-    text = str(who).strip() if isinstance(who, (int, str)) and not isinstance(who, bool) else ""
+    text = _number(who) or (who.strip() if isinstance(who, str) else "")
     if not text:
         raise Left(NO_ANNOTATOR)
     if text in names:
         return names[text]
     return f"user {text}" if text.isdecimal() else text
+
+
+def _number(who: Any) -> str:
+    """Return a user's number as digits; a table with gaps makes 3.0 of 3."""
+    if isinstance(who, str) and re.fullmatch(r"\s*\d+(\.0+)?\s*", who):
+        return who.strip().partition(".")[0]
+    whole = isinstance(who, int) or (isinstance(who, float) and who.is_integer())
+    return str(int(who)) if whole and not isinstance(who, bool) else ""
+
+
+def _without_gaps(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of somebody else's table with nothing where pandas writes what it calls a missing value."""
+    return {name: None if isinstance(cell, str) and cell in _GAPS else cell for name, cell in row.items()}
 
 
 def _time(row: Mapping[str, Any]) -> datetime | None:
@@ -281,11 +301,53 @@ class _Gauge:
         return part
 
 
+class _WithoutNaN:
+    """A JSON file with ``null`` for each NaN outside its texts: Python writes it, and the parser does not read it."""
+
+    _END = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)  # up to the end of a text
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._handle, self._rest, self._inside = handle, b"", False
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next part, in length about what is asked for; nothing at the end alone."""
+        while True:
+            part = self._handle.read(size)
+            text, self._rest = self._rest + part, b""
+            if part:  # what may be half an escape, or half a NaN, waits for the next
+                cut = len(text.rstrip(b"\\"))
+                if not text.endswith(b"NaN"):
+                    cut -= next((len(half) for half in (b"Na", b"N") if text.endswith(half)), 0)
+                text, self._rest = text[:cut], text[cut:]
+            text = self._replaced(text)
+            if text or not part:
+                return text
+
+    def _replaced(self, text: bytes) -> bytes:
+        parts, at = [], 0
+        while at < len(text):
+            if self._inside:
+                end = self._END.match(text, at).end()  # type: ignore[union-attr]
+                parts.append(text[at:end])
+            else:
+                end = text.find(b'"', at)
+                end = len(text) if end < 0 else end
+                parts.append(_NAN.sub(b"null", text[at:end]))
+            if text[end : end + 1] == b'"':
+                self._inside = not self._inside
+            parts.append(text[end : end + 1])
+            at = end + 1
+        return b"".join(parts)
+
+
+_NAN = re.compile(rb"\bNaN\b")
+
+
 def _json_items(handle: IO[bytes], path: Path) -> Iterator[Any]:
     """Yield the items of a list; ``ijson.items`` would, but a few megabytes of nested lists fill the memory there."""
     import ijson
 
-    gauge = _Gauge(handle, path)
+    gauge = _Gauge(_WithoutNaN(handle), path)
     builder, depth = ijson.ObjectBuilder(), 0
     try:
         for event, value in ijson.basic_parse(gauge, use_float=True):
@@ -319,6 +381,8 @@ def _table_items(handle: IO[bytes], path: Path) -> Iterator[dict[str, Any]]:
         reader = csv.DictReader(_chained(first, lines), delimiter=delimiter, strict=True)
         try:
             columns = reader.fieldnames or ()
+            if twice := [name for name, number in Counter(columns).items() if number > 1]:
+                raise InputError(f"{path} has two columns {twice[0]!r}; which one counts, nobody can tell.")
             if missing := [name for name in ("annotator", "id") if name not in columns]:
                 raise InputError(
                     f"{path} has no column {' and no column '.join(missing)}, so it is no export of Label Studio as "

@@ -24,6 +24,7 @@ from models.cli import (
     TaskOption,
     group,
     listed,
+    printable,
     say,
 )
 
@@ -171,7 +172,7 @@ def status(
         parts = (f"{kind} {of['labelled']} of {of['maps']}" for kind, of in report["kinds"].items())
         print(f"labelled by kind: {', '.join(parts)}")
     for name, of in report["annotators"].items():
-        print(f"{_shown(name)}: {of['labelled']} labelled, {of['open']} open ({_counted(of['labels'])})")
+        print(f"{printable(name)}: {of['labelled']} labelled, {of['open']} open ({_counted(of['labels'])})")
     if report["labelled"]:
         print(f"label of the majority: {_counted(report['patterns'])}")
     if report["predicted"] and report["predicted"]["maps"]:
@@ -186,11 +187,6 @@ def status(
 
 def _counted(labels: dict[str, int]) -> str:
     return ", ".join(f"{n} {pattern}" for pattern, n in labels.items() if n) or "none"
-
-
-def _shown(name: str) -> str:
-    """An annotator's name as a terminal can show it: it comes from a file, control characters and all."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
 def _number(value: float | None, bounds: list[float | None] | None = None) -> str:
@@ -222,7 +218,7 @@ def _print_agreement(report: dict[str, Any]) -> None:
         for pattern, of in report["patterns"].items():
             print(f"{pattern:18} {of['labels']:6d} {_number(of['agreement']):>9} {_number(of['alpha']):>6}")
     for pair in report["pairs"]:
-        a, b = _shown(pair["a"]), _shown(pair["b"])
+        a, b = printable(pair["a"]), printable(pair["b"])
         if not pair["maps"]:
             print(f"\n{a} and {b}: no map in common")
             continue
@@ -245,7 +241,7 @@ def _print_agreement(report: dict[str, Any]) -> None:
             f"Dawid and Skene: {_counted(of['labels'])}; {of['changed']} against the majority, "
             f"{of['decided']} where it was tied"
         )
-        accuracies = (f"{_shown(name)} {a['accuracy']:.3f}" for name, a in of["annotators"].items())
+        accuracies = (f"{printable(name)} {a['accuracy']:.3f}" for name, a in of["annotators"].items())
         print(f"estimated share of right labels: {', '.join(accuracies)}")
     for note in report["notes"]:
         print(note)

@@ -1,5 +1,6 @@
 """Which map a task of Label Studio is about, and why an annotation is left."""
 
+import base64
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -22,6 +23,9 @@ NO_ID = "in a task without the id of a map"
 NO_MAP = "for a map that the folder does not hold"
 OTHER_MAP = "for another map of the same id"
 MALFORMED = "not as Label Studio writes it"
+
+NO_LABEL = (SKIPPED, DRAFT, EMPTY)
+"""Why there was nothing to take; every other reason leaves a label that somebody gave."""
 
 
 class Left(Exception):  # noqa: N818
@@ -56,7 +60,8 @@ class MapIndex:
         """
         given = data.get(id_field or ID_FIELD)
         if given not in (None, ""):
-            id = str(given)
+            whole = isinstance(given, float) and given.is_integer()  # a table with gaps makes 3.0 of 3
+            id = str(int(given) if whole else given)
             if id not in self._digests:
                 raise Left(NO_MAP, id)
             digest = data.get(DIGEST_FIELD) if id_field is None else None
@@ -66,7 +71,9 @@ class MapIndex:
         name = None if id_field else picture_name(data.get("image"))
         if name is None:
             raise Left(NO_ID)
-        found = self._by_file.get(name) or self._by_file.get(PurePosixPath(name).stem)
+        plain = unquote(name)  # a store's key may be written as part of an address
+        names = (name, PurePosixPath(name).stem, plain, PurePosixPath(plain).stem)
+        found = next((id for one in names if (id := self._by_file.get(one))), None)
         if found is None:
             raise Left(NO_MAP, name)
         self.by_name += 1
@@ -74,24 +81,39 @@ class MapIndex:
 
 
 def picture_name(image: Any) -> str | None:
-    """Return the file name in a task's ``data.image``: nothing is opened.
+    r"""Return the file name in a task's ``data.image``: nothing is opened.
 
-    It has four forms: ``/data/upload/8/5e7353fd-NAME``, ``/data/local-files/?d=FOLDER/NAME``, an http(s) or storage
-    URL, and a data URI, which has no name (None).
+    It has many forms: ``/data/upload/8/5e7353fd-NAME``, ``/data/local-files/?d=FOLDER/NAME``, an http(s) URL, a
+    path of any system (``C:\maps\NAME``), an object of a store (``s3://bucket/NAME``, where # and ? are letters of
+    the name), a storage proxy that holds one of these in base64 (``/tasks/3/resolve/?fileuri=``), and a data URI,
+    which has no name (None).
     """
     if not isinstance(image, str) or image[:5].lower() == "data:" or len(image) > 4096:
         return None
-    try:
-        parts = urlsplit(image)
-    except ValueError:
-        return None
-    path = unquote(parts.path)
-    if path.rstrip("/").endswith("/data/local-files"):
-        path = parse_qs(parts.query).get("d", [""])[0]
-    name = PurePosixPath(path).name
-    if "/data/upload/" in path:
+    scheme = re.match(r"([a-z][a-z0-9+.-]+):", image.lower())  # a single letter is a drive
+    on_server = re.search(r"/data/(upload|local-files)/|[?&]fileuri=", image)
+    path: str | None = image
+    if on_server or (scheme and scheme[1] in ("http", "https", "file")):
+        try:
+            parts = urlsplit(image)
+        except ValueError:
+            return None
+        words, path = parse_qs(parts.query), unquote(parts.path)
+        if path.rstrip("/").endswith("/data/local-files"):
+            path = words.get("d", [""])[0]
+        elif "fileuri" in words:
+            path = _decoded(words["fileuri"][0])
+    name = re.split(r"[/\\]", path or "")[-1]
+    if path and "/data/upload/" in path:
         name = re.sub(r"^[0-9a-f]{8}-", "", name)
     return name or None
+
+
+def _decoded(text: str) -> str | None:
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+    except ValueError:
+        return None
 
 
 def _upload_name(name: str) -> str:

@@ -27,6 +27,7 @@ from models.inputs import Encoded, batches
 from models.outputs import Output
 from models.provenance import provenance
 from models.tap import observe
+from models.tokens import shown_tokens
 from patterns import store
 from patterns.classifier import classifier_records, load_classifiers
 from patterns.distribution import check_seed
@@ -195,8 +196,7 @@ class SampleMaps:
             AnnotatedMaps(chosen).save(folder)
             predictions.to_parquet(folder / PREDICTIONS, index=False, write_page_checksum=True)
             tokens = [
-                checkpoint.tokenizer.convert_ids_to_tokens(look.encoded[place.example].input_ids)
-                for place in places
+                shown_tokens(checkpoint.tokenizer, look.encoded[place.example].input_ids) for place in places
             ]
             texts = {"id": pa.array([row.id for row in chosen]), "tokens": pa.array(tokens, _TOKENS)}
             pq.write_table(pa.table(texts), folder / TEXTS, write_page_checksum=True)

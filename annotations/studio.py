@@ -84,8 +84,6 @@ class Push:
         tokens = read_tokens(self.folder)
         with LabelStudio(self.url, self.token, self.timeout) as server:
             notes = []
-            if server.exposed:
-                notes.append(f"the token travels unencrypted to {server.url}; prefer https.")
             project, is_new = self._project(server, bool(predictions))
             called = choices_of(project)
             number, where = project["id"], f"{server.url}/projects/{project['id']}/data"
@@ -290,4 +288,4 @@ class Pull:
                 "title": project["title"],
                 "url": f"{server.url}/projects/{project['id']}/data",
             }
-        return {"project": where, **take(self.folder, reading)}
+        return {"project": where, **take(self.folder, reading, f"project {project['title']!r}")}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from models.cli import JsonOption, OverwriteOption, say
+from models.cli import JsonOption, OverwriteOption, printable, say
 from models.errors import InputError
 
 if TYPE_CHECKING:
@@ -200,10 +200,10 @@ def _report(done: dict[str, Any], as_json: bool) -> None:
     if done["replaced"]:
         print(f"  {done['replaced']} in place of an earlier label of the same annotator")
     for what, number in done["notes"].items():
-        print(f"  {number} {what}")
+        print(printable(f"  {number} {what}"))
     for why, number in done["left"].items():
         about = ", ".join(done["about"].get(why, ()))
-        print(f"left: {number} {why}" + (f" ({about})" if about else ""))
+        print(printable(f"left: {number} {why}" + (f" ({about})" if about else "")))
     if NO_ID in done["left"]:
         say("if another field of the tasks' data holds the maps' ids, name it with --id-field.")
     if done["unlabelled"]:

@@ -23,7 +23,7 @@ PREDICTION_SCHEMA = pa.schema([("id", pa.string()), ("label", pa.string()), ("ma
 """Of ``predictions.parquet``, what is read again."""
 
 SAMPLE, TEXTS, PREDICTIONS = "sample.json", "texts.parquet", "predictions.parquet"
-"""What `annotate-maps sample` puts beside the maps: how they were sampled; each map's tokens (``id``, ``tokens``);
+"""What `annotate-maps sample` puts beside the maps: how they were sampled; each map's tokens, as text;
 what the classifier says of each (``id``, ``label``, ``prob_<p>``, ``margin``, ``classifier_version``)."""
 
 

@@ -65,16 +65,24 @@ def choices_of(project: Mapping[str, Any]) -> tuple[str, str, dict[Pattern, str]
         InputError: it has not exactly one control with our five patterns for the picture in ``$image``.
     """
     found = []
-    for name, tag in (project.get("parsed_label_config") or {}).items():
-        inputs = tag.get("inputs") or [{}]
-        if tag.get("type") != "Choices" or inputs[0].get("value") != "image":
+    controls = project.get("parsed_label_config")
+    for name, tag in controls.items() if isinstance(controls, dict) else ():
+        tag = tag if isinstance(tag, dict) else {}
+        first, labels, shown = ((tag.get(key) or [None]) for key in ("inputs", "labels", "to_name"))
+        if not all(isinstance(one, list) for one in (first, labels, shown)) or tag.get("type") != "Choices":
+            continue
+        if (
+            not isinstance(first[0], dict)
+            or first[0].get("value") != "image"
+            or not isinstance(shown[0], str)
+        ):
             continue
         try:
-            named = {parse_label(label, name): label for label in tag.get("labels") or ()}
+            named = {parse_label(str(label), name): str(label) for label in labels}
         except InputError:
             continue
-        if len(named) == len(Pattern) == len(tag["labels"]):
-            found.append((name, tag["to_name"][0], named))
+        if len(named) == len(Pattern) == len(labels):
+            found.append((name, shown[0], named))
     if len(found) != 1:
         raise InputError(
             f"project {project.get('title')!r} is set up for other labels: it needs one Choices control with "

@@ -19,7 +19,7 @@ from .dataset import AnnotatedMaps
 from .exports import Reading, read_export
 from .folders import AddedSummary, add_annotations, add_maps, read_kinds
 from .formats import EXPORT, LAYOUTS, find_published, read_published, write_published
-from .matching import CONTROL, MapIndex
+from .matching import CONTROL, NO_ID, NO_LABEL, MapIndex
 from .stages import digest
 from .table import ANNOTATION_SCHEMA, read_annotations
 from .tasks import read_tokens
@@ -79,7 +79,7 @@ class Import:
             annotators=self.annotators,
             progress=progress,
         )
-        return take(self.folder, reading)
+        return take(self.folder, reading, str(self.source))
 
     def _maps(self) -> dict[str, Any]:
         if self._published():
@@ -209,33 +209,102 @@ def map_index(folder: Path) -> MapIndex:
     return MapIndex({row.id: digest(row.map) for row in store.iter_maps(folder)})
 
 
-def take(folder: Path, reading: Reading) -> dict[str, Any]:
-    """Add what was read to the folder and say what came of it."""
+def take(folder: Path, reading: Reading, source: str) -> dict[str, Any]:
+    """Add what was read to the folder and say what came of it.
+
+    Args:
+        folder: of the maps; without a label that is for one of them it stays as it was.
+        reading: what was read.
+        source: what to call it in an error.
+
+    Raises:
+        InputError: it holds labels and none of them is for a map of the folder, or who made them cannot be told.
+    """
+    if not reading.annotations and (why := {w: n for w, n in reading.left.items() if w not in NO_LABEL}):
+        reasons = "; ".join(
+            f"{number} {what}" + (f" ({', '.join(reading.details[what])})" if what in reading.details else "")
+            for what, number in why.items()
+        )
+        advice = "; if another field of the tasks' data holds the maps' ids, name it with --id-field"
+        raise InputError(
+            f"{source}: none of its labels could be taken: {reasons}{advice if NO_ID in why else ''}."
+        )
     frame = pd.DataFrame(reading.annotations, columns=ANNOTATION_SCHEMA.names)
-    frame, renamed = _one_name(frame, read_annotations(folder / "annotations.parquet"))
+    there = read_annotations(folder / "annotations.parquet")
+    frame, renamed = one_name(frame, there, reading.numbers, source)
     for before, after in renamed.items():
         reading.notes[f"{before} is {after}"] = int((frame["annotator"] == after).sum())
     return summary(folder, reading, add_annotations(folder, frame), taken=len(frame))
 
 
-def _one_name(new: pd.DataFrame, there: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+def one_name(
+    new: pd.DataFrame, there: pd.DataFrame, numbers: Mapping[str, str], source: str
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """Give an annotator one name, where one export has a number and another the e-mail address.
 
-    They are known to be one person by a label of the same map at the same microsecond.
+    Two names are one person's if they gave a map the same label at the same time, and either the export says which
+    number the address has, or that time tells people apart (:func:`_telling_times`) and nothing speaks against it. A
+    time that the labels of several have (a script's, or a day) is no sign: two people agree on many a map.
+
+    Args:
+        new: labels that are to come in, columns as :data:`~annotations.table.ANNOTATION_SCHEMA`.
+        there: those of the folder.
+        numbers: by name, the name of its number ("user 3"), as far as the export or the caller tells.
+        source: what to call the export in an error.
+
+    Returns:
+        The new labels under the names that the folder has, and each new name that was changed with what it is now.
+
+    Raises:
+        InputError: a name may be another's, and nothing tells whether it is.
     """
     if not len(new) or not len(there):
         return new, {}
     new = new.assign(
         time=pd.to_datetime(new["time"], utc=True, format="ISO8601").astype("datetime64[us, UTC]")
     )
-    key = ["id", "label", "time"]
-    both = new.dropna(subset="time").merge(there.dropna(subset="time"), on=key, suffixes=("", "_there"))
+    timed, known = new.dropna(subset="time"), there.dropna(subset="time")
+    telling = _telling_times(timed) & _telling_times(known)
+    both = timed.merge(known, on=["id", "time"], suffixes=("", "_there"))
+    pairs = both.assign(
+        same=both["label"] == both["label_there"], alone=both["time"].isin(list(telling))
+    ).loc[both["annotator"] != both["annotator_there"]]
+    owned = set(numbers.values())
+    same: list[tuple[bool, str, str]] = []
+    for (here, other), found in pairs.groupby(["annotator", "annotator_there"]):
+        number, name = (here, other) if _is_number(here) else (other, here)
+        agreed, against = int(found["same"].sum()), int((~found["same"]).sum())
+        told = numbers.get(name) == number
+        if not agreed or not _is_number(number) or _is_number(name):
+            continue
+        if (told and agreed > against) or (not against and (found["same"] & found["alone"]).any()):
+            same.append((told, here, other))
+        elif not against and name not in numbers and number not in owned:
+            raise InputError(
+                f"{source}: {name} and {number} may be one person, but their labels carry the same time as others'; "
+                f"say who it is: --annotator {number.removeprefix('user ')}={name}, or the name of somebody else."
+            )
     renamed: dict[str, str] = {}
-    for here, known in zip(both["annotator"], both["annotator_there"], strict=True):
-        numbered = [bool(re.fullmatch(r"user \d+", name)) for name in (here, known)]
-        if here != known and any(numbered) and not all(numbered):
-            renamed[here] = known
+    for told, here, other in sorted(same, reverse=True):  # what the export says first
+        if here not in renamed and other not in renamed.values():
+            renamed[here] = other
+        elif not told and renamed.get(here) != other:
+            raise InputError(
+                f"{source}: {here} would be one person with two of the folder's annotators, or two with one; "
+                "name each with --annotator, as 3=ann@example.org."
+            )
     return new.assign(annotator=new["annotator"].replace(renamed)), renamed
+
+
+def _telling_times(labels: pd.DataFrame) -> set[Any]:
+    """Return the times that one label alone has, or one annotator alone to a fraction of a second."""
+    by_time = labels.groupby("time")["annotator"].agg(["size", "nunique"])
+    fraction = by_time.index != by_time.index.floor("s")
+    return set(by_time.index[(by_time["size"] == 1) | ((by_time["nunique"] == 1) & fraction)])
+
+
+def _is_number(name: str) -> bool:
+    return bool(re.fullmatch(r"user \d+", name))
 
 
 def summary(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -27,7 +30,8 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Folder with <task>/<split>.* or <split>.* (jsonl, parquet, csv, tsv), or a Hub data set. "
+        help="Folder with <task>/<split>.* or <split>.* (jsonl, json, parquet, csv, tsv, also with .gz; "
+        "or what save_to_disk wrote), or a Hub data set. "
         "Default: nyu-mll/glue from the Hub.",
     ),
 ]
@@ -60,7 +64,7 @@ def command(function: Callable[..., None], after: str = "nothing was written.") 
         after: what to say of the output when it was interrupted.
     """
     app = _app()
-    app.command(cls=_Command)(_guarded(function, after))
+    app.command(cls=_Command, help=_flowing(function.__doc__))(_guarded(function, after))
     return _script(app, function.__name__, function.__doc__)
 
 
@@ -73,9 +77,10 @@ def group(name: str, summary: str, functions: Mapping[str, Callable[..., None]])
         functions: by the name of the sub-command.
     """
     app = _app()
-    app.callback(help=summary)(lambda: None)
+    app.callback(help=_flowing(summary))(lambda: None)
     for word, function in functions.items():
-        app.command(word, cls=_Command)(_guarded(function, "run the same command again."))
+        guarded = _guarded(function, "run the same command again.")
+        app.command(word, cls=_Command, help=_flowing(function.__doc__))(guarded)
     return _script(app, name, summary)
 
 
@@ -132,8 +137,49 @@ def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
     return main
 
 
+def _flowing(text: str | None) -> str:
+    """Return a text whose paragraphs are as wide as the terminal, and whose brackets are no markup."""
+    paragraphs = inspect.cleandoc(text or "").split("\n\n")
+    return _unmarked("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs))
+
+
+def _unmarked(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+_PANELS = {
+    "Model and data": "model revision task data split examples holdout subnetwork annotations",
+    "Running": "batch-size max-length seed seeds device precision jobs backend address gpus",
+    "Output": "output overwrite save-maps keep report-to json",
+}
+"""Under which title an option is listed in --help, whichever command has it; the others are the command's own."""
+
+_options: ContextVar[Mapping[str, str] | None] = ContextVar("options", default=None)
+"""The options of the command that runs, by the names of Python's arguments."""
+
+
 class _Command(typer.core.TyperCommand):
-    """A command whose options with several values take them one after another: ``--seeds 1 2 3``."""
+    """A command whose options are listed in groups; those with several values take them one after another.
+
+    ``--seeds 1 2 3``
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        panels = {f"--{word}": title for title, words in _PANELS.items() for word in words.split()}
+        for parameter in self.params:
+            parameter.help = _unmarked(parameter.help or "")  # type: ignore[attr-defined]
+            if parameter.opts[0] in panels:
+                parameter.rich_help_panel = panels[parameter.opts[0]]  # type: ignore[attr-defined]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, so that errors name its options."""
+        named = {p.name: p.opts[0] for p in self.params if p.name and p.opts[0].startswith("--")}
+        token = _options.set(named)
+        try:
+            return super().invoke(ctx)
+        finally:
+            _options.reset(token)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         several = {
@@ -178,13 +224,33 @@ def listed(words: str) -> tuple[str, ...]:
 
 def say(message: str) -> None:
     """Print to stderr, so that stdout stays what was asked for."""
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Return a text as one line that a terminal takes for nothing but text, and whole to a length of 2000.
+
+    Names, ids and messages come from files and servers, which may put line ends, escapes and marks that turn the
+    direction of writing into them.
+    """
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return line if len(line) <= 2000 else f"{line[:1500]} ... {line[-400:]}"
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def _as_options(message: str) -> str:
+    """Return an error's message with options, ``--batch-size 0``, for arguments of Python, ``batch_size=0``."""
+    named = _options.get() or {}
+
+    def option(match: re.Match[str]) -> str:
+        return f"{named[match[1]]} " if match[1] in named else match[0]
+
+    return re.sub(r"(?<![\w.-])([a-z][a-z_]*)=(?=[^\s=])", option, message)
+
+
 def _stop(message: str, code: int) -> NoReturn:
-    say(message)
+    say(_as_options(message))
     raise typer.Exit(code)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +10,9 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import row_files
 from .errors import InputError, MissingSplitError, one_line
 from .files import reason
-from .reading import no_key_twice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,10 +64,9 @@ _SPLITS = {
     "validation_matched": ("validation_matched", "validation", "dev_matched", "dev"),
     "validation_mismatched": ("validation_mismatched", "dev_mismatched"),
 }
-_ENDINGS = (".jsonl", ".parquet", ".csv", ".tsv")
 _LARGEST_ID = 2**63 - 1
-_MOST_ROWS = 10_000_000  # of a split
 _LONGEST = 1_000_000  # characters of a text; of longer ones, tokenizers take gigabytes
+_TSV_ONLY = ("stsb",)  # elsewhere a column called score may have another range
 _SCORES = (0.0, 5.0)  # the range of STS-B's similarity
 _BROKEN_OFF = 100  # GLUE's QQP files have lines that break off: at most one row in so many may be left out
 
@@ -99,7 +96,9 @@ class Rows:
     source: str
     """The file, or ``dataset/config/split`` of the Hub."""
     unread: tuple[str, ...] = ()
-    """What lay beside it and was not read: other data files, and rows of a tsv file that break off."""
+    """Data files that lay beside it and were not read, such as other splits."""
+    broken: str = ""
+    """Which rows of a tsv file break off and are left out."""
     revision: str | None = None
     """Of a Hub data set: its fingerprint."""
     sha256: str | None = None
@@ -110,10 +109,11 @@ class Rows:
         return {"source": self.source, "revision": self.revision, "sha256": self.sha256}
 
     def shortage(self, examples: int) -> list[str]:
-        """Return a warning if there are fewer rows than the examples asked for; else nothing."""
+        """Return a warning if there are fewer rows than the examples asked for, and one if rows are left out."""
+        broken = [f"{self.broken} are left out."] if self.broken else []
         if len(self.rows) >= examples:
-            return []
-        return [f"{examples} examples were asked for, but {self.source} has {len(self.rows)}."]
+            return broken
+        return [f"{examples} examples were asked for, but {self.source} has {len(self.rows)}.", *broken]
 
     def numbered(self) -> list[Row]:
         """Return the rows with ``idx`` set: see :func:`row_ids`."""
@@ -125,7 +125,8 @@ def load_rows(task: Task, data: str | Path | None = None, split: str = "validati
 
     Args:
         task: which task; decides the columns that a row must have.
-        data: a folder that holds ``<task>/<split>.*`` or ``<split>.*`` (jsonl, parquet, csv, GLUE's tsv; the
+        data: a folder that holds ``<task>/<split>.*`` or ``<split>.*`` (jsonl, json, parquet, csv, GLUE's tsv, all
+            but parquet also with .gz; in one file or in the Hub's shards; or a folder that ``save_to_disk`` wrote; the
             task in any spelling), or the id of a Hub data set; the Hub's ``nyu-mll/glue`` if None.
         split: ``validation`` also finds ``validation_matched`` and ``dev``.
 
@@ -340,109 +341,93 @@ def _from_folder(task: Task, folder: Path, split: str) -> Rows:
     homes.sort(key=lambda home: (home.name != task.name, home.name))
     seen: list[Path] = []
     for home in [*homes, folder]:
-        files = sorted(path for path in home.iterdir() if path.suffix in _ENDINGS and path.is_file())
+        files = row_files.rows_in(home)
         seen += files
         for stem in _SPLITS.get(split, (split,)):
-            matches = [path for path in files if _split_of(path) == stem]
-            if len(matches) > 1:
-                raise InputError(
-                    f"{home} holds {' and '.join(path.name for path in matches)}; keep one file per split."
-                )
+            matches = [path for path in files if row_files.split_of(path, home) == stem]
             if matches:
-                unread = [str(other) for other in files if other != matches[0]]
-                return _from_file(task, matches[0], unread)
+                unread = [str(other) for other in files if other not in matches]
+                return _from_files(task, *row_files.parts_of(matches), unread)
     named = ", ".join(str(path) for path in seen[:9]) + (", ..." if len(seen) > 9 else "")
     there = f"found only {named}" if seen else "it holds no data files"
     raise MissingSplitError(
-        f"--data {folder} has no {task.name}/{split}.* and no {split}.* ({', '.join(_ENDINGS)}): {there}."
+        f"--data {folder} has no {task.name}/{split}.* and no {split}.* ({', '.join(row_files.ENDINGS)}): {there}."
     )
 
 
-def _split_of(path: Path) -> str:
-    return re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)  # as the Hub names its files
-
-
-def _from_file(task: Task, path: Path, unread: list[str]) -> Rows:
-    rows = _read(path, task)
-    if path.suffix == ".tsv":
-        broken = [n for n, row in enumerate(rows, start=1) if not row.keys() >= set(task.columns)]
-        if broken and len(broken) * _BROKEN_OFF <= len(rows):
-            rows = [row for row in rows if row.keys() >= set(task.columns)]
-            unread.append(f"{len(broken)} rows of {path} that break off, the first of them row {broken[0]}")
+def _from_files(task: Task, source: str, paths: Sequence[Path], unread: Sequence[str]) -> Rows:
+    rows: list[Row] = []
+    broken_off = []
+    digest = hashlib.sha256()
+    for path in paths:
+        part = _read(path, task)
+        if row_files.ending_of(path) == ".tsv":
+            broken = [n for n, row in enumerate(part, start=1) if not row.keys() >= set(task.columns)]
+            if broken and len(broken) * _BROKEN_OFF <= len(part):
+                part = [row for row in part if row.keys() >= set(task.columns)]
+                broken_off.append(
+                    f"{len(broken)} rows of {path} that break off, the first of them row {broken[0]},"
+                )
+        check_rows(part, task, str(path))
+        rows += part
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
     if not rows:
-        raise InputError(f"{path} holds no rows.")
-    check_rows(rows, task, str(path))
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Rows(rows, str(path), tuple(unread), sha256=digest)
+        raise InputError(f"{source} holds no rows.")
+    return Rows(rows, source, tuple(unread), " and ".join(broken_off), sha256=digest.hexdigest())
 
 
 def _read(path: Path, task: Task) -> list[Row]:
+    ending = row_files.ending_of(path)
     try:
-        if path.suffix == ".jsonl":
-            rows = _read_jsonl(path)
-        elif path.suffix == ".parquet":
-            rows = _read_parquet(path)
+        if ending == ".jsonl":
+            rows = row_files.read_jsonl(path)
+        elif ending == ".json":
+            rows = row_files.read_json(path)
+        elif ending in (".parquet", ".arrow"):
+            rows, schema = row_files.read_columns(path)
+            named = _schema_names(schema)
         else:
             rows = _read_table(path, task)
     except InputError:
         raise
     except Exception as error:  # a damaged file leads parsers to nearly any
         raise InputError(f"{path} cannot be read: {reason(error)}.") from error
-    names = _TSV_COLUMNS.get(task.name, {}) if path.suffix == ".tsv" else {}
-    return [{names.get(column, column): value for column, value in row.items()} for row in rows]
+    names = _TSV_COLUMNS.get(task.name, {}) if ending == ".tsv" or task.name not in _TSV_ONLY else {}
+    return [_renamed(row, names, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
 
 
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
+def _renamed(row: Row, names: Mapping[str, str], where: str) -> Row:
+    """Return a row in the Hub's column names; a text column that has its own there keeps it.
 
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        if file.metadata.num_rows > _MOST_ROWS:
-            raise ValueError(
-                f"it says that it has {file.metadata.num_rows} rows, and {_MOST_ROWS} are the most"
-            )
-        rows: list[dict[str, Any]] = []
-        for batch in file.iter_batches(10_000):
-            batch.validate(full=True)
-            rows += batch.to_pylist()
-    return rows
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line, object_pairs_hook=no_key_twice)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{path}, line {number} is not JSON: {reason(error)}.") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{path}, line {number} is not a JSON object of columns.")
-            rows.append(row)
-    return rows
+    Raises:
+        InputError: it has two labels, under different names.
+    """
+    known = {column: names.get(column, column) for column in row}
+    for column, name in known.items():
+        if column != name and name in row:
+            if name == "label":
+                raise InputError(f"{where} has both a column {column!r} and a column 'label'; keep one.")
+            known[column] = column
+    return {known[column]: value for column, value in row.items()}
 
 
 def _read_table(path: Path, task: Task) -> list[dict[str, Any]]:
     """Every value is text; a row with fewer fields than the header lacks the last columns."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix == ".tsv":  # GLUE's files do not quote: a field may hold one quotation mark
-            lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        else:
-            lines = csv.reader(file, strict=True)
-        table = [fields for fields in lines if fields]
-    for name in (*task.columns, "label", "idx", *_TSV_COLUMNS.get(task.name, ())):
-        if table and table[0].count(name) > 1:
-            raise InputError(f"{path} has more than one column {name!r}; keep one.")
-    if path.suffix == ".tsv" and task.name == "cola" and table and "sentence" not in table[0]:
+    tsv = row_files.ending_of(path) == ".tsv"
+    table = row_files.read_tsv(path) if tsv else row_files.read_csv(path)
+    if not table:
+        return []
+    if tsv and task.name == "cola" and "sentence" not in table[0]:
         table.insert(0, _COLA_TSV)
+    columns = row_files.columns_of(path, table[0])
     for number, fields in enumerate(table[1:], start=1):
-        if len(fields) > len(table[0]):
+        if len(fields) > len(columns):
             raise InputError(
-                f"{path}, row {number} has {len(fields)} fields, but the first line names {len(table[0])} columns."
+                f"{path}, row {number} has {len(fields)} fields, but the first line names {len(columns)} columns."
             )
-    return [dict(zip(table[0], fields, strict=False)) for fields in table[1:]]
+    return [dict(zip(columns, fields, strict=False)) for fields in table[1:]]
 
 
 def _from_hub(task: Task, dataset: str, split: str) -> Rows:

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.tokens import shown_tokens
+
 from .images import resampling_matrices
 from .taxonomy import PATTERNS
 
@@ -168,7 +170,7 @@ class ExampleMaps:
     def _input(self, i: int) -> Input:
         example, one = int(self._ids[i]), self._members[i]
         if (self.source, example) not in self._inputs:
-            tokens = tuple(self._tokenizer.convert_ids_to_tokens(one.input_ids))
+            tokens = tuple(shown_tokens(self._tokenizer, one.input_ids))
             self._inputs[self.source, example] = Input(self.source, example, tokens, one.borders)
         return self._inputs[self.source, example]
 

@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
+from rich.theme import Theme
 
 from models.errors import InputError
+from models.terminal import print_table
 
-from .taxonomy import ABBREVIATIONS, COLOURS, INTERPRETABLE, KINDS, PATTERNS, TITLES, Pattern
+from .taxonomy import ABBREVIATIONS, COLOURS, COLOURS_OF_16, INTERPRETABLE, KINDS, PATTERNS, TITLES, Pattern
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +57,8 @@ def print_patterns(
         InputError: a column is missing, a value is out of range, or shares do not sum to one.
     """
     console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    few = console.color_system not in ("256", "truecolor")
+    console.push_theme(Theme(_styles(COLOURS_OF_16 if few else COLOURS)))
 
     def printable(name: str) -> str:
         return name.encode(console.encoding, "backslashreplace").decode(console.encoding)
@@ -154,8 +158,17 @@ def _pattern(name: object, where: str) -> Pattern:
         raise InputError(f"{name!r} ({where}) is no pattern; choose from {', '.join(PATTERNS)}.") from error
 
 
-def _style(pattern: Pattern, share: float = 1.0) -> Style:
-    return Style(color=COLOURS[pattern], bold=share >= 0.5, dim=share < 0.5)
+def _style(pattern: Pattern, share: float = 1.0) -> str:
+    """The name of a style of :func:`_styles`."""
+    return f"{pattern.value}.{'sure' if share >= 0.5 else 'unsure'}"
+
+
+def _styles(colours: Mapping[Pattern, str]) -> dict[str, Style]:
+    return {
+        _style(pattern, share): Style(color=colour, bold=share >= 0.5, dim=share < 0.5)
+        for pattern, colour in colours.items()
+        for share in (0.0, 1.0)
+    }
 
 
 def _grid(kind: str, grid: HeadGrid, layers: int, columns: int) -> list[Text]:
@@ -204,7 +217,7 @@ def _key(grids: Mapping[str, HeadGrid], layers: int, columns: int) -> Text:
 def _print_table(console: Console, title: str, table: Table) -> None:
     """Print a table below its title, and an empty line."""
     console.print(Text(title, "bold"))
-    console.print(table)
+    print_table(console, table)
     console.print()
 
 

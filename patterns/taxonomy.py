@@ -37,6 +37,16 @@ COLOURS: dict[Pattern, str] = {
     Pattern.HETEROGENEOUS: palette.GREEN,
 }
 
+COLOURS_OF_16: dict[Pattern, str] = {
+    Pattern.VERTICAL: "bright_blue",
+    Pattern.DIAGONAL: "yellow",
+    Pattern.VERTICAL_DIAGONAL: "bright_magenta",
+    Pattern.BLOCK: "bright_red",
+    Pattern.HETEROGENEOUS: "green",
+}
+"""On a terminal of 16 colours, where the nearest ones to :data:`COLOURS` are the same for two patterns, and white for
+one. Those that are neither too dark on black nor too pale on white."""
+
 MEANINGS: dict[Pattern, str] = {
     Pattern.VERTICAL: "One or a few columns are bright over most rows: attention to [CLS], [SEP] or a full stop.",
     Pattern.DIAGONAL: "A line or band along the diagonal: attention to the token itself, the one before or after.",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
+from models.cli import say
 from models.errors import InputError
 from models.files import write_json
 from models.glue import Rows, load_rows, select_rows, task_named
@@ -229,7 +230,7 @@ class CompareSurvivors:
     def _caveats(self, group: Group, rows: Rows, measured: Measured) -> list[str]:
         messages = rows.shortage(self.examples)
         if rows.unread:
-            messages.append(f"{rows.source} was read; not read: {', '.join(rows.unread)}.")
+            say(f"read {rows.source}; not read: {', '.join(rows.unread)}")
         if len(group.runs) > 1 and measured.n_models == 1:
             messages.append(
                 f"{group.name}: one model, {measured.models[0].name}, was looked at for all {len(group.runs)} seeds, "

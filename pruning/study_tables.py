@@ -11,6 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from models.terminal import print_table
+
 if TYPE_CHECKING:
     from .study_estimate import Estimate
 
@@ -28,7 +30,7 @@ def print_plan(found: Sequence[Estimate], jobs: int) -> None:
             table.add_row(wave, style="bold")
         numbers = (str(one.done), str(one.steps), duration(one.seconds), duration(one.left))
         table.add_row(f"  {one.name}", *numbers)
-    console.print(table)
+    print_table(console, table)
     steps, done = sum(one.steps for one in found), sum(one.done for one in found)
     known = [one.left for one in found if one.left is not None]
     unknown = [one.name for one in found if one.left is None]
@@ -83,7 +85,7 @@ def print_report(told: Mapping[str, Any]) -> None:
             "bold",
         )
     )
-    console.print(table)
+    print_table(console, table, keep=3)
     for one in told["conclusions"]:
         console.print()
         console.print(Text(one["question"], "bold"))

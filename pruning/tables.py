@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from models.terminal import print_table
 from patterns.tables import interval, percent
 from patterns.taxonomy import PATTERNS, TITLES, Pattern
 
@@ -200,5 +201,5 @@ def _table(first: str, *others: str) -> Table:
 
 def _print(console: Console, title: str, table: Table) -> None:
     console.print(Text(title, "bold"))
-    console.print(table)
+    print_table(console, table)
     console.print()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import tempfile
 from collections import Counter
@@ -194,7 +195,9 @@ class TestTasks:
         other["data"]["headscope_digest"] = "ffffffff"
         tasks = [other, task("elsewhere", said("Block")), {"data": {}, "annotations": [said("Block")]}]
         tasks.append({"data": {"image": "data:image/png;base64,AAAA"}, "annotations": [said("Block")]})
+        tasks.append(task("m_1", said("Block")))
         done = Import(write(tmp_path / "e.json", tasks), folder).run()
+        assert done["taken"] == 1
         assert done["left"] == {matching.OTHER_MAP: 1, matching.NO_MAP: 1, matching.NO_ID: 2}
         assert done["about"][matching.NO_MAP] == {"elsewhere": 1}
         assert not (folder / "annotations.parquet").read_bytes().count(b"elsewhere")
@@ -240,6 +243,99 @@ class TestTasks:
         assert set(AnnotatedMaps.load(folder).annotations["annotator"]) == {"ann@example.org"}
         assert "user 3 is ann@example.org" in done["notes"]
 
+    @pytest.mark.parametrize("time", ["2024-05-02T00:00:00Z", "2024-05-02T00:00:00.123456Z"])
+    def test_two_people_whose_labels_carry_one_time_stay_two(
+        self, folder: Path, tmp_path: Path, time: str
+    ) -> None:
+        """One export has numbers, the other addresses too; the two agree on one map of three."""
+        both = {3: ["Block", "Block", "Vertical"], 4: ["Block", "Diagonal", "Block"]}
+        mail = {3: "ann@example.org", 4: "bob@example.org"}
+
+        def export(name: str, maps: int, who: Any) -> Path:
+            tasks = [
+                task(f"m_{i}", *(said(labels[i], who(n), time) for n, labels in both.items()))
+                for i in range(maps)
+            ]
+            return write(tmp_path / name, tasks)
+
+        Import(export("numbers.json", 2, lambda n: n), folder).run()
+        mails = export("mails.json", 3, lambda n: {"id": n, "email": mail[n]})
+        done = Import(mails, folder).run()
+        assert (done["added"], done["known"], done["left"]) == (2, 4, {})
+        found = AnnotatedMaps.load(folder).annotations
+        for name, labels in (("user 3", both[3]), ("user 4", both[4])):
+            mine = found[found["annotator"] == name].sort_values("id")
+            assert [label.replace("_", " ") for label in mine["label"]] == [text.lower() for text in labels]
+        assert len(found) == 6
+
+    def test_who_cannot_be_told_is_asked_for(self, folder: Path, tmp_path: Path) -> None:
+        """A table has addresses without their numbers; ann may be user 3, or agree with her by chance."""
+        day = "2024-05-02T00:00:00Z"
+        Import(write(tmp_path / "a.json", [task("m_0", said("Block", 3, day))]), folder).run()
+        (tmp_path / "b.csv").write_text(
+            "id,headscope_id,annotator,pattern,updated_at\n"
+            f"1,m_0,ann@example.org,Block,{day}\n2,m_1,ann@example.org,Block,{day}\n"
+        )
+        before = (folder / "annotations.parquet").read_bytes()
+        with pytest.raises(InputError, match=r"--annotator 3=ann@example.org, or the name of somebody else"):
+            Import(tmp_path / "b.csv", folder).run()
+        assert (folder / "annotations.parquet").read_bytes() == before
+        Import(tmp_path / "b.csv", folder, annotators={"3": "eve"}).run()
+        assert set(AnnotatedMaps.load(folder).annotations["annotator"]) == {"user 3", "ann@example.org"}
+
+    def test_a_number_that_the_caller_names_is_one_person(self, folder: Path, tmp_path: Path) -> None:
+        day = "2024-05-02T00:00:00Z"
+        Import(write(tmp_path / "a.json", [task("m_0", said("Block", 3, day))]), folder).run()
+        path = write(
+            tmp_path / "b.json", [task(f"m_{i}", said("Block", "ann@example.org", day)) for i in (0, 1)]
+        )
+        done = Import(path, folder, annotators={"3": "ann@example.org"}).run()
+        assert (done["added"], done["known"]) == (1, 1)
+        assert set(AnnotatedMaps.load(folder).annotations["annotator"]) == {"user 3"}
+
+    def test_nan_is_nothing(self, folder: Path, tmp_path: Path) -> None:
+        """As Python and pandas write gaps, inside a text as well, where it stays."""
+        nan = float("nan")
+        tasks = [
+            task("m_0", said("Block", 3.0), drafts=nan, predictions=nan),
+            task("m_1") | {"annotations": nan},
+            task("m_2", said("Block", nan)),
+            task("m_3", said(nan)),
+            {
+                "data": {"headscope_id": nan, "image": 'x\\" NaN/m_3.png'},
+                "annotations": [said("Block", "NaN NaN")],
+            },
+        ]
+        path = write(tmp_path / "e.json", tasks)
+        assert path.read_text().count("NaN") == 9
+        done = Import(path, folder).run()
+        assert (done["taken"], done["unlabelled"]) == (2, 1)
+        assert done["left"] == {matching.NO_ANNOTATOR: 1, matching.EMPTY: 1}
+        assert set(AnnotatedMaps.load(folder).annotations["annotator"]) == {"user 3", "NaN NaN"}
+        row = {"id": 1, "headscope_id": "m_0", "annotator": 3.0, "annotation_id": 1.0, "pattern": "Block"}
+        rows = [row | {"updated_at": nan}, dict.fromkeys(row, nan) | {"id": 2, "headscope_id": "m_1"}]
+        done = Import(write(tmp_path / "min.json", rows), folder).run()
+        assert (done["taken"], done["unlabelled"], done["left"]) == (1, 1, {})
+        pd.DataFrame(rows).to_csv(tmp_path / "e.csv", index=False, na_rep="nan")
+        done = Import(tmp_path / "e.csv", folder).run()
+        assert (done["known"], done["unlabelled"], done["left"]) == (1, 1, {})
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.recursive(
+            st.none() | st.text(st.sampled_from('"\\Na,[]: '), max_size=6) | st.just(float("nan")),
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.dictionaries(st.text('aN\\"', max_size=2), inner, max_size=3)
+            ),
+        ),
+        st.integers(1, 9),
+    )
+    def test_nan_is_found_wherever_a_file_is_cut(self, value: Any, size: int) -> None:
+        handle = exports._WithoutNaN(io.BytesIO(json.dumps(value).encode()))
+        text = b"".join(iter(lambda: handle.read(size), b""))
+        right = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == right
+
     def test_a_later_label_replaces_an_earlier_one(self, folder: Path, tmp_path: Path) -> None:
         twice = task(
             "m_0", said("Block", 3, "2026-01-02T00:00:00Z"), said("Diagonal", 3, "2026-01-01T00:00:00Z")
@@ -274,7 +370,8 @@ class TestBadFiles:
             ('[{"a":' * 200, "nested 101 deep"),
             ("[1]]", "no whole JSON"),
             ("7", "no column"),
-            ('[{"a": NaN}]', "no whole JSON"),
+            ('[{"a": Infinity}]', "no whole JSON"),
+            ("id,annotator,pattern,annotator\n1,2,Block,3\n", "two columns 'annotator'"),
             ("name,label\na,b\n", "no column annotator"),
             ('id,annotator,pattern\n1,2,"open\n', "no CSV"),
             ("id,annotator,pattern\n1,2\n", "line 2 has not as many cells"),
@@ -352,7 +449,30 @@ class TestBadFiles:
         assert picture_name("/data/local-files/?d=x/y%2Fb.png") == "b.png"
         assert picture_name("https://host/dir/c.png?sig=1") == "c.png"
         assert picture_name("data:image/png;base64,iVBO") is None
+        for image in (
+            r"C:\maps\b#1.png", "C:/maps/b#1.png", r"\\server\maps\b#1.png", "s3://bucket/x/b#1.png", "/x/b#1.png",
+            r"/data/local-files/?d=maps%5Cb%231.png", "file:///C:/maps/b%231.png", "azure-blob://c/b#1.png", "b#1.png",
+            "/tasks/3/resolve/?fileuri=czM6Ly9idWNrZXQveC9iIzEucG5n", "gs://bucket/b#1.png", "https://h/b%231.png?X-Amz=1",
+        ):  # fmt: skip
+            assert picture_name(image) == "b#1.png", image
+        assert picture_name("m:3.png") == "m:3.png"
+        assert picture_name("/tasks/3/resolve/?fileuri=%FF%FE") is None
         assert picture_name(7) is None
+
+
+@pytest.mark.parametrize(
+    "image", [r"D:\other\m_3.png", "s3://bucket/m_3.png", "/data/upload/1/12345678-m_3.png"]
+)
+def test_the_id_that_push_gave_comes_before_any_name(folder: Path, tmp_path: Path, image: str) -> None:
+    one = task("m_1", said("Block"))
+    one["data"]["image"] = image
+    done = Import(write(tmp_path / "e.json", [one]), folder).run()
+    assert (done["taken"], done["notes"]) == (1, {})
+    assert AnnotatedMaps.load(folder).labels == [None, B, None, None]
+    del one["data"]["headscope_id"]
+    done = Import(write(tmp_path / "e.json", [one]), folder).run()
+    assert list(done["notes"].values()) == [1]
+    assert AnnotatedMaps.load(folder).labels == [None, B, None, B]
 
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=8)
@@ -524,9 +644,12 @@ class TestCommands:
             "annotations": [said("Block", 3)],
         }
         take, path = command(studio_commands.import_), write(tmp_path / "e.json", [other])
-        code, _, err = run_command(take, path, folder)
-        assert code == 0
-        assert "--id-field" in err
+        code, out, err = run_command(take, path, folder)
+        assert (code, out) == (2, "")
+        assert err == (
+            f"{path}: none of its labels could be taken: 1 in a task without the id of a map; "
+            "if another field of the tasks' data holds the maps' ids, name it with --id-field.\n"
+        )
         code, out, err = run_command(take, path, folder, "--id-field", "name")
         assert (code, err) == (0, "")
         assert "1 labels: 1 new" in out

@@ -459,7 +459,20 @@ class TestTokens:
 
 class TestAddresses:
     @pytest.mark.parametrize(
-        "url", ["localhost:8080", "ftp://x", "http://", "http://a b", "", "http://x/?a=1"]
+        "url",
+        [
+            "localhost:8080",
+            "ftp://x",
+            "http://",
+            "http://a b",
+            "",
+            "http://x/?a=1",
+            "http://[::1",
+            "http://[x]",
+            "http://h:99999",
+            "http://h:x",
+            "http://a\x1b[2J",
+        ],
     )
     def test_what_is_no_address_is_refused(self, url: str) -> None:
         with pytest.raises(InputError, match="is no address"):
@@ -469,6 +482,32 @@ class TestAddresses:
         with pytest.raises(InputError) as caught:
             LabelStudio("http://me:hush@localhost", Token(LEGACY))
         assert "hush" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("host", "exposed"),
+        [("127.0.0.1", False), ("127.9.9.9", False), ("[::1]", False), ("localhost", False), ("LOCALHOST", False),
+         ("127.0.0.1.evil.example", True), ("127.evil.example", True), ("localhost.evil.example", True),
+         ("[::2]", True), ("10.0.0.1", True), ("1270.0.0.1", True), ("0.0.0.0", True)],
+    )  # fmt: skip
+    def test_this_machine_is_known_by_its_address(self, host: str, exposed: bool) -> None:
+        assert LabelStudio(f"http://{host}:8080", Token(LEGACY)).exposed is exposed
+        assert LabelStudio(f"https://{host}:8080", Token(LEGACY)).exposed is False
+
+    @pytest.mark.parametrize("job", ["push", "pull"])
+    def test_a_token_that_travels_in_the_open_is_warned_of_before_it_does(
+        self, fake: Fake, folder: Path, job: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        push(fake, folder)
+        fake.requests.clear()
+        said: list[tuple[str, int]] = []
+        monkeypatch.setattr(
+            "annotations.label_studio.say", lambda text: said.append((text, len(fake.requests)))
+        )
+        url = fake.url.replace("127.0.0.1", "127.1")  # a name as far as anybody can tell without a resolver
+        words: dict[str, Any] = {"token": Token(LEGACY), "url": url, "timeout": 2.0}
+        (Push if job == "push" else Pull)(folder, "my heads", **words).run()
+        assert said == [(f"warning: the token travels unencrypted to {url}; prefer https.", 0)]
+        assert fake.requests
 
     def test_nobody_there(self) -> None:
         with (
@@ -487,3 +526,133 @@ class TestAddresses:
             monkeypatch.setenv(name, "http://127.0.0.1:9")
         with LabelStudio(fake.url, Token(LEGACY)) as server:
             assert server.users() == {1: "admin@example.org"}
+
+
+def refusal(job: Push | Pull) -> str:
+    """The sentence with which a job ends; empty if it is done."""
+    try:
+        job.run()
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+ODD: list[Any] = [
+    None, 7, True, "x", [], {}, [[]], [7], [{}], [None], {"id": None}, {"id": 1}, {"id": 1.5, "title": "my heads"},
+    {"results": None}, {"results": 7}, {"results": [7]}, {"results": [{"title": "my heads"}]},
+    {"results": [{"title": "my heads", "id": "1"}]}, {"results": {"a": 1}}, {"results": [{}], "count": "many"},
+    {"results": [{"title": "my heads", "id": 1, "parsed_label_config": [1]}]},
+    {"results": [{"title": "my heads", "id": 1, "parsed_label_config": {"pattern": None}}]},
+    {"results": [{"title": "my heads", "id": 1,
+                  "parsed_label_config": {"pattern": {"type": "Choices", "inputs": {"value": "image"}}}}]},
+    {"results": [{"title": "my heads", "id": 1, "parsed_label_config": {
+        "pattern": {"type": "Choices", "inputs": [{"value": "image"}], "labels": 5}}}]},
+    {"tasks": None}, {"tasks": [7]}, {"tasks": [{"id": "x"}]}, {"tasks": [{"id": 1, "data": [3]}]},
+    {"tasks": [{"data": {"headscope_id": 1}}]}, [{"id": "1"}], [{"id": 1, "email": ["a"]}], [{"email": "a"}],
+    "[" * 100_000, '{"id": ' + "9" * 5000 + "}", '{"id": NaN}', "\x00", '"\\ud800"',
+]  # fmt: skip
+
+
+class TestReplies:
+    ROUTES = (
+        "GET /api/current-user/whoami", "GET /api/projects", "POST /api/projects", "GET /api/tasks", "GET /api/users",
+        "POST /api/projects/1/import", "GET /api/projects/1/export", "POST /api/token/refresh",
+    )  # fmt: skip
+
+    @pytest.mark.parametrize("route", ROUTES)
+    def test_of_any_shape_are_one_sentence_or_no_matter(
+        self, fake: Fake, folder: Path, route: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("annotations.label_studio._GET_ATTEMPTS", 1)
+        token = PERSONAL if "token" in route else LEGACY
+        if route not in ("POST /api/projects", "POST /api/projects/1/import"):
+            push(fake, folder, token=Token(token))
+        words: dict[str, Any] = {"token": Token(token), "url": fake.url, "timeout": 2.0}
+        pulled = route.startswith("GET /api/") and not route.endswith("tasks")
+        job = (
+            Pull(folder, "my heads", **words) if pulled else Push(folder, "my heads", patience=0.05, **words)
+        )
+        messages = []
+        # What these two say is not read, or read by the reader of files.
+        odd = ODD[::6] if route.endswith(("import", "export")) else ODD
+        for value in odd:
+            content = value if isinstance(value, str) else json.dumps(value)
+            fake.fault = lambda handler, at, content=content: (  # type: ignore[misc]
+                at == route and (fake.send(handler, content) or True)
+            )
+            message = refusal(job)
+            messages += [message] if message else []
+        assert all(message.endswith(".") and message.isprintable() for message in messages)
+        assert len(messages) >= (0 if odd is not ODD else len(ODD) // 4)
+
+    @pytest.mark.parametrize("coding", ["gzip", "gzip, gzip", "br", "zstd", "nonsense"])
+    def test_a_packed_one_is_unpacked_only_so_far(self, fake: Fake, coding: str) -> None:
+        import gzip
+        import tracemalloc
+
+        bomb = gzip.compress(b"[" + b" " * 200_000_000, 9)
+        assert len(bomb) < 300_000
+
+        def fault(handler: Any, route: str) -> bool:
+            handler.send_response(200)
+            handler.send_header("content-type", "application/json")
+            handler.send_header("content-encoding", coding)
+            handler.send_header("content-length", str(len(bomb)))
+            handler.end_headers()
+            try:
+                handler.wfile.write(bomb)
+            except OSError:
+                handler.close_connection = True
+            return True
+
+        fake.fault = fault
+        server = LabelStudio(fake.url, Token(LEGACY), 20.0)
+        tracemalloc.start()
+        with (
+            pytest.raises(InputError, match=r"more than 32 MB at once|does not answer as Label Studio"),
+            server,
+        ):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 150_000_000
+
+    @pytest.mark.parametrize("part", ["head", "body"])
+    def test_a_dripping_one_is_given_up(
+        self, fake: Fake, folder: Path, part: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        push(fake, folder)
+        monkeypatch.setattr("annotations.label_studio._GET_ATTEMPTS", 1)
+
+        def fault(handler: Any, route: str) -> bool:
+            handler.close_connection = True
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+            handler.wfile.write(head if part == "head" else head + b"\r\n[")
+            try:
+                for _ in range(100):
+                    handler.wfile.write(b"x-a: b\r\n" if part == "head" else b" ")
+                    handler.wfile.flush()
+                    time.sleep(0.1)
+            except OSError:
+                pass
+            return True
+
+        fake.fault = fault
+        begun = time.monotonic()
+        with pytest.raises(InputError, match="does not answer"):
+            push(fake, folder, timeout=0.5)
+        assert time.monotonic() - begun < 3
+
+    def test_what_a_server_says_reaches_no_terminal_raw(
+        self, fake: Fake, folder: Path, run_command: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+        fake.fault = lambda handler, route: (
+            route == "GET /api/projects"
+            and (fake.send(handler, {"detail": "\x1b[2J\x07no\u202e"}, 400) or True)
+        )
+        words = [folder, "--project", "my heads", "--url", fake.url]
+        code, out, err = run_command(command(studio_commands.push), *words)
+        assert (code, out) == (2, "")
+        assert "\\x1b[2J\\x07no\\u202e" in err
+        assert err.strip().isprintable()

@@ -73,10 +73,13 @@ def count_heads(
     task: TaskOption,
     data: DataOption = None,
     seed: SeedOption = 0,
-    times: Annotated[int, typer.Option("--times", help="How often.")] = 1,
+    times: Annotated[int, typer.Option("--times", help="How often [once: 1].")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Count heads.
+
+    This paragraph stands on two lines in the source, although a terminal of two hundred columns has room
+    for it on one [as it is].
 
     Example: count-heads --model bert-base-uncased --task qqp
     """
@@ -142,6 +145,52 @@ def test_help_shows_the_example_and_the_shared_options(run: Any) -> None:
     assert "Example: count-heads --model bert-base-uncased --task qqp" in " ".join(out.split())
     for option in ("--model", "--task", "--data", "--seed", "--times", "--json"):
         assert option in out
+
+
+def test_what_a_file_holds_reaches_the_terminal_as_one_line_of_text(run: Any) -> None:
+    code, out, err = run(failing(InputError("map 'a\x1b[31m\nb\u202e' " + "x" * 10_000 + " is none.")))
+    assert (code, out) == (2, "")
+    assert err.startswith("map 'a")
+    assert err.endswith("xxx is none.\n")
+    assert err[:-1].isprintable()
+    assert len(err) < 2100
+
+
+def test_help_flows_with_the_terminal_and_keeps_its_brackets(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 200)
+    _, out, _ = run(count_heads, "--help")
+    assert "columns has room for it on one [as it is]." in out
+    assert "How often [once: 1]." in out
+    assert "[default: 1]" in out
+
+
+def test_help_lists_options_in_groups(run: Any) -> None:
+    _, out, _ = run(count_heads, "--help")
+    titles = [line.split("─ ")[1].split(" ─")[0] for line in out.splitlines() if "─ " in line]
+    assert titles == ["Options", "Model and data", "Running", "Output"]
+    groups = dict(zip(titles, out.split("╭─")[1:], strict=True))
+    assert "--times" in groups["Options"]
+    assert all(name in groups["Model and data"] for name in ("--model", "--task", "--data"))
+    assert "--seed" in groups["Running"]
+    assert "--json" in groups["Output"]
+
+
+def test_an_error_names_options_and_not_arguments_of_python(run: Any) -> None:
+    @command
+    def the_command(
+        batch_size: Annotated[int, typer.Option("--batch-size")] = 0, seed: SeedOption = 1
+    ) -> None:
+        """Fail."""
+        raise InputError(
+            f"batch_size={batch_size}: give one as with seed=3; draws=2, size==3, x.seed=4 stay."
+        )
+
+    _, _, err = run(the_command)
+    assert err == "--batch-size 0: give one as with --seed 3; draws=2, size==3, x.seed=4 stay.\n"
+    _, _, err = run(failing(InputError("batch_size=0: give one.")))
+    assert err == "batch_size=0: give one.\n"
 
 
 def test_the_script_keeps_the_name_and_text_of_the_function() -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import hashlib
+import io
 import json
+import pickle
 import random
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -184,6 +188,131 @@ class TestFormats:
         assert [row["label"] for row in load_rows(QQP, tmp_path, "b").rows] == ["duplicate", "1"]
 
 
+class TestAsPeopleHaveThem:
+    """Files that the task's own distribution does not have; the rows are the same whatever they lie in."""
+
+    ROWS = tuple(pair(f"Why {i}?", f'How,\t{i} "so"?', label=i % 2) for i in range(7))
+
+    @pytest.mark.parametrize(
+        "name", ["v.json", "v.json.gz", "v.jsonl.gz", "v.csv.gz", "v.JSON", "lines/v.json"]
+    )
+    def test_lists_lines_and_packed_files(self, tmp_path: Path, name: str) -> None:
+        text = "".join(json.dumps(row) + "\n" for row in self.ROWS)
+        if "json" in name.lower() and "jsonl" not in name and "lines" not in name:
+            text = json.dumps(self.ROWS, indent=1)
+        if "csv" in name:
+            buffer = io.StringIO()
+            writer = csv.DictWriter(buffer, list(self.ROWS[0]))
+            writer.writeheader()
+            writer.writerows(self.ROWS)
+            text = buffer.getvalue()
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+        read = load_rows(QQP, path.parent, "v")
+        assert [texts_of(row, QQP) for row in read.rows] == [texts_of(row, QQP) for row in self.ROWS]
+        assert [int(row["label"]) for row in read.rows] == [row["label"] for row in self.ROWS]
+        assert read.source == str(path)
+        assert read.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+    @pytest.mark.parametrize("ending", [".parquet", ".jsonl", ".jsonl.gz"])
+    def test_shards_are_one_split_in_their_order(self, tmp_path: Path, ending: str) -> None:
+        import pandas as pd
+
+        for number, rows in enumerate((self.ROWS[:3], self.ROWS[3:4], self.ROWS[4:])):
+            path = tmp_path / f"validation-{number:05d}-of-00003{ending}"
+            if ending == ".parquet":
+                pd.DataFrame(rows).to_parquet(path)
+            else:
+                text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+                path.write_bytes(gzip.compress(text) if ending.endswith("gz") else text)
+        write_jsonl(tmp_path / "train.jsonl", [pair()])
+        read = load_rows(QQP, tmp_path)
+        assert read.rows == list(self.ROWS)
+        assert read.source == f"{tmp_path}/validation-*-of-00003{ending}"
+        assert read.unread == (str(tmp_path / "train.jsonl"),)
+
+    @pytest.mark.parametrize("home", ["", "qqp", "QQP"])
+    def test_what_save_to_disk_wrote(
+        self, tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its classes have another order than GLUE's, and a pickle that lies beside is not touched."""
+        import datasets
+
+        names = ["duplicate", "not_duplicate"]
+        features = {column: datasets.Value("string") for column in ("question1", "question2")}
+        features |= {"label": datasets.ClassLabel(names=names)}
+        rows = [row | {"label": 1 - row["label"]} for row in self.ROWS]
+        saved = datasets.Dataset.from_list(rows, features=datasets.Features(features))
+        both = datasets.DatasetDict(validation=saved, train=saved.select([5, 1]))
+        both.save_to_disk(str(tmp_path / "d" / home), num_shards={"validation": 2, "train": 1})
+        (tmp_path / "d" / home / "validation" / "data.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+        monkeypatch.setattr(pickle, "load", None)
+        monkeypatch.setattr(pickle, "loads", None)
+        read = load_rows(QQP, tmp_path / "d")
+        assert [texts_of(row, QQP) for row in read.rows] == [texts_of(row, QQP) for row in self.ROWS]
+        assert [row["label"] for row in read.rows] == [TASKS["qqp"].labels[row["label"]] for row in self.ROWS]
+        assert read.source == str(tmp_path / "d" / home / "validation")
+        assert read.unread == (str(tmp_path / "d" / home / "train"),)
+        (chosen,) = (row["question1"] for row in load_rows(QQP, tmp_path / "d", "train").rows[:1])
+        assert chosen == "Why 5?"
+
+    def test_a_split_that_was_saved_on_its_own_says_which_it_is(self, tmp_path: Path) -> None:
+        import datasets
+
+        saved = datasets.Dataset.from_list([pair(label=1)], split="validation")
+        saved.save_to_disk(str(tmp_path / "qqp"))
+        assert len(load_rows(QQP, tmp_path).rows) == 1
+        assert "no qqp/train.*" in refusal(tmp_path, split="train")
+        assert "found only" in refusal(tmp_path, split="train")
+
+    @pytest.mark.parametrize(
+        ("state", "message"),
+        [
+            ({"_data_files": [{"filename": "../secret.arrow"}]}, "does not name plain .arrow files"),
+            ({"_data_files": [{"filename": "data.pkl"}]}, "does not name plain .arrow files"),
+            (
+                {"_data_files": [{"filename": "a.arrow"}], "_indices_data_files": [{"filename": "i.arrow"}]},
+                "plain",
+            ),
+            ({"_data_files": [{"filename": "gone.arrow"}]}, "lacks gone.arrow"),
+            ({"_data_files": [{"filename": "a.arrow"}]}, "a.arrow cannot be read"),
+            ({"_data_files": 7}, "does not name plain .arrow files"),
+            ({"_data_files": "ab"}, "does not name plain .arrow files"),
+            ([], "is not what save_to_disk writes"),
+        ],
+    )
+    def test_a_saved_folder_that_is_not_whole(self, tmp_path: Path, state: Any, message: str) -> None:
+        write(tmp_path / "secret.arrow", "x")
+        write(tmp_path / "qqp" / "validation" / "a.arrow", "no arrow at all")
+        write(tmp_path / "qqp" / "validation" / "state.json", json.dumps(state))
+        assert message in refusal(tmp_path)
+
+    def test_kaggles_file_of_question_pairs(self, tmp_path: Path) -> None:
+        write(
+            tmp_path / "train.csv",
+            '"id","qid1","qid2","question1","question2","is_duplicate"',
+            '"0","1","2","What is ""it""?","Is it, or not?","0"',
+            '"1","3","4","How\nso?","","1"',
+        )
+        rows = load_rows(QQP, tmp_path, "train").rows
+        assert [texts_of(row, QQP) for row in rows] == [('What is "it"?', "Is it, or not?"), ("How\nso?", "")]
+        assert [row["label"] for row in rows] == ["0", "1"]
+
+    def test_a_score_of_another_scale_is_not_taken_for_a_label(self, tmp_path: Path) -> None:
+        write(tmp_path / "dev.csv", "sentence1,sentence2,score", "a,b,0.5")
+        assert "label" not in load_rows(STSB, tmp_path).rows[0]
+
+    @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+    def test_a_carriage_return_within_a_field_of_a_tsv_file_belongs_to_it(
+        self, tmp_path: Path, ends: str
+    ) -> None:
+        inside = "" if ends == "\r" else "\r"
+        write(tmp_path / "dev.tsv", "question1\tquestion2", f"a{inside}b\tc", "d\te", ends=ends)
+        rows = load_rows(QQP, tmp_path).rows
+        assert [texts_of(row, QQP) for row in rows] == [(f"a{inside}b", "c"), ("d", "e")]
+
+
 class TestGlueTsv:
     """The files as the authors of GLUE distribute them."""
 
@@ -254,8 +383,10 @@ class TestGlueTsv:
         write(tmp_path / "dev.tsv", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", *lines)
         read = load_rows(QQP, tmp_path)
         assert [row["id"] for row in read.rows] == [str(i) for i in range(200)]
-        (note,) = read.unread
-        assert note == f"2 rows of {tmp_path}/dev.tsv that break off, the first of them row 10"
+        assert read.unread == ()
+        assert read.shortage(1) == [
+            f"2 rows of {tmp_path}/dev.tsv that break off, the first of them row 10, are left out."
+        ]
 
     def test_a_file_with_many_such_rows_is_refused(self, tmp_path: Path) -> None:
         write(tmp_path / "dev.tsv", "question1\tquestion2", *["Why?\tHow?"] * 50, "Why?")
@@ -337,7 +468,14 @@ class TestRefusals:
         assert refusal(tmp_path).count(".csv,") < 12
 
     @pytest.mark.parametrize(
-        "names", [("dev.tsv", "dev.jsonl"), ("dev-00000-of-00002.csv", "dev-00001-of-00002.csv")]
+        "names",
+        [
+            ("dev.tsv", "dev.jsonl"),
+            ("dev-00000-of-00002.csv", "dev-00001-of-00003.csv"),
+            ("dev.csv", "dev.csv.gz"),
+            ("dev-00000-of-00002.csv", "dev-00001-of-00002.parquet"),
+            ("dev-00000-of-00002.csv", "dev.csv"),
+        ],
     )
     def test_two_files_for_one_split(self, tmp_path: Path, names: tuple[str, str]) -> None:
         for name in names:
@@ -420,7 +558,85 @@ class TestRefusals:
 
     def test_a_csv_file_with_a_quotation_mark_that_is_never_closed(self, tmp_path: Path) -> None:
         write(tmp_path / "dev.csv", "question1,question2", 'a,"b', "c,d")
-        assert "dev.csv cannot be read: " in refusal(tmp_path)
+        assert "dev.csv, line 2 opens a quotation mark that is never closed" in refusal(tmp_path)
+
+    def test_a_csv_file_with_a_quotation_mark_that_swallows_the_rows_below(self, tmp_path: Path) -> None:
+        """The next mark ends a field rows later, so that the file parses."""
+        rows = [
+            "1,Who?,How?,0",
+            '2,"Why is,this so?,1',
+            '3,"a, b",c,0',
+            '4,d,"e ""f""",0',
+            '5,How tall?,6 feet 5",1',
+        ]
+        write(tmp_path / "dev.csv", "id,question1,question2,is_duplicate", *rows[:2], *rows[4:])
+        assert "lines 3 to 4 would be one row, although each is a whole one: line 3 opens" in refusal(
+            tmp_path
+        )
+        write(tmp_path / "dev.csv", "id,question1,question2,is_duplicate", *rows)
+        assert "dev.csv, line 3" in refusal(tmp_path)
+
+    def test_a_csv_file_with_fields_of_many_lines_is_none_of_these(self, tmp_path: Path) -> None:
+        write(
+            tmp_path / "dev.csv",
+            "question1,question2,label",
+            '"a,\nb","c\nd, e",0',
+            '"f\n\ng",h,1',
+            '"x, y","z\n",0',
+        )
+        assert [row["question1"] for row in load_rows(QQP, tmp_path).rows] == ["a,\nb", "f\n\ng", "x, y"]
+
+    @pytest.mark.parametrize("file", ["dev.csv", "dev.tsv", "dev.csv.gz"])
+    def test_a_column_that_stands_there_twice(self, tmp_path: Path, file: str) -> None:
+        tab = "\t" if "tsv" in file else ","
+        text = f"question1{tab}question2{tab}label{tab}label\na{tab}b{tab}0{tab}1\n".encode()
+        (tmp_path / file).write_bytes(gzip.compress(text) if file.endswith("gz") else text)
+        assert f"{file} has two columns 'label'" in refusal(tmp_path)
+
+    @pytest.mark.parametrize("file", ["dev.json", "dev.jsonl"])
+    def test_a_key_that_stands_there_twice(self, tmp_path: Path, file: str) -> None:
+        row = '{"question1": "a", "question2": "b", "label": 0, "label": 1}'
+        write(tmp_path / file, row if file.endswith("l") else f"[{row}]")
+        assert "it names 'label' twice" in refusal(tmp_path)
+
+    def test_two_labels_under_different_names(self, tmp_path: Path) -> None:
+        write(tmp_path / "dev.csv", "question1,question2,label,is_duplicate", "a,b,0,1")
+        assert "has both a column 'is_duplicate' and a column 'label'" in refusal(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ('{"data": [\n{"question1": "a"}]}', "neither a list of rows"),
+            ("7", "neither a list of rows"),
+            ("[7]", "row 1 is not a JSON object"),
+            ("[{}", "is not JSON"),
+            ("[" * 100_000, "is not JSON"),
+            ("[]", "holds no rows"),
+            ("", "holds no rows"),
+        ],
+    )
+    def test_a_json_file_that_holds_no_rows(self, tmp_path: Path, content: str, message: str) -> None:
+        write(tmp_path / "dev.json", content)
+        assert message in refusal(tmp_path)
+
+    def test_a_shard_that_is_missing(self, tmp_path: Path) -> None:
+        write_jsonl(tmp_path / "validation-00001-of-00002.jsonl", [pair()])
+        assert "lacks validation-00000-of-00002.jsonl: 1 of the 2 parts are there" in refusal(tmp_path)
+
+    @pytest.mark.parametrize("file", ["dev.jsonl.gz", "dev.json.gz", "dev.csv.gz", "dev.tsv.gz"])
+    def test_a_packed_file_that_is_cut_off_damaged_or_none(self, tmp_path: Path, file: str) -> None:
+        whole = gzip.compress(b"question1,question2\n" + b"a,b\n" * 500)
+        for content in (whole[:-10], whole[:30] + b"xxxx" + whole[34:], b"a,b", whole + b"rest"):
+            (tmp_path / file).write_bytes(content)
+            assert f"{file} is no whole gzip file: " in refusal(tmp_path)
+
+    @pytest.mark.parametrize("file", ["dev.jsonl.gz", "dev.json.gz", "dev.csv.gz", "dev.tsv.gz"])
+    def test_a_packed_file_that_unpacks_to_more_than_the_memory_should_hold(
+        self, tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("models.row_files._LARGEST", 10 * 2**20)
+        (tmp_path / file).write_bytes(gzip.compress(b" " * (11 * 2**20)))
+        assert f"{file} has more than 10 MB unpacked" in refusal(tmp_path)
 
     @pytest.mark.parametrize(
         "line",

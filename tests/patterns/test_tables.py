@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 import pytest
 from tiny import head_frame
@@ -11,6 +12,7 @@ from tiny import head_frame
 from models.errors import InputError
 from patterns import Pattern
 from patterns.tables import head_grids, interval, percent, print_patterns
+from patterns.taxonomy import COLOURS_OF_16
 
 LETTERS = dict(zip(Pattern, ["V", "D", "VD", "B", "H"], strict=True))
 RAW = {"vertical": 0.4, "diagonal": 0.25, "vertical_diagonal": 0.15, "block": 0.076, "heterogeneous": 0.124}
@@ -129,6 +131,50 @@ def test_four_columns_with_intervals_fit_into_eighty() -> None:
     assert max(len(line) for line in lines) <= 80
     assert any(line.count("[10.1, 15.0]") == 4 for line in lines), "no interval is broken"
     assert any(line.startswith("vertical + diagonal ") for line in lines), "no name is broken"
+
+
+@pytest.mark.parametrize("heads", [4, 12, 16, 24])
+def test_sixty_columns_hold_the_tables(heads: int) -> None:
+    """Four columns with long names: no line is wider, and every number is whole."""
+    names = ["raw", "raw, corrected", "norm", "norm, untrained control"]
+    shares = dict.fromkeys(names, RAW)
+    lines = printed(head_frame(3, heads), 60, shares, dict.fromkeys(names, RATIOS["raw"]))
+    assert max(map(len, lines)) <= 60
+    text = " ".join(lines)
+    for share in RAW.values():
+        assert text.split().count(f"{100 * share:.1f}%") >= 4
+    assert text.count("[10.1, 15.0]") == 4
+
+
+@pytest.mark.parametrize("palette", ["STANDARD_PALETTE", "WINDOWS_PALETTE"])
+def test_sixteen_colours_keep_five_patterns_apart_on_dark_and_on_light(palette: str) -> None:
+    from rich import _palettes
+    from rich.color import Color
+
+    def luminance(colour: tuple[int, int, int]) -> float:
+        parts = [
+            c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in colour)
+        ]
+        return float(np.dot(parts, [0.2126, 0.7152, 0.0722]))
+
+    numbers = [Color.parse(COLOURS_OF_16[pattern]).number for pattern in Pattern]
+    assert len(set(numbers)) == 5
+    shown = [getattr(_palettes, palette)[number or 0] for number in numbers]
+    assert all(1.05 / (luminance(colour) + 0.05) > 2.5 for colour in shown)
+    assert all((luminance(colour) + 0.05) / 0.05 > 3 for colour in shown)
+    apart = [np.abs(np.subtract(a, b)).sum() for i, a in enumerate(shown) for b in shown[:i]]
+    assert min(apart) > 90
+
+
+def test_a_terminal_of_sixteen_colours_is_given_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("COLORTERM", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    out = io.StringIO()
+    print_patterns(head_frame(1, 3, kinds=("raw",)).assign(dominant="heterogeneous"), {"raw": RAW}, file=out)
+    assert "32m" in out.getvalue()  # green
+    assert "36m" not in out.getvalue()  # cyan, the nearest to both its colour and vertical's
 
 
 def test_names_are_printed_as_they_are() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import re
 import shutil
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -323,6 +325,20 @@ def test_the_tables_are_to_be_read(command: Any, published: Path) -> None:
     assert "not whether they keep the same ones" in " ".join(out.split())
     assert "24 more pairs" in out
     assert "nan" not in out.lower()
+
+
+def test_sixty_columns_hold_the_tables(
+    command: Any, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    _, wide, _ = command(published)
+    monkeypatch.setenv("COLUMNS", "60")
+    code, out, _ = command(published)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 60
+    numbers = re.findall(r"\d*\.\d+|\d+-\d+", wide)
+    assert len(numbers) > 100
+    assert not Counter(numbers) - Counter(re.findall(r"\d*\.\d+|\d+-\d+", out))
 
 
 # Reading runs

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from models import FineTuning, InputError, Subnetwork
+from models.glue import TASKS
 from pruning import study_steps
 from pruning.study import Materials, Plan, plan_of
 from pruning.study_cli import run_study
@@ -26,6 +27,7 @@ from pruning.study_estimate import estimates
 from pruning.study_folder import METRICS, STUDY, StudyFolder
 from pruning.study_report import tables_of, write_report
 from pruning.study_run import RunStudy, read_plan
+from pruning.study_tables import print_report
 
 pytestmark = pytest.mark.usefixtures("little_garbage")
 
@@ -670,3 +672,27 @@ def test_a_report_of_some_steps_has_what_they_say(
     assert all(answers)
     if kept == ["fine-tune"]:
         assert all("no step of it is done" in answer[0] for answer in answers)
+
+
+def test_nine_tasks_are_whole_on_sixty_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = [
+        {
+            "task": task,
+            "method": method,
+            "subnetwork": "good",
+            "state": "fine-tuned",
+            "mean": 0.5 + place / 100,
+        }
+        | {"std": place / 1000, "majority": 0.5, "guessing": None}
+        for place, task in enumerate(TASKS)
+        for method in ("structured", "magnitude")
+    ]
+    print_report({"scores": rows, "done": 9, "steps": 9, "conclusions": [], "warnings": []})
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 60
+    for place, task in enumerate(TASKS):
+        assert task in out.split()
+        assert out.count(f"{0.5 + place / 100:.3f} ±{place / 1000:.3f}") == 2

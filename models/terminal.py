@@ -1,0 +1,73 @@
+"""Tables on a terminal that is too narrow for them: whole columns below each other, never half a number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Column
+
+_UNBOUNDED = 100_000
+
+
+def print_table(console: Console, table: Table, keep: int = 1) -> None:
+    """Print a table; where it is wider than the terminal, in parts, each with the first columns again.
+
+    A cell is not broken, so that a number stays one; a title breaks between its words.
+
+    Args:
+        console: where.
+        table: without a title, a caption or sections of its own.
+        keep: how many columns say what a row is.
+    """
+    unbounded = console.options.update(max_width=_UNBOUNDED)
+    if console.measure(table, options=unbounded).maximum <= console.width:
+        console.print(table)
+        return
+    widths = [_width(column) for column in table.columns]
+    gap = 2 if table.collapse_padding else 3  # a column's padding, and the box's line between two
+    first = sum(widths[:keep]) + gap * (keep - 1)
+    parts: list[list[int]] = [[]]
+    room = console.width
+    for place in range(keep, len(widths)):
+        used = first + sum(gap + widths[one] for one in parts[-1])
+        if parts[-1] and used + gap + widths[place] > room:
+            parts.append([])
+        parts[-1].append(place)
+    for number, part in enumerate(parts):
+        if number:
+            console.print()
+        console.print(_with(table, [*range(keep), *part], widths))
+
+
+def _width(column: Column) -> int:
+    """Return what a column takes at least: its widest cell, or the widest word of its title."""
+    words = (word for head in (column.header, column.footer) for word in _plain(head).split())
+    return max((cell_len(text) for text in (*words, *map(_plain, column.cells))), default=1)
+
+
+def _plain(cell: object) -> str:
+    return cell.plain if isinstance(cell, Text) else str(cell)
+
+
+def _with(table: Table, places: list[int], widths: list[int]) -> Table:
+    """Return a table of some of the columns, as wide as given."""
+    part = Table(
+        box=table.box,
+        pad_edge=table.pad_edge,
+        show_edge=table.show_edge,
+        show_footer=table.show_footer,
+        collapse_padding=table.collapse_padding,
+    )
+    for index, place in enumerate(places):
+        column = replace(table.columns[place], _index=index, width=widths[place], no_wrap=False)
+        column._cells = list(table.columns[place]._cells)
+        part.columns.append(column)
+    part.rows = list(table.rows)
+    return part
