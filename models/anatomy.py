@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InputError, UnsupportedModelError
-from .internals import conv1d, library, one_way
+from .internals import conv1d, library, masks_later
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +59,8 @@ class Family:
     """Dotted path from the base model to its segment embeddings, if it has some."""
     causal: bool = False
     """Whether a token attends only to itself and to what stands before it, unless a config says otherwise."""
+    may_decode: bool = False
+    """Whether a config's ``is_decoder`` makes it causal."""
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
     """Index of the first position embedding in use (RoBERTa counts on from the padding id)."""
     in_call_order: Callable[[PreTrainedConfig, Sequence[nn.Module]], list[nn.Module]] = (
@@ -100,6 +102,7 @@ _BERT: dict[str, Any] = {
     "head_count": "num_attention_heads",
     "width": "all_head_size",
     "segments": _SEGMENTS,
+    "may_decode": True,
 }
 _LLAMA: dict[str, Any] = {
     "layers": "layers",
@@ -370,7 +373,7 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         (True,) * len(layers),
     )
     _check_structure(config, kept, outputs)
-    decoder = family.causal or bool(getattr(config, "is_decoder", False))
+    decoder = family.causal or (family.may_decode and bool(config.is_decoder))
     types = getattr(config, "layer_types", None) or []
     local = tuple(i for i, kind in enumerate(types) if kind != "full_attention")
     return Anatomy(
@@ -384,7 +387,7 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         mlp_inputs=mlp_inputs,
         kept=kept,
         kept_mlps=kept_mlps,
-        causal=decoder and one_way(config),
+        causal=decoder and masks_later(config),
         decoder=decoder,
         segments=len(base.get_submodule(family.segments).weight) if family.segments else 0,  # type: ignore[arg-type]
         local_layers=local,

@@ -166,7 +166,8 @@ def load_checkpoint(
             raise HeadError(f"--model {name}: {error}", missing=False) from error
         set_padding(model.config, tokenizer)
     anatomy = anatomy_of(model)
-    sees_both_ways(anatomy.attentions, model.config)
+    if not anatomy.causal:
+        sees_both_ways(anatomy.attentions)
     if not anatomy.segments:
         kept = [kind for kind in tokenizer.model_input_names if kind != "token_type_ids"]
         tokenizer.model_input_names = kept

@@ -120,8 +120,8 @@ def check_call(
             f"{type(module).__name__} hands queries, keys and values of the shapes {shapes} to its attention"
         )
     if mask is None:
-        causal = others.get("is_causal") or getattr(module, "is_causal", False)
-        if n > 1 and causal and one_way(getattr(module, "config", None)):
+        said = others.get("is_causal")  # counts before the module's own
+        if n > 1 and (getattr(module, "is_causal", False) if said is None else said):
             changed(f"{type(module).__name__} is causal and has no mask")
     elif not (
         mask.is_floating_point()
@@ -264,21 +264,20 @@ def computes_plainly(config: Any) -> None:
     config._attn_implementation = "sdpa"
 
 
-def one_way(config: Any) -> bool:
+def masks_later(config: Any) -> bool:
     """Return whether the library masks later tokens in a decoder with this config; ``is_causal`` may say otherwise."""
     return bool(getattr(config, "is_causal", True))
 
 
-def sees_both_ways(attentions: Iterable[Any], config: Any) -> None:
-    """Where a config says so, let a decoder's attention see both ways in every batch, padded or not.
+def sees_both_ways(attentions: Iterable[Any]) -> None:
+    """Let a decoder's attention modules see both ways in every batch, padded or not.
 
     The library leaves out the mask of a batch without padding, and PyTorch's function then goes by the module's own
-    ``is_causal``, which does not follow the config.
+    ``is_causal`` if nobody says otherwise.
     """
-    if not one_way(config):
-        for attention in attentions:
-            if hasattr(attention, "is_causal"):
-                attention.is_causal = False
+    for attention in attentions:
+        if hasattr(attention, "is_causal"):
+            attention.is_causal = False
 
 
 def raw_config(name: str, **source: Any) -> Any:

@@ -159,8 +159,8 @@ def _scale_doubts(outputs: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> list[s
     if 1 / _SLOPE < slope < _SLOPE and off < wanted.std():
         return []
     return [
-        f"{range_of}: it was trained on another scale, or hardly at all. Its correlations do not depend on that, but its "
-        "loss does, and with it the importance of heads and MLPs and what is pruned by it; nothing was rescaled."
+        f"{range_of}: it was trained on another scale, or hardly at all. Its correlations do not depend on that, but "
+        "its loss does, and with it the importance of heads and MLPs and what is pruned by it; nothing was rescaled."
     ]
 
 

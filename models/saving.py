@@ -186,7 +186,8 @@ def _fill(
     """Give `model` its weights, or say which are missing, of another shape, or too many; return those left as new."""
     anatomy = anatomy_of(model)
     base = anatomy.base
-    sees_both_ways(anatomy.attentions, model.config)
+    if not anatomy.causal:
+        sees_both_ways(anatomy.attentions)
     prefix = "" if base is model else f"{model.base_model_prefix}."
     weights = unwrapped(weights, model)
     stored, known = f"{model.base_model_prefix}.", model.state_dict()

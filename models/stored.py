@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .anatomy import STRUCTURE
+from .anatomy import STRUCTURE, family_of
 from .errors import InputError
 from .files import read_json, reason
 from .internals import computes_plainly
@@ -147,12 +147,19 @@ def settle(config: PreTrainedConfig, raw: Mapping[str, Any], name: str) -> None:
     session in which it was saved is as it has to be; attention is computed by the library's usual function.
 
     Raises:
-        InputError: ``pruned_heads`` names heads that the model does not have.
+        InputError: ``pruned_heads`` names heads that the model does not have; an encoder says that it is causal.
     """
     for setting, value in _LEFTOVERS.items():
         if hasattr(config, setting):
             setattr(config, setting, value)
     computes_plainly(config)
+    family = family_of(config)
+    encodes = not (family.causal or (family.may_decode and config.is_decoder))
+    if encodes and getattr(config, "is_causal", None):
+        raise InputError(
+            f"{name} says is_causal in its config, but the library's {family.name} attends both ways in some batches "
+            "and not in others then; a copy without is_causal attends both ways."
+        )
     pruned = raw.get("pruned_heads")
     if hasattr(config, "pruned_heads"):
         del config.pruned_heads
