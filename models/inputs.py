@@ -72,7 +72,7 @@ def feed(
     }
     if first := next((one for one in inputs if len(one)), None):
         tokens = tokenizer.convert_ids_to_tokens(first.input_ids)
-        special = set(tokenizer.all_special_ids)
+        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         record |= {
             "special_tokens": [t for t, i in zip(tokens, first.input_ids, strict=True) if i in special],
             "example": {

@@ -13,9 +13,21 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertConfig
 
 from models import InputError
-from models.glue import TASKS, Rows, check_rows, load_rows, select_rows, task_named, texts_of
+from models.glue import (
+    TASKS,
+    Rows,
+    check_rows,
+    hold_out,
+    load_rows,
+    row_number,
+    select_rows,
+    targets_of,
+    task_named,
+    texts_of,
+)
 
 QQP, COLA, MNLI, STSB, MRPC = (task_named(name) for name in ("qqp", "cola", "mnli", "stsb", "mrpc"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -171,6 +183,87 @@ class TestFormats:
         assert labels == [1, "duplicate", None, "none"]
         write(tmp_path / "b.csv", "question1,question2,label", "x,y,duplicate", "x,y,1")
         assert [row["label"] for row in load_rows(QQP, tmp_path, "b").rows] == ["duplicate", "1"]
+
+
+class TestSchemas:
+    """Class names in a file's own schema, as the `datasets` library writes them: labels go by name."""
+
+    ROWS = tuple({"premise": f"a {i}", "hypothesis": "b", "label": i % 3} for i in range(6))
+
+    def labels_read(self, folder: Path, names: Sequence[str], task: Any = MNLI) -> list[Any]:
+        import datasets
+
+        features = datasets.Features(
+            {
+                "premise": datasets.Value("string"),
+                "hypothesis": datasets.Value("string"),
+                "label": datasets.ClassLabel(names=list(names)),
+            }
+        )
+        table = datasets.Dataset.from_list(list(self.ROWS), features=features)
+        (folder / task.name).mkdir(exist_ok=True)
+        table.to_parquet(folder / task.name / "validation.parquet")
+        return [row["label"] for row in load_rows(task, folder).rows]
+
+    @pytest.mark.parametrize(
+        ("names", "read"),
+        [
+            (("entailment", "neutral", "contradiction"), [0, 1, 2]),
+            (("contradiction", "entailment", "neutral"), [2, 0, 1]),
+            (("Contradiction", "NEUTRAL", "entailment"), [2, 1, 0]),
+            (("LABEL_0", "LABEL_1", "LABEL_2"), [0, 1, 2]),
+            (("2", "0", "1"), [2, 0, 1]),
+            (("entails", "neutral", "contradicts"), ["entails", 1, "contradicts"]),
+        ],
+    )
+    def test_a_label_is_the_one_of_its_name(self, tmp_path: Path, names: Any, read: list[Any]) -> None:
+        assert self.labels_read(tmp_path, names) == read * 2
+
+    def test_rows_of_the_hub_go_by_their_names_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import datasets
+
+        names = ["contradiction", "entailment", "neutral"]
+        table = datasets.Dataset.from_list(list(self.ROWS)).cast_column(
+            "label", datasets.ClassLabel(names=names)
+        )
+        monkeypatch.setattr("models.hub.hub_answers", lambda *_: True)
+        monkeypatch.setattr(datasets, "get_dataset_config_names", lambda _: [])
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+        read = load_rows(MNLI, "some/nli").rows
+        assert [row["label"] for row in read] == [2, 0, 1] * 2
+        assert [row_number(row, 0) for row in read] == [1, 2, 3, 4, 5, 6]
+
+    def test_a_split_without_labels_and_a_file_without_names_stay_as_they_are(self, tmp_path: Path) -> None:
+        import pandas as pd
+
+        pd.DataFrame([pair(label=-1), pair(label=1)]).to_parquet(tmp_path / "a.parquet")
+        assert [row["label"] for row in load_rows(QQP, tmp_path, "a").rows] == [-1, 1]
+
+
+class TestRowNumbers:
+    @quick
+    @given(draw=st.integers(1, 40), seed=st.integers(0, 5), share=st.sampled_from([0.0, 0.5]))
+    def test_a_row_keeps_its_number_through_every_draw(self, draw: int, seed: int, share: float) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            write_jsonl(Path(name) / "a.jsonl", [pair(f"question {i}", idx=1000 - i) for i in range(40)])
+            read = load_rows(QQP, name, "a")
+        selected, reported = hold_out(read.numbered(), QQP, share)
+        for rows in (select_rows(read.numbered(), QQP, draw, seed), selected, reported):
+            assert all(row["question1"] == f"question {row_number(row, 0) - 1}" for row in rows)
+
+    def test_an_error_names_it(self, tmp_path: Path) -> None:
+        write_jsonl(
+            tmp_path / "a.jsonl", [pair(f"question {i}", label=7 if i == 29 else 1) for i in range(40)]
+        )
+        rows = load_rows(QQP, tmp_path, "a")
+        last = [row for row in rows.rows if row["label"] == 7]
+        with pytest.raises(InputError, match=r"a\.jsonl, row 30 has the label 7"):
+            targets_of(last, QQP, BertConfig(num_labels=2), rows.source)
+
+    def test_rows_left_out_of_a_tsv_file_are_counted(self, tmp_path: Path) -> None:
+        lines = [f"{i}\t{i}\t{i}\tWhy {i}?\tHow?\t0" for i in range(200)]
+        write(tmp_path / "dev.tsv", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "x\ty", *lines)
+        assert row_number(load_rows(QQP, tmp_path).rows[0], 0) == 2
 
 
 class TestGlueTsv:
