@@ -444,6 +444,7 @@ def _from_file(task: Task, path: Path, unread: list[str]) -> Rows:
 
 
 def _read(path: Path, task: Task) -> list[Row]:
+    named: list[str] = []
     try:
         if path.suffix == ".jsonl":
             rows = _read_jsonl(path)
@@ -451,7 +452,7 @@ def _read(path: Path, task: Task) -> list[Row]:
             import pyarrow.parquet
 
             table = pyarrow.parquet.read_table(path)
-            rows = [_by_name(row, task, _schema_names(table.schema)) for row in table.to_pylist()]
+            rows, named = table.to_pylist(), _schema_names(table.schema)
         else:
             rows = _read_table(path, task)
     except InputError:
@@ -459,8 +460,11 @@ def _read(path: Path, task: Task) -> list[Row]:
     except (OSError, ValueError, RuntimeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {reason(error)}.") from error
     names = _TSV_COLUMNS.get(task.name, {}) if path.suffix == ".tsv" else {}
+    named = named or _card_names(path.parent, task)
     return [
-        FileRow({names.get(column, column): value for column, value in row.items()}, number)
+        FileRow(
+            _by_name({names.get(column, column): value for column, value in row.items()}, task, named), number
+        )
         for number, row in enumerate(rows, start=1)
     ]
 
@@ -475,13 +479,40 @@ def _schema_names(schema: Any) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
+def _card_names(folder: Path, task: Task) -> list[str]:
+    """Return the names of the label's classes that the card of a data set gives, which ``datasets`` goes by too."""
+    from huggingface_hub import metadata_load
+
+    for card in (folder / "README.md", folder.parent / "README.md"):
+        try:
+            said = (metadata_load(card) or {}).get("dataset_info") if card.is_file() else None
+        except Exception:  # notes that are no card
+            continue
+        infos = [info for info in (said if isinstance(said, list) else [said]) if isinstance(info, dict)]
+        for info in infos:
+            if len(infos) > 1 and _plain(str(info.get("config_name"))) != task.name:
+                continue
+            for column in info.get("features") or []:
+                try:
+                    names = column["dtype"]["class_label"]["names"] if column["name"] == "label" else {}
+                    if isinstance(names, list):
+                        return [str(name) for name in names]
+                    if names:
+                        return [str(names[i]) for i in sorted(names, key=int)]
+                except (KeyError, TypeError, ValueError):
+                    continue
+    return []
+
+
 def _by_name(row: Row, task: Task, names: Sequence[str]) -> dict[str, Any]:
     """Return a row whose label is the place in the task's order, where its own order of the classes is known.
 
     A class that the task does not have goes by its name, and is refused by it when labels are looked up.
     """
     label = row.get("label")
-    if not names or isinstance(label, bool) or not isinstance(label, Integral) or not 0 <= label < len(names):
+    if isinstance(label, str) and label.isdecimal():  # as csv and tsv have it
+        label = int(label)
+    if not isinstance(label, Integral) or isinstance(label, bool) or not 0 <= label < len(names):
         return dict(row)
     name = _plain_label(names[int(label)])
     places: dict[str, Any] = {_plain_label(known): i for i, known in enumerate(task.labels)}

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
 
 _FILE = "tokenizer.json"
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "model")
-_LIBRARYS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-"""By tokenizer that reads ``tokenizer.json`` as it stands, the one that the library makes of it."""
+_OTHERS: WeakKeyDictionary[Any, tuple[Any, str] | None] = WeakKeyDictionary()
+"""By tokenizer, the one of the same model that reads otherwise, if there is one, and what to say of the two."""
+_MENDED = (
+    "by the library's {other} than tokenizer.json says, on which the model was trained; the file's are used"
+)
+_GIVEN = (
+    "by the {used} given than by the model's tokenizer.json, on which it was trained; load_checkpoint gives a "
+    "tokenizer that follows the file"
+)
 
 
 def load_tokenizer(name: str, config: Any, **source: Any) -> PreTrainedTokenizerBase:
@@ -56,7 +63,9 @@ def load_tokenizer(name: str, config: Any, **source: Any) -> PreTrainedTokenizer
         raise InputError(
             f"--model {name} has no tokenizer: there is no vocabulary; add the tokenizer's files ({_FILE})."
         )
-    return tokenizer if file is None else _as_stored(tokenizer, file, said)
+    found = tokenizer if file is None else _as_stored(tokenizer, file, said)
+    _OTHERS[found] = None if found is tokenizer else (tokenizer, _MENDED)
+    return found
 
 
 def _as_stored(tokenizer: Any, file: Path, said: dict[str, Any]) -> PreTrainedTokenizerBase:
@@ -90,32 +99,34 @@ def _as_stored(tokenizer: Any, file: Path, said: dict[str, Any]) -> PreTrainedTo
         and type(tokenizer).__name__[:5] == "Llama"
     ):
         found.backend_tokenizer.post_processor = backend.post_processor
-    _LIBRARYS[found] = tokenizer
     return found
 
 
 def token_warnings(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str | None]], max_length: int
 ) -> list[str]:
-    """Return a warning if the library's own class would have read some of these texts otherwise; else nothing."""
-    library = _LIBRARYS.get(tokenizer)
-    if library is None:
-        return []
+    """Return a warning if ``tokenizer.json`` and the library's own class read some of these texts otherwise.
+
+    What :func:`load_tokenizer` gave reads as the file says; one that a caller loaded is used as it is.
+    """
     from .inputs import encode
 
-    ours, theirs = (encode(one, pairs, max_length) for one in (tokenizer, library))
-    other = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.input_ids != b.input_ids]
-    if not other:
+    if tokenizer not in _OTHERS:
+        file = Path(tokenizer.name_or_path) / _FILE
+        stored = _as_stored(tokenizer, file, {}) if tokenizer.name_or_path and file.is_file() else tokenizer
+        _OTHERS[tokenizer] = None if stored is tokenizer else (stored, _GIVEN)
+    if (known := _OTHERS[tokenizer]) is None:
         return []
-    at = next(
-        i for i in range(max_length) if other[0][0].input_ids[i : i + 1] != other[0][1].input_ids[i : i + 1]
-    )
-    words = [
-        " ".join(one.convert_ids_to_tokens(input.input_ids[at : at + 6])) or "nothing"
-        for one, input in zip((tokenizer, library), other[0], strict=True)
-    ]
+    other, words = known
+    both = zip(*(encode(one, pairs, max_length) for one in (tokenizer, other)), strict=True)
+    apart = [(a.input_ids, b.input_ids) for a, b in both if a.input_ids != b.input_ids]
+    if not apart:
+        return []
+    ours, theirs = apart[0]
+    at = next(i for i in range(max_length) if ours[i : i + 1] != theirs[i : i + 1])
+    read = " ".join(tokenizer.convert_ids_to_tokens(ours[at : at + 6])) or "nothing"
+    unread = " ".join(other.convert_ids_to_tokens(theirs[at : at + 6])) or "nothing"
+    words = words.format(used=type(tokenizer).__name__, other=type(other).__name__)
     return [
-        f"{len(other)} of {len(pairs)} inputs have other tokens by the library's {type(library).__name__} than "
-        f"{_FILE} says, on which the model was trained; those of {_FILE} are used, e.g. {words[0]!r} instead of "
-        f"{words[1]!r}."
+        f"{len(apart)} of {len(pairs)} inputs have other tokens {words}, e.g. {read!r} instead of {unread!r}."
     ]

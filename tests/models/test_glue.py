@@ -233,6 +233,44 @@ class TestSchemas:
         assert [row["label"] for row in read] == [2, 0, 1] * 2
         assert [row_number(row, 0) for row in read] == [1, 2, 3, 4, 5, 6]
 
+    @pytest.mark.parametrize("several", [False, True])
+    @pytest.mark.parametrize("place", ["", "mnli"])
+    def test_names_that_a_data_sets_card_gives_count_too(
+        self, tmp_path: Path, several: bool, place: str
+    ) -> None:
+        names = "".join(
+            f"\n        '{i}': {name}" for i, name in enumerate(("neutral", "entailment", "contradiction"))
+        )
+        info = f"features:\n  - name: label\n    dtype:\n      class_label:\n       names:{names}"
+        if several:
+            other = info.replace("neutral", "yes").replace("entailment", "no")
+            info = (
+                "- config_name: other\n  "
+                + other.replace("\n", "\n  ")
+                + "\n- config_name: mnli\n  "
+                + info.replace("\n", "\n  ")
+            )
+        else:
+            info = "  " + info.replace("\n", "\n  ")
+        write_jsonl(tmp_path / "mnli" / "validation.jsonl", self.ROWS)
+        (tmp_path / place / "README.md").write_text(f"---\ndataset_info:\n{info}\n---\nA card.\n")
+        assert [row["label"] for row in load_rows(MNLI, tmp_path).rows] == [1, 0, 2] * 2
+
+    def test_and_of_digits_in_a_csv_file(self, tmp_path: Path) -> None:
+        names = ["positive", "negative"]
+        features = [{"name": "label", "dtype": {"class_label": {"names": names}}}]
+        write(tmp_path / "validation.csv", "sentence,label", "good,0", "bad,1")
+        (tmp_path / "README.md").write_text(
+            f"---\n{json.dumps({'dataset_info': {'features': features}})}\n---\n"
+        )
+        assert [row["label"] for row in load_rows("sst2", tmp_path).rows] == [1, 0]
+
+    @pytest.mark.parametrize("notes", ["", "# notes", "---\nx: [\n---\n", "---\ndataset_info: 3\n---\n"])
+    def test_notes_that_are_no_card_do_not_matter(self, tmp_path: Path, notes: str) -> None:
+        write_jsonl(tmp_path / "validation.jsonl", self.ROWS)
+        (tmp_path / "README.md").write_text(notes)
+        assert [row["label"] for row in load_rows(MNLI, tmp_path).rows] == [0, 1, 2] * 2
+
     def test_a_split_without_labels_and_a_file_without_names_stay_as_they_are(self, tmp_path: Path) -> None:
         import pandas as pd
 

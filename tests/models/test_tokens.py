@@ -83,6 +83,17 @@ def test_every_token_is_that_of_the_file_and_the_difference_is_said(overridden: 
     assert result.inputs["example"]["tokens"] == stored.encode(TEXTS[0]).tokens[:30]
 
 
+def test_a_tokenizer_that_a_caller_loaded_is_used_and_the_difference_said(overridden: Path) -> None:
+    from transformers import AutoTokenizer
+
+    model, tokenizer = load_checkpoint(str(overridden)).model, AutoTokenizer.from_pretrained(overridden)
+    pairs = [(text, None) for text in TEXTS]
+    fed = feed(model, tokenizer, pairs, 30)
+    assert [one.input_ids for one in fed.inputs] == [tokenizer(text)["input_ids"] for text in TEXTS]
+    (message,) = fed.warnings
+    assert f"by the {type(tokenizer).__name__} given than by the model's tokenizer.json" in message
+
+
 def test_pairs_and_special_tokens_are_those_of_the_file(save_tiny: Any, minilm_folder: str) -> None:
     tokenizer = word_pieces(minilm_folder, normalizers.BertNormalizer(lowercase=False), "Paris")
     checkpoint = load_checkpoint(str(model_with(save_tiny, tokenizer, "bert", "BertTokenizer", **BERTISH)))
