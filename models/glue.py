@@ -512,7 +512,7 @@ def _by_name(row: Row, task: Task, names: Sequence[str]) -> dict[str, Any]:
     label = row.get("label")
     if isinstance(label, str) and label.isdecimal():  # as csv and tsv have it
         label = int(label)
-    if not isinstance(label, Integral) or isinstance(label, bool) or not 0 <= label < len(names):
+    if not isinstance(label, Integral) or isinstance(label, bool) or not 0 <= int(label) < len(names):
         return dict(row)
     name = _plain_label(names[int(label)])
     places: dict[str, Any] = {_plain_label(known): i for i, known in enumerate(task.labels)}

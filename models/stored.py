@@ -115,7 +115,7 @@ def check_config(raw: Mapping[str, Any], name: str, headed: bool) -> None:
     Raises:
         InputError: other positions than absolute ones, or code of its own.
     """
-    position = raw.get("position_embedding_type")
+    position = raw.get("position_embedding_type") or ("relative" if raw.get("relative_attention") else None)
     if position not in _ABSOLUTE:
         raise InputError(
             f"{name} has position_embedding_type {position!r}, which the library no longer computes: its maps "
@@ -177,6 +177,11 @@ def settle(config: PreTrainedConfig, raw: Mapping[str, Any], name: str) -> None:
             f'{{"0": [1, 2]}}, not {json.dumps(pruned)[:80]}.'
         )
     if any(gone.values()):
+        if family.unshare is not None:
+            raise InputError(
+                f"{name} is a {family.name} of which the library pruned heads (pruned_heads in its config) in modules "
+                "that several layers share; headscope reads none such, so give the whole model."
+            )
         kept = [[head for head in range(heads) if head not in gone.get(layer, ())] for layer in range(layers)]
         setattr(config, STRUCTURE, {"heads": kept, "mlps": [True] * layers})
 

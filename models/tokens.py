@@ -83,7 +83,7 @@ def _as_stored(tokenizer: Any, file: Path, said: dict[str, Any]) -> PreTrainedTo
     if all(made.get(part) == stored[part] for part in _PARTS) and all(
         token in known for token in stored["added_tokens"]
     ):
-        return tokenizer  # type: ignore[no-any-return]
+        return tokenizer
     found = PreTrainedTokenizerFast(
         tokenizer_file=str(file),
         model_input_names=list(tokenizer.model_input_names),

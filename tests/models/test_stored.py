@@ -187,6 +187,9 @@ class TestConfigs:
         with pytest.raises(InputError, match="position_embedding_type"):
             load(folder)
         assert load_checkpoint(str(configure(folder, position_embedding_type="absolute")))
+        assert "position_embedding_type 'relative'" in refusal(
+            configure(folder, relative_attention=True, position_embedding_type=None)
+        )
 
     @pytest.mark.parametrize("alone", [True, False])
     def test_an_adapter_is_refused_with_what_to_do(self, save_tiny: Any, alone: bool) -> None:
@@ -329,6 +332,10 @@ class TestPrunedHeads:
         assert "pruned_heads in its config must name heads 0 to 3" in refusal(
             configure(save_tiny("bert"), pruned_heads=said)
         )
+
+    def test_layers_that_share_modules_are_refused(self, save_tiny: Any) -> None:
+        message = refusal(configure(save_tiny("albert"), pruned_heads={"0": [1]}))
+        assert "in modules that several layers share" in message
 
     def test_none_pruned_is_a_whole_model_and_weights_that_are_whole_are_refused(
         self, save_tiny: Any
