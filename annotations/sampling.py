@@ -27,7 +27,7 @@ from models.inputs import Encoded, batches
 from models.outputs import Output
 from models.provenance import provenance
 from models.tap import observe
-from models.tokens import shown_tokens
+from models.token_text import shown_tokens
 from patterns import store
 from patterns.classifier import classifier_records, load_classifiers
 from patterns.distribution import check_seed
@@ -159,7 +159,7 @@ class SampleMaps:
             for kind in found.kinds
         }
         places, probabilities = self._choose(found, look, free)
-        warnings = [*rows.shortage(self.examples), *found.warnings]
+        warnings = [*rows.shortage(self.examples), *checkpoint.warnings, *found.warnings]
         if len(places) < self.count:
             warnings.append(f"{self.count} maps were asked for, but only {len(places)} are left to choose.")
         maps = take_maps(checkpoint, look.encoded, places, self.batch_size, progress)
@@ -183,6 +183,7 @@ class SampleMaps:
             "count": len(places),
             "seed": self.seed,
             "max_length": self.max_length,
+            "fed": dict(found.inputs),
             "exclude": {"folders": [str(folder) for folder in self.exclude], "found": int(taken.sum())},
             "classifiers": classifier_records(classifiers, self.classifiers),
             "predicted": {p.value: int((predictions["label"] == p).sum()) for p in PATTERNS},

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InputError, UnsupportedModelError
-from .internals import conv1d, library
+from .internals import conv1d, library, masks_later
 
 if TYPE_CHECKING:
     import torch
@@ -55,8 +55,12 @@ class Family:
     """Attribute of the attention module that holds its number of heads, if it has one."""
     width: str | None = None
     """Attribute of the attention module that holds the number of heads times d_head, if it has one."""
+    segments: str | None = None
+    """Dotted path from the base model to its segment embeddings, if it has some."""
     causal: bool = False
-    """Whether a token attends only to itself and to what stands before it."""
+    """Whether a token attends only to itself and to what stands before it, unless a config says otherwise."""
+    may_decode: bool = False
+    """Whether a config's ``is_decoder`` makes it causal."""
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
     """Index of the first position embedding in use (RoBERTa counts on from the padding id)."""
     in_call_order: Callable[[PreTrainedConfig, Sequence[nn.Module]], list[nn.Module]] = (
@@ -87,6 +91,7 @@ def _unshare(config: PreTrainedConfig, groups: nn.ModuleList) -> None:
     config.num_hidden_groups = turns
 
 
+_SEGMENTS = "embeddings.token_type_embeddings"
 _BERT: dict[str, Any] = {
     "layers": "encoder.layer",
     "attention": "attention.self",
@@ -96,6 +101,8 @@ _BERT: dict[str, Any] = {
     "mlp_inputs": ("intermediate.dense",),
     "head_count": "num_attention_heads",
     "width": "all_head_size",
+    "segments": _SEGMENTS,
+    "may_decode": True,
 }
 _LLAMA: dict[str, Any] = {
     "layers": "layers",
@@ -134,6 +141,7 @@ FAMILIES: tuple[Family, ...] = (
         mlp_inputs=("ffn",),
         head_count="num_attention_heads",
         width="all_head_size",
+        segments=_SEGMENTS,
         in_call_order=_shared,
         unshare=_unshare,
     ),
@@ -195,6 +203,10 @@ class Anatomy:
     """Per layer, whether its MLP is there."""
     causal: bool
     """Whether every map is lower triangular."""
+    decoder: bool
+    """Whether it may keep keys and values of earlier tokens, causal or not."""
+    segments: int
+    """How many kinds of segments it has embeddings for; 0 for a model that knows of none."""
     local_layers: tuple[int, ...]
     """Layers (0-based) that see only a window around each token."""
     window: int | None
@@ -361,6 +373,7 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         (True,) * len(layers),
     )
     _check_structure(config, kept, outputs)
+    decoder = family.causal or (family.may_decode and bool(config.is_decoder))
     types = getattr(config, "layer_types", None) or []
     local = tuple(i for i, kind in enumerate(types) if kind != "full_attention")
     return Anatomy(
@@ -374,7 +387,9 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         mlp_inputs=mlp_inputs,
         kept=kept,
         kept_mlps=kept_mlps,
-        causal=family.causal or bool(getattr(config, "is_decoder", False)),
+        causal=decoder and masks_later(config),
+        decoder=decoder,
+        segments=len(base.get_submodule(family.segments).weight) if family.segments else 0,  # type: ignore[arg-type]
         local_layers=local,
         window=int(config.sliding_window) if local else None,
         max_tokens=_positions(config) - family.first_position(config),

@@ -12,13 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .anatomy import STRUCTURE, family_of
+from .anatomy import STRUCTURE, anatomy_of, family_of
 from .errors import HeadError, HeadscopeError, InputError
 from .files import reason
-from .glue import Task, class_ids
-from .hub import hub_answers
-from .internals import loading_report, raw_config
+from .glue import Task, check_problem, class_ids, class_names, task_named
+from .hub import hub_answers, stored_file
+from .internals import loading_report, raw_config, sees_both_ways
 from .saving import check_weights, read_model
+from .stored import (
+    ADAPTER,
+    check_adapter,
+    check_config,
+    check_files,
+    check_left_over,
+    read_weights,
+    settle,
+    unwrapped,
+)
+from .tokens import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -37,6 +48,8 @@ class Checkpoint:
     """Commit of a Hub model; None for a folder."""
     sha256: str | None
     """Digest of a folder's weight files; None for a Hub model, whose commit says as much."""
+    warnings: tuple[str, ...] = ()
+    """What a reader of any result about it has to know."""
 
 
 def load_checkpoint(
@@ -44,24 +57,23 @@ def load_checkpoint(
     revision: str | None = None,
     device: str | torch.device = "cpu",
     *,
-    task: Task | None = None,
+    task: str | Task | None = None,
 ) -> Checkpoint:
     """Load a model, compacted or not, and its tokenizer: the base model, or with `task` the one with its head.
 
-    The precision is float32: bfloat16 moves attention probabilities by up to 0.09.
+    The model is what its files say, or refused: see :mod:`models.stored`. The precision is float32: bfloat16 moves
+    attention probabilities by up to 0.09.
 
     Raises:
         UnsupportedModelError: the model's family is not supported (found out before any weights are read).
-        InputError: there is no such model, it is incomplete or corrupt, or it has no tokenizer.
+        InputError: there is no such model, it is incomplete or corrupt, holds weights or settings that the library's
+            class has no place for, or has no tokenizer.
         HeadError: it has no classification head, or one for other labels than the task's.
     """
-    from transformers import (
-        AutoConfig,
-        AutoModel,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-    )
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
+    task = None if task is None else task_named(task)
+    where = f"--model {name}"
     folder = Path(name) if Path(name).is_dir() else None
     if folder is None and Path(name).exists():
         raise InputError(f"--model {name} is a file; give the model's folder or its Hub id.")
@@ -73,6 +85,7 @@ def load_checkpoint(
     }
     model: Any
     try:
+        check_adapter(stored_file(name, ADAPTER, **source), where)
         raw = raw_config(name, **source)
         # Asked here too, as it may be one that the library has never heard of.
         if isinstance(raw, dict) and raw.get("model_type"):
@@ -81,6 +94,10 @@ def load_checkpoint(
         family_of(config)
         if getattr(config, "quantization_config", None):
             raise InputError(f"--model {name} is quantized; give the model in full precision.")
+        check_config(raw, where, task is not None)
+        settle(config, raw, where)
+        if task is not None:
+            _settle_head(config, raw, task, name)
         auto = AutoModel if task is None else AutoModelForSequenceClassification
         if hasattr(config, STRUCTURE):
             if folder is None:
@@ -91,19 +108,37 @@ def load_checkpoint(
         else:
             if folder is not None:
                 check_weights(folder, config)
-            model, said = auto.from_pretrained(
-                name,
-                config=config,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # they are reported, and refused below
-                output_loading_info=True,
-                **source,
-            )
+                check_files(folder, where)
+            settings: dict[str, Any] = {
+                "config": config,
+                "dtype": torch.float32,
+                "ignore_mismatched_sizes": True,  # they are reported, and refused below
+                "output_loading_info": True,
+            }
+            model, said = auto.from_pretrained(name, **settings, **source)
             report = loading_report(said)
+            place = folder or stored_file(name, "config.json", **source)
+            if (
+                report["unexpected_keys"]
+                and any("pooler" not in key for key in report["missing_keys"])
+                and place
+            ):
+                stored = read_weights(place if place.is_dir() else place.parent)
+                plain = unwrapped(stored, model)
+                if plain.keys() != stored.keys():
+                    model, said = type(model).from_pretrained(None, state_dict=plain, **settings)
+                    report = loading_report(said)
     except HeadscopeError:
         raise
     except Exception as error:  # a corrupt file shows as almost any type: the library passes all of them on
         raise InputError(_no_model(name, folder, source["local_files_only"], error)) from error
+    layer = re.compile(re.escape(family_of(config).layers) + r"\.(\d+)\.")
+    indices = [int(found[1]) for key in report["unexpected_keys"] if (found := layer.search(key))]
+    if indices and max(indices) >= config.num_hidden_layers:
+        raise InputError(
+            f"--model {name} has weights of layer {max(indices)}, but its config has {config.num_hidden_layers} layers."
+        )
+    check_left_over(where, model, report["unexpected_keys"], task is not None)
     # A wrong prefix would leave weights at random without a word; a missing pooler matters only to a head.
     prefix = "" if task is None else f"{model.base_model_prefix}."
     head = [key for key in report["missing_keys"] if not key.startswith(prefix)]
@@ -120,31 +155,23 @@ def load_checkpoint(
             f"--model {name} has no classification head; fine-tune it on {task.name} first (finetune-glue).",
             missing=True,
         )
-    for key, stored, wanted in sorted(report["mismatched_keys"]):
+    for key, stored_shape, wanted in sorted(report["mismatched_keys"]):
         raise InputError(
-            f"--model {name}: {key} has the shape {list(stored)}, but its config asks for {list(wanted)}."
+            f"--model {name}: {key} has the shape {list(stored_shape)}, but its config asks for {list(wanted)}."
         )
-    layer = re.compile(re.escape(family_of(config).layers) + r"\.(\d+)\.")
-    indices = [int(found[1]) for key in report["unexpected_keys"] if (found := layer.search(key))]
-    if indices and max(indices) >= config.num_hidden_layers:
-        raise InputError(
-            f"--model {name} has weights of layer {max(indices)}, but its config has {config.num_hidden_layers} layers."
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **source)
-    except Exception as error:
-        raise InputError(f"--model {name} has no tokenizer that can be loaded: {reason(error)}.") from error
-    # Without any vocabulary file the library makes a tokenizer that reads every text as unknown.
-    if len(tokenizer.get_vocab()) <= len(set(tokenizer.all_special_tokens)):
-        raise InputError(
-            f"--model {name} has no tokenizer: there is no vocabulary; add the tokenizer's files (tokenizer.json)."
-        )
+    tokenizer = load_tokenizer(name, raw, **source)
     if task is not None:
         try:
             class_ids(task, config)
         except InputError as error:
             raise HeadError(f"--model {name}: {error}", missing=False) from error
         set_padding(model.config, tokenizer)
+    anatomy = anatomy_of(model)
+    if not anatomy.causal:
+        sees_both_ways(anatomy.attentions)
+    if not anatomy.segments:
+        kept = [kind for kind in tokenizer.model_input_names if kind != "token_type_ids"]
+        tokenizer.model_input_names = kept
     model.eval()
     return Checkpoint(
         model=model.to(device),
@@ -152,6 +179,36 @@ def load_checkpoint(
         name=name,
         revision=getattr(model.config, "_commit_hash", None) or revision,
         sha256=_digest(folder) if folder else None,
+        warnings=_foreign_class(name, raw, type(model).__name__),
+    )
+
+
+def _settle_head(config: PreTrainedConfig, raw: dict[str, Any], task: Task, name: str) -> None:
+    """Give a configuration the class names of its file, by whichever of the two tables names them.
+
+    Raises:
+        HeadError: they contradict each other, or the head is for another kind of problem than the task.
+    """
+    try:
+        check_problem(task, config)
+        names = class_names(raw.get("id2label"), raw.get("label2id"))
+    except InputError as error:
+        raise HeadError(f"--model {name}: {error}", missing=False) from error
+    if names:
+        config.id2label = dict(enumerate(names))
+        config.label2id = {label: i for i, label in enumerate(names)}
+
+
+def _foreign_class(name: str, raw: dict[str, Any], used: str) -> tuple[str, ...]:
+    """Return a warning if the model was saved from a class that is not the library's own."""
+    import transformers
+
+    said = (raw.get("architectures") or [None])[0]
+    if not isinstance(said, str) or hasattr(transformers, said):
+        return ()
+    return (
+        f"{name} was saved from a class of its own, {said}; it is computed as the library's {used}, which is the same "
+        "only if that class changes nothing but the head.",
     )
 
 

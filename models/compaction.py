@@ -78,7 +78,7 @@ def compact(model: PreTrainedModel, subnetwork: Subnetwork, *, unshare: bool = F
         numbers = [np.flatnonzero(heads).tolist() for heads in subnetwork.heads]
         setattr(small.config, STRUCTURE, {"heads": numbers, "mlps": subnetwork.mlps.tolist()})
     base, emptied = anatomy_of(small).base, bool((subnetwork.heads.sum(axis=1) == 0).any())
-    if anatomy.causal and emptied and check_counts not in base._forward_hooks.values():
+    if anatomy.decoder and emptied and check_counts not in base._forward_hooks.values():
         base.register_forward_hook(check_counts, with_kwargs=True)
     return small
 

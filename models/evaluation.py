@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +12,10 @@ import torch
 from torch.nn import functional
 
 from . import metrics
-from .anatomy import anatomy_of
 from .checkpoints import Checkpoint
 from .errors import InputError
-from .glue import Row, Task, class_ids, targets_of
-from .inputs import Encoded, as_texts, batches, check_segments, encode
+from .glue import Row, Task, class_ids, row_number, targets_of, task_named
+from .inputs import Encoded, as_texts, batches, feed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,6 +33,10 @@ class Examples:
     """For each of the task's labels in its order, the model's class id."""
     pad_token_id: int
     """The model's own."""
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """What a result says of how the rows were fed; see :class:`models.inputs.Fed`."""
+    warnings: tuple[str, ...] = ()
+    """What a reader has to know of the model and of these inputs' tokens."""
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -67,10 +70,14 @@ class Examples:
         """Score the model's outputs ``[N, C]``, in the order of the rows: see :func:`models.metrics.scores`."""
         return metrics.scores(self.task, logits, self.targets, positive=self.classes[-1])
 
+    def doubts(self, logits: npt.ArrayLike) -> list[str]:
+        """Return what makes it doubtful that the outputs mean what they are taken for: see :func:`metrics.doubts`."""
+        return metrics.doubts(self.task, logits, self.targets, self.classes)
+
 
 def examples_of(
     checkpoint: Checkpoint,
-    task: Task,
+    task: str | Task,
     rows: Sequence[Row],
     max_length: int = 128,
     source: str = "rows",
@@ -79,7 +86,7 @@ def examples_of(
 
     Args:
         checkpoint: loaded for the task.
-        task: whose rows they are.
+        task: whose rows they are, or its name.
         rows: with labels.
         max_length: tokens, special tokens included; longer inputs are cut.
         source: what to call the rows in an error.
@@ -87,18 +94,24 @@ def examples_of(
     Raises:
         InputError: no rows, a row without a usable text or label, or a tokenizer of another model.
     """
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    task = task_named(task)
+    model = checkpoint.model
     if not rows:
         raise InputError(f"{source}: there are no rows.")
     targets = targets_of(rows, task, model.config, source)
-    weights = model.get_input_embeddings().weight
-    limit = min(max_length, anatomy_of(model).max_tokens)
-    encoded = encode(tokenizer, as_texts(rows, task), limit, len(weights))  # type: ignore[arg-type]
-    for number, one in enumerate(encoded, start=1):
+    fed = feed(model, checkpoint.tokenizer, as_texts(rows, task), max_length)
+    for number, (row, one) in enumerate(zip(rows, fed.inputs, strict=True), start=1):
         if not len(one):
-            raise InputError(f"{source}, row {number} has no tokens: its text is empty.")
-    check_segments(model, encoded)
-    return Examples(task, encoded, targets, class_ids(task, model.config), int(model.config.pad_token_id))
+            raise InputError(f"{source}, row {row_number(row, number)} has no tokens: its text is empty.")
+    return Examples(
+        task,
+        fed.inputs,
+        targets,
+        class_ids(task, model.config),
+        int(model.config.pad_token_id),
+        fed.record,
+        (*checkpoint.warnings, *fed.warnings),
+    )
 
 
 def predict(

@@ -29,7 +29,7 @@ from .drawing import save_figure
 from .errors import HeadError, InputError
 from .evaluation import Examples, examples_of, predict
 from .files import differences, read_json, write_json
-from .glue import Row, Rows, Task, class_ids, hold_out, select_rows, targets_of
+from .glue import Row, Rows, Task, class_ids, hold_out, select_rows, targets_of, task_named
 from .learning_curve import learning_curve
 from .metrics import baselines, threshold_metric
 from .outputs import Output
@@ -50,7 +50,7 @@ _CONFIG = "config.json"
 
 def finetune(
     model_name: str,
-    task: Task,
+    task: str | Task,
     train_rows: Rows | Sequence[Row],
     dev_rows: Rows | Sequence[Row],
     settings: FineTuning,
@@ -73,7 +73,7 @@ def finetune(
 
     Args:
         model_name: Hub id or folder. A head that fits the task is trained on; else there is a new one.
-        task: which task.
+        task: which task, or its name.
         train_rows: with labels.
         dev_rows: with labels; the model is scored on them after every epoch, in float32.
         settings: see :class:`FineTuning`.
@@ -98,6 +98,7 @@ def finetune(
     """
     from transformers import set_seed
 
+    task = task_named(task)
     output = Path(output)
     written = Output(output, COMMAND, overwrite, (model_name,))
     if overwrite or not (output / METRICS).is_file():
@@ -172,7 +173,11 @@ def finetune(
         )
         final = held_out or dev
         positive = training.classes[-1]
-        scores = scored(final)
+        outputs = predict(model, final, batch_size=2 * settings.batch_size)
+        scores = final.scores(outputs)
+        warnings += final.warnings
+        if task.labels:  # scores that it has learned too little to reach are no other scale
+            warnings += final.doubts(outputs)
         always = baselines(task, training.targets, final.targets, positive=positive, seed=settings.seed)
         if others:
             scores |= _prefixed(scored(others))
@@ -202,7 +207,8 @@ def finetune(
                 "resumed_at_steps": course.resumed,
                 "history": course.history,
             },
-            "warnings": list(warnings),
+            "inputs": final.inputs,
+            "warnings": list(dict.fromkeys(warnings)),
             "config": config,
             "provenance": {
                 **provenance(),
@@ -344,10 +350,11 @@ def _training_device(name: str) -> torch.device:
     return device
 
 
-def with_head(name: str, revision: str | None, task: Task) -> tuple[Checkpoint, list[str]]:
+def with_head(name: str, revision: str | None, task: str | Task) -> tuple[Checkpoint, list[str]]:
     """Load a model with a head for the task, its own or a new one, and what to say about that."""
     from transformers import AutoModelForSequenceClassification
 
+    task = task_named(task)
     try:
         checkpoint = load_checkpoint(name, revision, task=task)
         warnings = [f"--model {name} has a classification head for {task.name}; training goes on from it."]

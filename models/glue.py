@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,12 +72,31 @@ _SCORES = (0.0, 5.0)  # the range of STS-B's similarity
 _BROKEN_OFF = 100  # GLUE's QQP files have lines that break off: at most one row in so many may be left out
 
 
-def task_named(name: str) -> Task:
-    """Return a task by any common spelling: ``SST-2``, ``sst2``, ``STS-B``, ``MNLI-m``.
+class FileRow(dict[str, Any]):
+    """A row that keeps its number in the file, counted from 1, through every draw."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, row: Row, number: int) -> None:
+        super().__init__(row)
+        self.number = number
+
+
+def row_number(row: Any, otherwise: int) -> int:
+    """Return a row's number in its file, or `otherwise` of a row that comes from none."""
+    return int(getattr(row, "number", otherwise))
+
+
+def task_named(name: str | Task) -> Task:
+    """Return a task by any common spelling: ``SST-2``, ``sst2``, ``STS-B``, ``MNLI-m``; a task is itself.
 
     Raises:
         InputError: it is none of the nine.
     """
+    if isinstance(name, Task):
+        return name
+    if not isinstance(name, str):
+        raise InputError(f"A task is given by its name, not by a {type(name).__name__}.")
     key = _plain(name)
     if key not in TASKS:
         raise InputError(f"Unknown task {name!r}; the nine GLUE tasks are {', '.join(TASKS)}.")
@@ -117,10 +137,14 @@ class Rows:
 
     def numbered(self) -> list[Row]:
         """Return the rows with ``idx`` set: see :func:`row_ids`."""
-        return [{**row, "idx": i} for row, i in zip(self.rows, row_ids(self.rows), strict=True)]
+        ids = row_ids(self.rows)
+        return [
+            FileRow({**row, "idx": i}, row_number(row, number))
+            for number, (row, i) in enumerate(zip(self.rows, ids, strict=True), start=1)
+        ]
 
 
-def load_rows(task: Task, data: str | Path | None = None, split: str = "validation") -> Rows:
+def load_rows(task: str | Task, data: str | Path | None = None, split: str = "validation") -> Rows:
     """Read one split of a task.
 
     Args:
@@ -133,6 +157,7 @@ def load_rows(task: Task, data: str | Path | None = None, split: str = "validati
     Raises:
         InputError: nothing to read, more than one file that fits, or a row without the task's columns.
     """
+    task = task_named(task)
     if data is not None and Path(data).is_dir():
         return _from_folder(task, Path(data), split)
     if data is not None and (Path(data).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(data))):
@@ -143,12 +168,13 @@ def load_rows(task: Task, data: str | Path | None = None, split: str = "validati
     return _from_hub(task, HUB_DATASET if data is None else str(data), split)
 
 
-def load_mismatched(task: Task, data: str | Path | None = None) -> Rows | None:
+def load_mismatched(task: str | Task, data: str | Path | None = None) -> Rows | None:
     """Read MNLI's dev rows of other genres than the training rows', if there are any; None for other tasks.
 
     Raises:
         InputError: there are some and they cannot be read.
     """
+    task = task_named(task)
     if task.name != "mnli":
         return None
     try:
@@ -157,21 +183,24 @@ def load_mismatched(task: Task, data: str | Path | None = None) -> Rows | None:
         return None
 
 
-def texts_of(row: Row, task: Task) -> tuple[str, str | None]:
+def texts_of(row: Row, task: str | Task) -> tuple[str, str | None]:
     """Return the one or two texts of a row, in the order in which the model reads them."""
+    task = task_named(task)
     return row[task.columns[0]], row[task.columns[1]] if len(task.columns) == 2 else None
 
 
-def class_ids(task: Task, config: PreTrainedConfig) -> tuple[int, ...]:
+def class_ids(task: str | Task, config: PreTrainedConfig) -> tuple[int, ...]:
     """Return, for each of the task's labels in its order, the class id that this model gives it.
 
-    The names in ``config.id2label`` decide, in any case and spelling; ``LABEL_0`` or a bare number is the place
-    in the task's own order. A regression task has the one output 0.
+    The names in the config decide (:func:`class_names`), in any case and spelling; ``LABEL_0`` or a bare number is
+    the place in the task's own order. A regression task has the one output 0.
 
     Raises:
-        InputError: the model's classes are not this task's labels.
+        InputError: the model's classes are not this task's labels, or it is for another kind of problem.
     """
-    names = [str(name) for _, name in sorted((config.id2label or {}).items())]
+    task = task_named(task)
+    check_problem(task, config)
+    names = class_names(config.id2label, getattr(config, "label2id", None))
     known = {_plain_label(label): i for i, label in enumerate(task.labels)}
     known |= {f"{prefix}{i}": i for i in range(len(task.labels)) for prefix in ("label", "")}
     found = [known.get(_plain_label(name), -1) for name in names]
@@ -187,8 +216,60 @@ def class_ids(task: Task, config: PreTrainedConfig) -> tuple[int, ...]:
     return tuple(found.index(i) for i in range(len(task.labels)))
 
 
+def check_problem(task: Task, config: PreTrainedConfig) -> None:
+    """Refuse a model whose outputs mean something else than one class of several, or one number.
+
+    Raises:
+        InputError: naming its ``problem_type``.
+    """
+    right = "single_label_classification" if task.labels else "regression"
+    said = getattr(config, "problem_type", None)
+    if said is not None and said != right:
+        raise InputError(
+            f"The model's config says problem_type {said!r}, but {task.name} needs {right!r}: its outputs mean "
+            "something else."
+        )
+
+
+def class_names(id2label: Any, label2id: Any) -> list[str]:
+    """Return the names of a model's classes, in the order of their ids; nothing if a config names none.
+
+    A config names them twice, ``{id: name}`` and ``{name: id}``; where the first only numbers them (``LABEL_0``) or
+    is missing, the second counts.
+
+    Raises:
+        InputError: the two contradict each other, or one is no such table.
+    """
+    try:
+        one = {int(i): str(name) for i, name in (id2label or {}).items()}
+        other = {str(name): int(i) for name, i in (label2id or {}).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"id2label and label2id in the model's config must be tables of ids and names, not {id2label!r} and "
+            f"{label2id!r}."
+        ) from error
+    ids = {_plain_label(name): i for name, i in other.items() if not _is_number(name)}
+    for i, name in one.items():
+        if ids.get(_plain_label(name), i) != i:
+            raise InputError(
+                f"The model's config contradicts itself: class {i} is {name!r} in id2label "
+                f"({', '.join(one[i] for i in sorted(one))}), but {name!r} is class {ids[_plain_label(name)]} in "
+                f"label2id ({', '.join(sorted(other, key=lambda name: other[name]))}); correct the wrong one."
+            )
+    named = sorted(other, key=lambda name: other[name])
+    complete = other and len(ids) == len(other) and [other[name] for name in named] == list(range(len(other)))
+    if complete and all(_is_number(name) for name in one.values()):
+        return named
+    return [one[i] for i in sorted(one)]
+
+
+def _is_number(name: str) -> bool:
+    """Return whether a class is only numbered."""
+    return re.fullmatch(r"(label)?\d+", _plain_label(name)) is not None
+
+
 def targets_of(
-    rows: Sequence[Row], task: Task, config: PreTrainedConfig, source: str = "rows"
+    rows: Sequence[Row], task: str | Task, config: PreTrainedConfig, source: str = "rows"
 ) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
     """Return the rows' labels ``[N]`` as class ids of the model, or for STS-B as float32 scores.
 
@@ -205,8 +286,12 @@ def targets_of(
     """
     import numpy as np
 
+    task = task_named(task)
     ids = class_ids(task, config)
-    labels = [_label_of(row, task, f"{source}, row {number}") for number, row in enumerate(rows, start=1)]
+    labels = [
+        _label_of(row, task, f"{source}, row {row_number(row, number)}")
+        for number, row in enumerate(rows, start=1)
+    ]
     if not task.labels:
         return np.array(labels, dtype=np.float32)
     return np.array([ids[int(label)] for label in labels], dtype=np.int64)
@@ -247,11 +332,12 @@ def _plain_label(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def select_rows(rows: Sequence[Row], task: Task, examples: int, seed: int) -> list[Row]:
+def select_rows(rows: Sequence[Row], task: str | Task, examples: int, seed: int) -> list[Row]:
     """Draw `examples` rows at random; the draw depends on the texts and the seed, not on the rows' order.
 
     Each row's place in the draw is a hash of its texts. All rows if there are fewer.
     """
+    task = task_named(task)
 
     def place(row: Row) -> tuple[bytes, str]:
         texts = "\x1f".join([str(seed), *(str(row[c]) for c in task.columns)])
@@ -260,7 +346,7 @@ def select_rows(rows: Sequence[Row], task: Task, examples: int, seed: int) -> li
     return sorted(rows, key=place)[:examples]
 
 
-def hold_out(rows: Sequence[Row], task: Task, share: float) -> tuple[list[Row], list[Row]]:
+def hold_out(rows: Sequence[Row], task: str | Task, share: float) -> tuple[list[Row], list[Row]]:
     """Part rows into those that something is selected on and those that it is reported on, each in their order.
 
     Whoever holds out the same share of the same rows holds out the same ones: the draw depends on their texts only.
@@ -273,6 +359,7 @@ def hold_out(rows: Sequence[Row], task: Task, share: float) -> tuple[list[Row], 
     Raises:
         InputError: nothing would be left on one side.
     """
+    task = task_named(task)
     number = round(len(rows) * share)
     if share and not 0 < number < len(rows):
         raise InputError(f"--holdout {share} of {len(rows)} rows leaves nothing on one side; give more rows.")
@@ -280,8 +367,9 @@ def hold_out(rows: Sequence[Row], task: Task, share: float) -> tuple[list[Row], 
     return selected, reported
 
 
-def apart(rows: Sequence[Row], task: Task, examples: int, seed: int) -> tuple[list[Row], list[Row]]:
+def apart(rows: Sequence[Row], task: str | Task, examples: int, seed: int) -> tuple[list[Row], list[Row]]:
     """Return the rows that :func:`select_rows` draws, and the others, each in their order."""
+    task = task_named(task)
     chosen = {id(row) for row in select_rows(rows, task, examples, seed)}
     return [row for row in rows if id(row) in chosen], [row for row in rows if id(row) not in chosen]
 
@@ -299,13 +387,15 @@ def row_ids(rows: Sequence[Any]) -> list[int]:
     return numbers if len(set(numbers)) == len(rows) else list(range(len(rows)))
 
 
-def check_rows(rows: Sequence[Row], task: Task, source: str, first: int = 1) -> None:
+def check_rows(rows: Sequence[Row], task: str | Task, source: str, first: int = 1) -> None:
     """Refuse rows that lack one of the task's text columns, or hold something else than Unicode text there.
 
     Raises:
         InputError: naming the source, the row (counted from `first`) and the columns wanted.
     """
-    for number, row in enumerate(rows, start=first):
+    task = task_named(task)
+    for place, row in enumerate(rows, start=first):
+        number = row_number(row, place)
         for column in task.columns:
             text = row.get(column)
             if not isinstance(text, str):
@@ -379,6 +469,7 @@ def _from_files(task: Task, source: str, paths: Sequence[Path], unread: Sequence
 
 
 def _read(path: Path, task: Task) -> list[Row]:
+    named: list[str] = []
     ending = row_files.ending_of(path)
     try:
         if ending == ".jsonl":
@@ -395,7 +486,63 @@ def _read(path: Path, task: Task) -> list[Row]:
     except Exception as error:  # a damaged file leads parsers to nearly any
         raise InputError(f"{path} cannot be read: {reason(error)}.") from error
     names = _TSV_COLUMNS.get(task.name, {}) if ending == ".tsv" or task.name not in _TSV_ONLY else {}
-    return [_renamed(row, names, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    named = named or _card_names(path.parent, task)
+    return [
+        FileRow(_by_name(_renamed(row, names, f"{path}, row {number}"), task, named), number)
+        for number, row in enumerate(rows, start=1)
+    ]
+
+
+def _schema_names(schema: Any) -> list[str]:
+    """Return the names of the label's classes that the ``datasets`` library wrote into a file's schema, if it did."""
+    try:
+        said = json.loads((schema.metadata or {})[b"huggingface"])
+        names = said["info"]["features"]["label"]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _card_names(folder: Path, task: Task) -> list[str]:
+    """Return the names of the label's classes that the card of a data set gives, which ``datasets`` goes by too."""
+    from huggingface_hub import metadata_load
+
+    for card in (folder / "README.md", folder.parent / "README.md"):
+        try:
+            said = (metadata_load(card) or {}).get("dataset_info") if card.is_file() else None
+        except Exception:  # notes that are no card
+            continue
+        infos = [info for info in (said if isinstance(said, list) else [said]) if isinstance(info, dict)]
+        for info in infos:
+            if len(infos) > 1 and _plain(str(info.get("config_name"))) != task.name:
+                continue
+            for column in info.get("features") or []:
+                try:
+                    names = column["dtype"]["class_label"]["names"] if column["name"] == "label" else {}
+                    if isinstance(names, list):
+                        return [str(name) for name in names]
+                    if names:
+                        return [str(names[i]) for i in sorted(names, key=int)]
+                except (KeyError, TypeError, ValueError):
+                    continue
+    return []
+
+
+def _by_name(row: Row, task: Task, names: Sequence[str]) -> dict[str, Any]:
+    """Return a row whose label is the place in the task's order, where its own order of the classes is known.
+
+    A class that the task does not have goes by its name, and is refused by it when labels are looked up.
+    """
+    label = row.get("label")
+    if isinstance(label, str) and label.isdecimal():  # as csv and tsv have it
+        label = int(label)
+    if not isinstance(label, Integral) or isinstance(label, bool) or not 0 <= int(label) < len(names):
+        return dict(row)
+    name = _plain_label(names[int(label)])
+    places: dict[str, Any] = {_plain_label(known): i for i, known in enumerate(task.labels)}
+    if _is_number(name):
+        places[name] = int(name.removeprefix("label"))
+    return {**row, "label": places.get(name, names[int(label)])}
 
 
 def _renamed(row: Row, names: Mapping[str, str], where: str) -> Row:
@@ -461,7 +608,11 @@ def _from_hub(task: Task, dataset: str, split: str) -> Rows:
         if not online:
             problem = "is not in the cache while the Hub cannot be reached"
         raise InputError(f"{what} {problem}; {advice}.") from error
-    rows: list[Row] = [dict(row) for row in table]
+    label = (getattr(table, "features", None) or {}).get("label")
+    names = list(getattr(label, "names", None) or [])
+    rows: list[Row] = [
+        FileRow(_by_name(row, task, names), number) for number, row in enumerate(table, start=1)
+    ]
     source = f"{dataset}/{task.name}/{split}"
     check_rows(rows, task, source)
     return Rows(rows, source, revision=getattr(table, "_fingerprint", None))

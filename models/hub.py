@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from .errors import InputError
 
@@ -47,3 +48,27 @@ def hub_answers(
     ):  # no connection; its type depends on the HTTP client and so on huggingface_hub's version
         return False
     return True
+
+
+def stored_file(name: str, file: str, revision: str | None = None, **source: Any) -> Path | None:
+    """Return where a file of a model lies on this machine, downloaded if need be; None if the model has none.
+
+    Args:
+        name: folder or Hub id.
+        file: in it.
+        revision: of a Hub model.
+        source: ``local_files_only``, and what else says how the library reads the model.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if Path(name).is_dir():
+        return Path(name) / file if (Path(name) / file).is_file() else None
+    try:
+        return Path(
+            hf_hub_download(
+                name, file, revision=revision, local_files_only=source.get("local_files_only", False)
+            )
+        )
+    except (EntryNotFoundError, LocalEntryNotFoundError):
+        return None

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .anatomy import anatomy_of
 from .errors import InputError
-from .glue import Row, Task, check_rows, is_unicode, texts_of
+from .glue import Row, Task, check_rows, is_unicode, task_named, texts_of
+from .tokens import token_warnings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,7 +26,7 @@ class Encoded:
 
     input_ids: list[int]
     token_type_ids: list[int] | None
-    """Segment ids, if this model's tokenizer makes them."""
+    """Segment ids, if the model has embeddings for them and its tokenizer makes them."""
     borders: tuple[int, ...]
     """Positions of the separator tokens, the last one included; without any, of the first text's last token."""
     truncated: bool
@@ -34,12 +36,61 @@ class Encoded:
         return len(self.input_ids)
 
 
-def as_texts(rows: Sequence[Row | TextPair], task: Task | None) -> list[TextPair]:
+@dataclass(frozen=True)
+class Fed:
+    """What a model is fed."""
+
+    inputs: list[Encoded]
+    limit: int
+    """Tokens of an input at most."""
+    warnings: tuple[str, ...]
+    """What a reader has to know of these inputs' tokens."""
+    record: dict[str, Any]
+    """What a result says of them, ready for JSON: special tokens, segments, and the first row as the model reads it."""
+
+
+def feed(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[TextPair],
+    max_length: int,
+) -> Fed:
+    """Tokenise texts as a model wants them: of its length, with the segment ids that it has embeddings for.
+
+    Raises:
+        InputError: as :func:`encode`.
+    """
+    anatomy = anatomy_of(model)
+    limit = min(max_length, anatomy.max_tokens)
+    vocabulary = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    inputs = encode(tokenizer, pairs, limit, vocabulary, anatomy.segments)
+    segments = {number for one in inputs for number in one.token_type_ids or ()}
+    record: dict[str, Any] = {
+        "tokenizer": type(tokenizer).__name__,
+        "max_length": limit,
+        "segments": sorted(segments) if segments else None,
+    }
+    if first := next((one for one in inputs if len(one)), None):
+        tokens = tokenizer.convert_ids_to_tokens(first.input_ids)
+        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        record |= {
+            "special_tokens": [t for t, i in zip(tokens, first.input_ids, strict=True) if i in special],
+            "example": {
+                "tokens": tokens,
+                "segments": first.token_type_ids,
+                "text": tokenizer.decode(first.input_ids),
+            },
+        }
+    return Fed(inputs, limit, tuple(token_warnings(tokenizer, pairs, limit)), record)
+
+
+def as_texts(rows: Sequence[Row | TextPair], task: str | Task | None) -> list[TextPair]:
     """Return each row's one or two texts; a row is a GLUE dict (with `task`) or ``(text, text | None)``.
 
     Raises:
         InputError: a row is neither, or its text is not Unicode.
     """
+    task = None if task is None else task_named(task)
     pairs: list[TextPair] = []
     for number, row in enumerate(rows, start=1):
         match row:
@@ -62,27 +113,32 @@ def encode(
     pairs: Sequence[TextPair],
     max_length: int,
     vocabulary: int | None = None,
+    segments: int | None = None,
 ) -> list[Encoded]:
     """Tokenise each input on its own; too long ones lose tokens of the longer text first.
 
     Args:
         tokenizer: the model's; it is not changed.
-        pairs: one or two texts each.
+        pairs: one or two texts each; an empty second text is one, as in a batch.
         max_length: tokens, special tokens included.
         vocabulary: number of token embeddings of the model.
+        segments: number of its segment embeddings; without any, segment ids are left out (GPT-2 would look them up
+            among its words), with one they are all 0. None leaves them as the tokenizer makes them.
 
     Raises:
-        InputError: the tokenizer knows more tokens than the model has embeddings for, or the special tokens
-            alone are longer than `max_length`.
+        InputError: the tokenizer knows more tokens or segments than the model has embeddings for, or the special
+            tokens alone are longer than `max_length`.
     """
     encoded = []
     with _unchanged(tokenizer):
         for first, second in pairs:
-            whole = tokenizer(first, second, truncation=False, verbose=False)
-            truncated = len(whole["input_ids"]) > max_length
+            # As batches of one: the library takes an empty text that stands alone for no text.
+            texts = ([first],) if second is None else ([first], [second])
+            whole = tokenizer(*texts, truncation=False, padding=False, verbose=False)
+            truncated = len(whole["input_ids"][0]) > max_length
             if truncated and max_length > 0:
-                whole = tokenizer(first, second, truncation="longest_first", max_length=max_length)
-            ids = list(whole["input_ids"])
+                whole = tokenizer(*texts, truncation="longest_first", padding=False, max_length=max_length)
+            ids = list(whole["input_ids"][0])
             if len(ids) > max_length:
                 raise InputError(
                     f"max_length={max_length} leaves no room for the tokenizer's special tokens."
@@ -92,24 +148,24 @@ def encode(
                     f"The tokenizer's token {max(ids)} has no embedding: the model has {vocabulary}; "
                     "is this the tokenizer of another model?"
                 )
-            segments = whole.get("token_type_ids")
-            encoded.append(Encoded(ids, list(segments) if segments else None, _borders(whole), truncated))
+            of_tokens = whole.get("token_type_ids")
+            kinds = _segments(list(of_tokens[0]), segments) if of_tokens else None
+            encoded.append(Encoded(ids, kinds, _borders(whole), truncated))
     return encoded
 
 
-def check_segments(model: PreTrainedModel, encoded: Sequence[Encoded]) -> None:
-    """Refuse segment ids that the model has no embedding for.
-
-    Raises:
-        InputError: the tokenizer makes more kinds of segments than the model knows.
-    """
-    known = getattr(model.config, "type_vocab_size", None)
-    highest = max((max(one.token_type_ids) for one in encoded if one.token_type_ids), default=0)
-    if known and highest >= known:
+def _segments(ids: list[int], known: int | None) -> list[int] | None:
+    """Return segment ids as a model with so many segment embeddings takes them."""
+    if known == 0:
+        return None
+    if known == 1:
+        return [0] * len(ids)
+    if known and max(ids, default=0) >= known:
         raise InputError(
-            f"The tokenizer gives segment id {highest}, but the model knows {known} kind(s) of segments; "
+            f"The tokenizer gives segment id {max(ids)}, but the model knows {known} kinds of segments; "
             "is this the tokenizer of another model?"
         )
+    return ids or None
 
 
 @contextmanager

@@ -16,6 +16,8 @@ the cache among an attention's arguments  :func:`count_tokens` (by its type), :f
 an attention module's own ``config``      :func:`without_heads`
 ``Conv1D`` holds its weight transposed    :func:`conv1d`
 what is reported of loaded weights        :func:`loading_report`
+a config's choice of attention function   :func:`computes_plainly`
+a module's own ``is_causal``              :func:`sees_both_ways`
 the Trainer's hook for a sampler          :func:`ordering_trainer`
 ========================================  ====================================================================
 """
@@ -118,7 +120,8 @@ def check_call(
             f"{type(module).__name__} hands queries, keys and values of the shapes {shapes} to its attention"
         )
     if mask is None:
-        if n > 1 and (others.get("is_causal") or getattr(module, "is_causal", False)):
+        said = others.get("is_causal")  # counts before the module's own
+        if n > 1 and (getattr(module, "is_causal", False) if said is None else said):
             changed(f"{type(module).__name__} is causal and has no mask")
     elif not (
         mask.is_floating_point()
@@ -249,6 +252,32 @@ def loading_report(report: Any) -> dict[str, Any]:
     if not isinstance(report, Mapping) or not set(names) <= set(report):
         changed("it does not say which weights were missing, left over or of another shape")
     return {name: sorted(report[name]) for name in names}
+
+
+def computes_plainly(config: Any) -> None:
+    """Let a model that is built from `config` compute attention with PyTorch's function, whatever it was saved with.
+
+    A config may name a kernel that is not installed here, or one of a repository on the Hub, which would be run.
+    """
+    if not hasattr(config, "_attn_implementation"):
+        changed("a configuration does not say how attention is computed")
+    config._attn_implementation = "sdpa"
+
+
+def masks_later(config: Any) -> bool:
+    """Return whether the library masks later tokens in a decoder with this config; ``is_causal`` may say otherwise."""
+    return bool(getattr(config, "is_causal", True))
+
+
+def sees_both_ways(attentions: Iterable[Any]) -> None:
+    """Let a decoder's attention modules see both ways in every batch, padded or not.
+
+    The library leaves out the mask of a batch without padding, and PyTorch's function then goes by the module's own
+    ``is_causal`` if nobody says otherwise.
+    """
+    for attention in attentions:
+        if hasattr(attention, "is_causal"):
+            attention.is_causal = False
 
 
 def raw_config(name: str, **source: Any) -> Any:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
-from .glue import Task
+from .glue import Task, task_named
 
 _THRESHOLD_METRICS = {"cola": "matthews", "stsb": "pearson_spearman"}
 _WITH_F1 = ("mrpc", "qqp")
 _DRAWS = 20
+_RARE = 1e-4
+_SURE = 4.0  # standard errors
+_SLOPE = 2.0
 _CONSTANT = 1e-6  # relative spread: float32 noise of a model that says the same to everything
 
 
-def threshold_metric(task: Task) -> str:
+def threshold_metric(task: str | Task) -> str:
     """Return which of :func:`scores` pruning goes by: as in Prasanna et al. (2020), never F1."""
+    task = task_named(task)
     return _THRESHOLD_METRICS.get(task.name, "accuracy")
 
 
 def scores(
-    task: Task, logits: npt.ArrayLike, targets: npt.ArrayLike, *, positive: int = 1
+    task: str | Task, logits: npt.ArrayLike, targets: npt.ArrayLike, *, positive: int = 1
 ) -> dict[str, float]:
     """Score a model's outputs on a task.
 
@@ -39,6 +45,7 @@ def scores(
     Raises:
         InputError: nothing to score, an output is not finite, or the shapes or targets do not fit the task.
     """
+    task = task_named(task)
     logits, targets = _checked(task, logits, targets)
     if not task.labels:
         pearson, spearman = _correlations(logits[:, 0], targets)
@@ -47,7 +54,7 @@ def scores(
 
 
 def baselines(
-    task: Task,
+    task: str | Task,
     train_targets: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
@@ -62,6 +69,7 @@ def baselines(
     Raises:
         InputError: as :func:`scores`.
     """
+    task = task_named(task)
     width = len(task.labels) or 1
     train = _checked(task, np.zeros((np.size(train_targets), width)), train_targets)[1]
     wanted = _checked(task, np.zeros((np.size(targets), width)), targets)[1]
@@ -75,6 +83,85 @@ def baselines(
         "majority": _plain_scores(task, np.full(len(wanted), always), wanted, positive),
         "random": {name: float(np.mean([draw[name] for draw in draws])) for name in draws[0]},
     }
+
+
+def doubts(
+    task: str | Task, logits: npt.ArrayLike, targets: npt.ArrayLike, classes: Sequence[int]
+) -> list[str]:
+    """Return sentences on why outputs probably mean something else than they are taken for; none if all is well.
+
+    Of classes: they fit the labels far better in another order. Of scores: they run against the labels, or are on
+    another scale. Correlations do not depend on the scale, whereas losses do, and with them gradients.
+
+    Args:
+        task: which.
+        logits: ``[N, C]``.
+        targets: ``[N]`` class ids of the model, or scores.
+        classes: for each of the task's labels in its order, the model's class id.
+
+    Raises:
+        InputError: as :func:`scores`.
+    """
+    task = task_named(task)
+    outputs, wanted = _checked(task, logits, targets)
+    return (
+        _scale_doubts(outputs[:, 0], wanted)
+        if not task.labels
+        else _order_doubts(task, outputs, wanted, classes)
+    )
+
+
+def _order_doubts(
+    task: Task, outputs: npt.NDArray[Any], wanted: npt.NDArray[Any], classes: Sequence[int]
+) -> list[str]:
+    said = outputs.argmax(axis=1)
+    agreed = np.zeros((len(classes), len(classes)))  # row: said, column: wanted
+    np.add.at(agreed, (said, wanted), 1)
+    own = float(np.trace(agreed))
+    orders = list(permutations(range(len(classes))))  # class i means what is taken for class order[i]
+    best = max(orders, key=lambda order: agreed[range(len(classes)), order].sum())
+    right = float(agreed[range(len(classes)), best].sum())
+    # Always saying the commonest label is no order of the classes.
+    if not _far_below(max(own, agreed.sum(axis=0).max()), len(wanted), right / len(wanted)):
+        return []
+    names = dict(zip(classes, task.labels, strict=True))
+    now, then = (", ".join(names[i] for i in order) for order in (range(len(classes)), best))
+    return [
+        f"The model's classes are probably in another order than {now}: in the order {then} its accuracy would be "
+        f"{right / len(wanted):.4f} instead of {own / len(wanted):.4f}; check the names of the classes in its config "
+        "(id2label, label2id) and the labels of the rows."
+    ]
+
+
+def _far_below(hits: float, number: int, share: float) -> bool:
+    """Return whether chance gives so few hits of a number in less than 1 case of 10,000, where this share is usual."""
+    from scipy.stats import binom
+
+    return bool(binom.cdf(hits, number, share) < _RARE)
+
+
+def _scale_doubts(outputs: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> list[str]:
+    pearson, _ = _correlations(outputs, wanted)
+    if abs(pearson) * np.sqrt(len(wanted)) < _SURE:
+        return []
+    low, high = outputs.min(), outputs.max()
+    range_of = (
+        f"The model's answers lie between {low:.2f} and {high:.2f}, the labels between {wanted.min():g} and "
+        f"{wanted.max():g}"
+    )
+    if pearson < 0:
+        return [
+            f"{range_of}, and run against them (Pearson {pearson:.3f}): a high answer probably means unlike."
+        ]
+    # A model that has learned these labels by their squared error has a slope of 1, however little it knows.
+    slope = pearson * wanted.std() / outputs.std()
+    off = abs(outputs.mean() - wanted.mean())
+    if 1 / _SLOPE < slope < _SLOPE and off < wanted.std():
+        return []
+    return [
+        f"{range_of}: it was trained on another scale, or hardly at all. Its correlations do not depend on that, but "
+        "its loss does, and with it the importance of heads and MLPs and what is pruned by it; nothing was rescaled."
+    ]
 
 
 def _plain_scores(

@@ -13,8 +13,21 @@ from .anatomy import STRUCTURE, anatomy_of, family_of
 from .compaction import compact, kept_of
 from .errors import InputError
 from .files import read_json, reason
+from .hub import stored_file
+from .internals import sees_both_ways
 from .outputs import Output
-from .reading import reading, save_safetensors, tensor_shapes, verify_safetensors
+from .reading import save_safetensors, tensor_shapes, verify_safetensors
+from .stored import (
+    ADAPTER,
+    HARMLESS,
+    check_adapter,
+    check_config,
+    check_kinds,
+    read_file,
+    read_weights,
+    settle,
+    unwrapped,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -152,23 +165,23 @@ def _config(path: Path, settings: dict[str, Any]) -> PreTrainedConfig:
         raise InputError(f"{path / 'config.json'} is not the configuration of a model: it has no model_type.")
     family_of(SimpleNamespace(model_type=raw["model_type"]))  # type: ignore[arg-type]
     try:
-        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False, **settings)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, **settings
+        )
     except Exception as error:
         raise InputError(
             f"{path / 'config.json'} is not the configuration of a model: {reason(error)}."
         ) from error
+    check_adapter(stored_file(str(path), ADAPTER), str(path))
+    check_config(raw, str(path), headed=False)
+    settle(config, raw, str(path))
+    return config
 
 
 def _weights(path: Path, compacted: bool) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
     # save_pretrained and the Trainer write a compacted model's weights too, under the usual name.
-    names = (COMPACTED, WHOLE) if compacted else (WHOLE,)
-    found = [path / name for name in names if (path / name).is_file()]
-    if not found:
-        raise InputError(f"{path} has no weights: there is no {' or '.join(names)}.")
-    with reading(found[0], "the weights of a model"):
-        return load_file(found[0])
+    ours = path / COMPACTED
+    return read_file(ours) if compacted and ours.is_file() else read_weights(path)
 
 
 def _class_of(path: Path, config: PreTrainedConfig) -> Any:
@@ -192,17 +205,24 @@ def _fill(
     path: Path, model: PreTrainedModel, weights: dict[str, torch.Tensor], other_head: bool
 ) -> list[str]:
     """Give `model` its weights, or say which are missing, of another shape, or too many; return those left as new."""
-    base = anatomy_of(model).base
+    anatomy = anatomy_of(model)
+    base = anatomy.base
+    if not anatomy.causal:
+        sees_both_ways(anatomy.attentions)
     prefix = "" if base is model else f"{model.base_model_prefix}."
+    weights = unwrapped(weights, model)
+    stored, known = f"{model.base_model_prefix}.", model.state_dict()
+    unexpected = [
+        name for name in weights if name not in known and prefix + name.removeprefix(stored) not in known
+    ]
+    check_kinds(str(path), sorted(unexpected))
     if other_head:
-        stored = f"{model.base_model_prefix}."
         inside = {name.removeprefix(stored): w for name, w in weights.items() if name.startswith(stored)}
         outside = (
             {} if not inside else {name: w for name, w in weights.items() if not name.startswith(stored)}
         )
         weights = {prefix + name: tensor for name, tensor in (inside or weights).items()}
         if prefix:
-            known = model.state_dict()
             weights |= {
                 name: w for name, w in outside.items() if name in known and w.shape == known[name].shape
             }
@@ -210,11 +230,12 @@ def _fill(
         base.pooler = None  # type: ignore[assignment]  # a model built without one
 
     wanted = model.state_dict()
+    weights = {name: w for name, w in weights.items() if name in wanted or not HARMLESS.search(name)}
     filled = {wanted[name].data_ptr() for name in weights if name in wanted}
     missing = [
         n for n, t in wanted.items() if n not in weights and (not t.numel() or t.data_ptr() not in filled)
     ]
-    foreign = [name for name in weights if name not in wanted and not (other_head and "pooler" in name)]
+    foreign = [name for name in weights if name not in wanted]
     lacking = [
         name for name in missing if not other_head or (name.startswith(prefix) and "pooler" not in name)
     ]

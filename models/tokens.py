@@ -1,92 +1,132 @@
-"""A model's tokens as people read them: text instead of the letters that stand for bytes."""
+"""The tokenizer of a model as its ``tokenizer.json`` says, which the library does not always follow."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
-from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from .errors import InputError
+from .files import read_json, reason
+from .hub import stored_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_CUT = "\N{HORIZONTAL ELLIPSIS}"
-_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_FILE = "tokenizer.json"
+_PARTS = ("normalizer", "pre_tokenizer", "post_processor", "model")
+_OTHERS: WeakKeyDictionary[Any, tuple[Any, str] | None] = WeakKeyDictionary()
+"""By tokenizer, the one of the same model that reads otherwise, if there is one, and what to say of the two."""
+_MENDED = (
+    "by the library's {other} than tokenizer.json says, on which the model was trained; the file's are used"
+)
+_GIVEN = (
+    "by the {used} given than by the model's tokenizer.json, on which it was trained; load_checkpoint gives a "
+    "tokenizer that follows the file"
+)
 
 
-def shown_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """Return the tokens of one input as text, one for each id.
+def load_tokenizer(name: str, config: Any, **source: Any) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer.
 
-    Byte-level tokenizers (GPT-2, RoBERTa, Llama 3, Qwen) write each byte of the text as a letter of its own, so that
-    anything beyond ASCII is unreadable, and those that fall back to bytes (Llama 2) write them as numbers. A character
-    whose bytes are in several tokens is shown in each of them, with an ellipsis where it goes on; bytes that are no
-    text are shown as numbers, <0xF0>.
+    Some of the library's classes build a tokenizer anew from its vocabulary and drop what ``tokenizer.json`` says of
+    normalisation and splitting. The model was trained on what the file says, so where the two differ the file counts.
+
+    Args:
+        name: folder or Hub id.
+        config: the content of the model's ``config.json``.
+        source: how the library reads the model.
+
+    Raises:
+        InputError: there is none, it is damaged, or it is code of its own that nothing stands in for.
     """
-    tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(ids))]
-    kinds = _decoders(tokenizer)
-    if not kinds:
-        return tokens
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    letters = _letters() if "ByteLevel" in kinds else None
-    parts = [None if i in added else _bytes_of(token, letters) for i, token in zip(ids, tokens, strict=True)]
-    shown, start = list(tokens), 0
-    while start < len(parts):
-        end = start + 1
-        if parts[start] is not None:
-            while end < len(parts) and parts[end] is not None:
-                end += 1
-            shown[start:end] = _texts([part for part in parts[start:end] if part is not None])
-        start = end
-    return shown
+    from transformers import AutoTokenizer
+
+    file = stored_file(name, _FILE, **source)
+    settings = stored_file(name, "tokenizer_config.json", **source)
+    said = read_json(settings, "the config of a tokenizer") if settings else {}
+    said = said if isinstance(said, dict) else {}
+    own = [(one.get("auto_map") or {}).get("AutoTokenizer") for one in (said, config or {})]
+    if any(own) and file is None:
+        raise InputError(
+            f"--model {name} makes tokens with code of its own (auto_map: AutoTokenizer), which headscope does not "
+            f"run; save the tokenizer as {_FILE} beside it."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **source)
+    except Exception as error:
+        raise InputError(f"--model {name} has no tokenizer that can be loaded: {reason(error)}.") from error
+    # Without any vocabulary file the library makes a tokenizer that reads every text as unknown.
+    if len(tokenizer.get_vocab()) <= len(set(tokenizer.all_special_tokens)):
+        raise InputError(
+            f"--model {name} has no tokenizer: there is no vocabulary; add the tokenizer's files ({_FILE})."
+        )
+    found = tokenizer if file is None else _as_stored(tokenizer, file, said)
+    _OTHERS[found] = None if found is tokenizer else (tokenizer, _MENDED)
+    return found
 
 
-def _decoders(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """Return which of the decoders ByteLevel and ByteFallback the tokenizer has."""
-    decoder: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    if decoder is None:  # a tokenizer in pure Python
-        return {"ByteLevel"} if hasattr(tokenizer, "byte_decoder") else set()
-    state = json.loads(decoder.__getstate__())
-    return {part.get("type") for part in (state, *state.get("decoders", ()))} & {"ByteLevel", "ByteFallback"}
+def _as_stored(tokenizer: Any, file: Path, said: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """Return `tokenizer` if it is what the file says, else one that is, with the same special tokens."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        stored = json.loads(Tokenizer.from_file(str(file)).to_str())
+    except Exception as error:  # what the Rust library raises is of no common type
+        raise InputError(f"{file} is no tokenizer that can be read: {reason(error)}.") from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    made = json.loads(backend.to_str()) if backend else {}
+    known = made.get("added_tokens", [])
+    if all(made.get(part) == stored[part] for part in _PARTS) and all(
+        token in known for token in stored["added_tokens"]
+    ):
+        return tokenizer
+    found = PreTrainedTokenizerFast(
+        tokenizer_file=str(file),
+        model_input_names=list(tokenizer.model_input_names),
+        model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side,
+        **tokenizer.special_tokens_map,
+    )
+    found.name_or_path = tokenizer.name_or_path
+    # Llama's class alone is told by its settings, not by the file, which special tokens to add.
+    if (
+        backend
+        and said.keys() & {"add_bos_token", "add_eos_token"}
+        and type(tokenizer).__name__[:5] == "Llama"
+    ):
+        found.backend_tokenizer.post_processor = backend.post_processor
+    return found
 
 
-@lru_cache(maxsize=1)
-def _letters() -> dict[str, int]:
-    """Return the byte that each letter stands for: printable ones for themselves, the others from U+0100 on."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}
+def token_warnings(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str | None]], max_length: int
+) -> list[str]:
+    """Return a warning if ``tokenizer.json`` and the library's own class read some of these texts otherwise.
 
+    What :func:`load_tokenizer` gave reads as the file says; one that a caller loaded is used as it is.
+    """
+    from .inputs import encode
 
-def _bytes_of(token: str, letters: dict[str, int] | None) -> bytes | None:
-    """Return the bytes that a token stands for; None if it is not written in such letters."""
-    if letters is None:
-        byte = _BYTE.fullmatch(token)
-        return bytes([int(byte[1], 16)]) if byte else token.encode(errors="replace")
-    return bytes(letters[letter] for letter in token) if letters.keys() >= set(token) else None
-
-
-def _texts(parts: Sequence[bytes]) -> list[str]:
-    """Return what each of neighbouring tokens shows of the text that their bytes are together."""
-    whole = b"".join(parts)
-    # (start, text) of each character, and of each byte that belongs to none.
-    pieces: list[tuple[int, str]] = []
-    at = 0
-    for char in whole.decode("utf-8", "surrogateescape"):
-        stray = "\udc80" <= char <= "\udcff"
-        pieces.append((at, f"<0x{ord(char) - 0xDC00:02X}>" if stray else char))
-        at += 1 if stray else len(char.encode())
-    ends = [start for start, _ in pieces[1:]] + [len(whole)]
-    shown, begin, first = [], 0, 0
-    for part in parts:
-        end, words = begin + len(part), ""
-        while first < len(pieces) and ends[first] <= begin:
-            first += 1
-        piece = first
-        while piece < len(pieces) and pieces[piece][0] < end:
-            start, text = pieces[piece]
-            words += (_CUT if start < begin else "") + text + (_CUT if ends[piece] > end else "")
-            piece += 1
-        shown.append(words)
-        begin = end
-    return shown
+    if tokenizer not in _OTHERS:
+        file = Path(tokenizer.name_or_path) / _FILE
+        stored = _as_stored(tokenizer, file, {}) if tokenizer.name_or_path and file.is_file() else tokenizer
+        _OTHERS[tokenizer] = None if stored is tokenizer else (stored, _GIVEN)
+    if (known := _OTHERS[tokenizer]) is None:
+        return []
+    other, words = known
+    both = zip(*(encode(one, pairs, max_length) for one in (tokenizer, other)), strict=True)
+    apart = [(a.input_ids, b.input_ids) for a, b in both if a.input_ids != b.input_ids]
+    if not apart:
+        return []
+    ours, theirs = apart[0]
+    at = next(i for i in range(max_length) if ours[i : i + 1] != theirs[i : i + 1])
+    read = " ".join(tokenizer.convert_ids_to_tokens(ours[at : at + 6])) or "nothing"
+    unread = " ".join(other.convert_ids_to_tokens(theirs[at : at + 6])) or "nothing"
+    words = words.format(used=type(tokenizer).__name__, other=type(other).__name__)
+    return [
+        f"{len(apart)} of {len(pairs)} inputs have other tokens {words}, e.g. {read!r} instead of {unread!r}."
+    ]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.tokens import shown_tokens
+from models.token_text import shown_tokens
 
 from .images import resampling_matrices
 from .taxonomy import PATTERNS

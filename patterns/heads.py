@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import torch
 from models.anatomy import Anatomy, anatomy_of
 from models.errors import InputError
 from models.glue import Row, Task, row_ids, task_named
-from models.inputs import Encoded, TextPair, as_texts, batches, check_segments, encode
+from models.inputs import Encoded, TextPair, as_texts, batches, feed
 from models.subnetwork import Subnetwork
 from models.tap import observe
 
@@ -84,16 +84,14 @@ def classify_heads(
     if not there.any():
         raise InputError("The model has no attention head left, so there is no pattern to see.")
     chosen = _classifiers(kinds, classifiers, model)
-    task = task_named(task) if isinstance(task, str) else task
-    limit = min(max_length, anatomy.max_tokens)
-    vocabulary = int(cast(torch.Tensor, model.get_input_embeddings().weight).shape[0])
-    everything = encode(tokenizer, as_texts(rows, task), limit, vocabulary)
+    task = None if task is None else task_named(task)
+    fed = feed(model, tokenizer, as_texts(rows, task), max_length)
+    everything = fed.inputs
     usable = [i for i, encoded in enumerate(everything) if len(encoded) >= MIN_TOKENS]
     if not usable:
         raise InputError(f"None of the {len(rows)} rows has the {MIN_TOKENS} tokens that a pattern needs.")
     inputs = [everything[i] for i in usable]
     ids = np.array(row_ids(rows), dtype=np.int64)[usable]
-    check_segments(model, inputs)
     if examples is not None:
         examples.begin(tokenizer)
 
@@ -123,8 +121,10 @@ def classify_heads(
         n_tokens=np.array([len(encoded) for encoded in inputs]),
         heads=there,
         seed=seed,
+        inputs=fed.record,
         warnings=(
-            *_input_warnings(everything, limit, chosen),
+            *fed.warnings,
+            *_input_warnings(everything, fed.limit, chosen),
             *_anatomy_warnings(anatomy),
             *_empty_warnings(seen.empty),
         ),

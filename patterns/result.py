@@ -41,6 +41,8 @@ class HeadPatterns:
     """Of the bootstrap."""
     warnings: tuple[str, ...] = ()
     """What a reader of the numbers has to know, whatever the kind."""
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the model was fed: special tokens, segments, the first row; see :class:`models.inputs.Fed`."""
     confusions: Mapping[str, npt.NDArray[np.integer]] = dataclasses.field(default_factory=dict)
     """By kind, the classifier's :attr:`~patterns.PatternClassifier.confusions`, where it has some."""
 

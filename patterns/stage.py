@@ -152,7 +152,13 @@ class ClassifyHeads:
             if subnetwork is not None:
                 patterns = patterns.select(subnetwork)
             few = rows.shortage(self.examples)
-            warnings = (*few, *patterns.warnings, *absent, *_correction_warnings(patterns))
+            warnings = (
+                *few,
+                *checkpoint.warnings,
+                *patterns.warnings,
+                *absent,
+                *_correction_warnings(patterns),
+            )
             patterns = replace(patterns, warnings=warnings)
             summary = self._summary(patterns, checkpoint, rows, classifiers)
             if folder is not None:
@@ -204,6 +210,7 @@ class ClassifyHeads:
                 **provenance(),
                 "model": model_record(checkpoint),
                 "data": rows.record(),
+                "inputs": dict(patterns.inputs),
                 "classifiers": classifier_records(classifiers, self.classifiers),
                 "device": str(checkpoint.model.device),
             },

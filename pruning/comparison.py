@@ -201,6 +201,7 @@ class CompareSurvivors:
             summary["tasks"][group.name] |= {
                 "examples": int(next(iter(measured.labels.values())).shape[1]),
                 "models": [model.name for model in measured.models],
+                "inputs": dict(measured.patterns[0].inputs),
                 "patterns": found,
             }
         adjust(comparisons)

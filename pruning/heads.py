@@ -84,6 +84,8 @@ class PruneHeads:
                 ),
                 in_order=released,
             )
+            if subnetwork == full:
+                loaded.check_meaning(found.logits)
             return Measurement(loaded.score(found.logits), found)
 
         steps: list[Step] = []
@@ -137,6 +139,7 @@ class PruneHeads:
             "reported_on": loaded.report(
                 lambda held: held.scores(predict(compact(loaded.model, kept), held, self.subject.batch_size))
             ),
+            "inputs": loaded.examples.inputs,
             "warnings": [*loaded.warnings(full.measured.score), *_warnings(kept, steps)],
             "provenance": provenance(),
         }

@@ -172,15 +172,30 @@ class Loaded:
             "subnetwork": scored(self.held_out),
         }
 
+    def check_meaning(self, logits: npt.NDArray[np.floating]) -> None:
+        """Refuse a full model without a score if its outputs show why: its classes are in another order, say.
+
+        Raises:
+            InputError: that they are.
+        """
+        score = self.score(logits)
+        if not score > 0 and (doubts := self.examples.doubts(logits)):
+            raise InputError(
+                f"The full model's {self.metric} on {self.task.name} is {score:.4f}. {doubts[0]}"
+            )
+
     def warnings(self, full_score: float) -> list[str]:
-        """Return what a reader has to know of a full model with this score."""
+        """Return what a reader has to know of the examples, and of a full model with this score."""
+        logits = predict(self.model, self.examples, self.subject.batch_size)
+        found = [*self.examples.warnings, *self.examples.doubts(logits)]
         always = baselines(self.task, self.examples.targets, self.examples.targets)["majority"][self.metric]
-        if isnan(full_score) or full_score > always:
-            return []
-        return [
-            f"The full model's {self.metric} on {self.task.name}, {full_score:.4f}, is no better than that of always "
-            f"saying the commonest label, {always:.4f}: anything holds the threshold, and what survives means nothing."
-        ]
+        if not (isnan(full_score) or full_score > always):
+            found.append(
+                f"The full model's {self.metric} on {self.task.name}, {full_score:.4f}, is no better than that of "
+                f"always saying the commonest label, {always:.4f}: anything holds the threshold, and what survives "
+                "means nothing."
+            )
+        return found
 
 
 def draw_rows(rows: Sequence[Row], task: Task, examples: int | None) -> list[Row]:

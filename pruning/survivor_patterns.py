@@ -129,6 +129,7 @@ def measure(
                 announce(f"{group.name}, seed {run.seed}: {model.name}")
             checkpoint = load(model)
             _check_size(run, checkpoint)
+            warnings += checkpoint.warnings
             if model.name == run.model and run.sha256 not in (None, checkpoint.sha256):
                 warnings.append(f"{model.name} has other weights now than when {run.source} pruned it.")
             if key not in cache:

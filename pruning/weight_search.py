@@ -89,6 +89,7 @@ class PruneWeights:
                 logits = predict(model, loaded.examples, self.subject.batch_size, progress)
             score = loaded.score(logits)
             if step == 0:
+                loaded.check_meaning(logits)
                 check_score(score)
             return score
 
@@ -117,6 +118,7 @@ class PruneWeights:
             "ended": found.ended,
             "iterations": len(found.history) - 1,
             "reported_on": loaded.report(lambda held: _scored(masks, loaded, held)),
+            "inputs": loaded.examples.inputs,
             "warnings": loaded.warnings(found.full_score),
             "provenance": provenance(),
         }

@@ -258,7 +258,7 @@ class TestRefusals:
         self, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tiny_folder / "mine.py").write_text("raise SystemExit('was run')")
-        auto_map = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model", "AutoTokenizer": ["mine.T", None]}
+        auto_map = {"AutoConfig": "mine.Config", "AutoTokenizer": ["mine.T", None]}
         monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on the terminal"))
         folder = configured(tiny_folder, auto_map=auto_map)
         assert load_checkpoint(str(folder)).model.config.num_hidden_layers == 3

@@ -18,14 +18,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertConfig
 
 from models import InputError
 from models.glue import (
     TASKS,
     Rows,
     check_rows,
+    hold_out,
     load_rows,
     row_ids,
+    row_number,
     select_rows,
     targets_of,
     task_named,
@@ -311,6 +314,125 @@ class TestAsPeopleHaveThem:
         write(tmp_path / "dev.tsv", "question1\tquestion2", f"a{inside}b\tc", "d\te", ends=ends)
         rows = load_rows(QQP, tmp_path).rows
         assert [texts_of(row, QQP) for row in rows] == [(f"a{inside}b", "c"), ("d", "e")]
+
+
+class TestSchemas:
+    """Class names in a file's own schema, as the `datasets` library writes them: labels go by name."""
+
+    ROWS = tuple({"premise": f"a {i}", "hypothesis": "b", "label": i % 3} for i in range(6))
+
+    def labels_read(self, folder: Path, names: Sequence[str], task: Any = MNLI) -> list[Any]:
+        import datasets
+
+        features = datasets.Features(
+            {
+                "premise": datasets.Value("string"),
+                "hypothesis": datasets.Value("string"),
+                "label": datasets.ClassLabel(names=list(names)),
+            }
+        )
+        table = datasets.Dataset.from_list(list(self.ROWS), features=features)
+        (folder / task.name).mkdir(exist_ok=True)
+        table.to_parquet(folder / task.name / "validation.parquet")
+        return [row["label"] for row in load_rows(task, folder).rows]
+
+    @pytest.mark.parametrize(
+        ("names", "read"),
+        [
+            (("entailment", "neutral", "contradiction"), [0, 1, 2]),
+            (("contradiction", "entailment", "neutral"), [2, 0, 1]),
+            (("Contradiction", "NEUTRAL", "entailment"), [2, 1, 0]),
+            (("LABEL_0", "LABEL_1", "LABEL_2"), [0, 1, 2]),
+            (("2", "0", "1"), [2, 0, 1]),
+            (("entails", "neutral", "contradicts"), ["entails", 1, "contradicts"]),
+        ],
+    )
+    def test_a_label_is_the_one_of_its_name(self, tmp_path: Path, names: Any, read: list[Any]) -> None:
+        assert self.labels_read(tmp_path, names) == read * 2
+
+    def test_rows_of_the_hub_go_by_their_names_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import datasets
+
+        names = ["contradiction", "entailment", "neutral"]
+        table = datasets.Dataset.from_list(list(self.ROWS)).cast_column(
+            "label", datasets.ClassLabel(names=names)
+        )
+        monkeypatch.setattr("models.hub.hub_answers", lambda *_: True)
+        monkeypatch.setattr(datasets, "get_dataset_config_names", lambda _: [])
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+        read = load_rows(MNLI, "some/nli").rows
+        assert [row["label"] for row in read] == [2, 0, 1] * 2
+        assert [row_number(row, 0) for row in read] == [1, 2, 3, 4, 5, 6]
+
+    @pytest.mark.parametrize("several", [False, True])
+    @pytest.mark.parametrize("place", ["", "mnli"])
+    def test_names_that_a_data_sets_card_gives_count_too(
+        self, tmp_path: Path, several: bool, place: str
+    ) -> None:
+        names = "".join(
+            f"\n        '{i}': {name}" for i, name in enumerate(("neutral", "entailment", "contradiction"))
+        )
+        info = f"features:\n  - name: label\n    dtype:\n      class_label:\n       names:{names}"
+        if several:
+            other = info.replace("neutral", "yes").replace("entailment", "no")
+            info = (
+                "- config_name: other\n  "
+                + other.replace("\n", "\n  ")
+                + "\n- config_name: mnli\n  "
+                + info.replace("\n", "\n  ")
+            )
+        else:
+            info = "  " + info.replace("\n", "\n  ")
+        write_jsonl(tmp_path / "mnli" / "validation.jsonl", self.ROWS)
+        (tmp_path / place / "README.md").write_text(f"---\ndataset_info:\n{info}\n---\nA card.\n")
+        assert [row["label"] for row in load_rows(MNLI, tmp_path).rows] == [1, 0, 2] * 2
+
+    def test_and_of_digits_in_a_csv_file(self, tmp_path: Path) -> None:
+        names = ["positive", "negative"]
+        features = [{"name": "label", "dtype": {"class_label": {"names": names}}}]
+        write(tmp_path / "validation.csv", "sentence,label", "good,0", "bad,1")
+        (tmp_path / "README.md").write_text(
+            f"---\n{json.dumps({'dataset_info': {'features': features}})}\n---\n"
+        )
+        assert [row["label"] for row in load_rows("sst2", tmp_path).rows] == [1, 0]
+
+    @pytest.mark.parametrize("notes", ["", "# notes", "---\nx: [\n---\n", "---\ndataset_info: 3\n---\n"])
+    def test_notes_that_are_no_card_do_not_matter(self, tmp_path: Path, notes: str) -> None:
+        write_jsonl(tmp_path / "validation.jsonl", self.ROWS)
+        (tmp_path / "README.md").write_text(notes)
+        assert [row["label"] for row in load_rows(MNLI, tmp_path).rows] == [0, 1, 2] * 2
+
+    def test_a_split_without_labels_and_a_file_without_names_stay_as_they_are(self, tmp_path: Path) -> None:
+        import pandas as pd
+
+        pd.DataFrame([pair(label=-1), pair(label=1)]).to_parquet(tmp_path / "a.parquet")
+        assert [row["label"] for row in load_rows(QQP, tmp_path, "a").rows] == [-1, 1]
+
+
+class TestRowNumbers:
+    @quick
+    @given(draw=st.integers(1, 40), seed=st.integers(0, 5), share=st.sampled_from([0.0, 0.5]))
+    def test_a_row_keeps_its_number_through_every_draw(self, draw: int, seed: int, share: float) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            write_jsonl(Path(name) / "a.jsonl", [pair(f"question {i}", idx=1000 - i) for i in range(40)])
+            read = load_rows(QQP, name, "a")
+        selected, reported = hold_out(read.numbered(), QQP, share)
+        for rows in (select_rows(read.numbered(), QQP, draw, seed), selected, reported):
+            assert all(row["question1"] == f"question {row_number(row, 0) - 1}" for row in rows)
+
+    def test_an_error_names_it(self, tmp_path: Path) -> None:
+        write_jsonl(
+            tmp_path / "a.jsonl", [pair(f"question {i}", label=7 if i == 29 else 1) for i in range(40)]
+        )
+        rows = load_rows(QQP, tmp_path, "a")
+        last = [row for row in rows.rows if row["label"] == 7]
+        with pytest.raises(InputError, match=r"a\.jsonl, row 30 has the label 7"):
+            targets_of(last, QQP, BertConfig(num_labels=2), rows.source)
+
+    def test_rows_left_out_of_a_tsv_file_are_counted(self, tmp_path: Path) -> None:
+        lines = [f"{i}\t{i}\t{i}\tWhy {i}?\tHow?\t0" for i in range(200)]
+        write(tmp_path / "dev.tsv", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate", "x\ty", *lines)
+        assert row_number(load_rows(QQP, tmp_path).rows[0], 0) == 2
 
 
 class TestGlueTsv:

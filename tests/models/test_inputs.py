@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import WORDS as SAID
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -18,7 +19,7 @@ from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from models import InputError
 from models.glue import task_named
-from models.inputs import Encoded, as_texts, batches, encode
+from models.inputs import Encoded, as_texts, batches, encode, feed
 
 quick = settings(deadline=None, max_examples=40)
 
@@ -155,6 +156,36 @@ class TestEncode:
         assert encode_one("bert", "", "c").input_ids == [CLS, SEP, 6, SEP]
         assert encode_one("bert", "", "c").borders == (1, 3)
 
+    @pytest.mark.parametrize("style", STYLES)
+    @pytest.mark.parametrize("pair", [("a b", ""), ("", "a b"), ("a", " "), ("", ""), ("a b", None)])
+    def test_an_empty_text_of_a_pair_is_one_as_in_a_batch(
+        self, style: str, pair: tuple[str, str | None]
+    ) -> None:
+        first, second = pair
+        texts = ([first],) if second is None else ([first], [second])
+        for max_length in (99, 4):
+            wanted = TOKENIZERS[style](*texts, truncation=True, max_length=max_length)
+            found = encode_one(style, first, second, max_length)
+            assert found.input_ids == wanted["input_ids"][0]
+            assert found.token_type_ids == (wanted["token_type_ids"][0] if style == "bert" else None)
+
+    @pytest.mark.parametrize(
+        ("known", "fed"), [(None, [0, 0, 0, 1, 1]), (0, None), (1, [0] * 5), (2, [0, 0, 0, 1, 1])]
+    )
+    def test_segment_ids_are_those_that_the_model_has_embeddings_for(
+        self, known: int | None, fed: list[int] | None
+    ) -> None:
+        (one,) = encode(TOKENIZERS["bert"], [("a", "b")], 99, segments=known)
+        assert one.token_type_ids == fed
+
+    def test_more_kinds_of_segments_than_the_model_knows_are_refused(self) -> None:
+        tokenizer = tokenizer_like("bert")
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="$A:0", pair="$A:1 $B:2", special_tokens=[]
+        )
+        with pytest.raises(InputError, match="gives segment id 2, but the model knows 2 kinds of segments"):
+            encode(tokenizer, [("a", "b")], 99, segments=2)
+
     def test_segment_ids_are_the_tokenizers(self) -> None:
         assert encode_one("bert", "a b", "c").token_type_ids == [0, 0, 0, 0, 1, 1]
         assert encode_one("roberta", "a b", "c").token_type_ids is None
@@ -228,6 +259,35 @@ class TestEncode:
         encoded = encode(minilm.tokenizer, [("Hello world", None), ("Hello", "world")], 128)
         assert [len(e) for e in encoded] == [4, 5]
         assert encoded[1].borders == (2, 4)
+
+
+class TestFeed:
+    @pytest.mark.parametrize(
+        "family", ["distilbert", "modernbert", "gpt2", "llama", "qwen2", "bert", "electra", "albert"]
+    )
+    def test_only_families_with_segment_embeddings_get_segment_ids(
+        self, all_tiny: Any, tiny_tokenizer: Any, family: str
+    ) -> None:
+        fed = feed(all_tiny[family].build(), tiny_tokenizer, [("w1 w2", "w3")], 99)
+        knows = family in ("bert", "electra", "albert")
+        assert (fed.inputs[0].token_type_ids is not None) == knows
+        assert fed.record["segments"] == ([0, 1] if knows else None)
+
+    def test_a_model_of_one_segment_is_fed_zeros(self, all_tiny: Any, tiny_tokenizer: Any) -> None:
+        model = all_tiny["roberta"].build()
+        model.embeddings.token_type_embeddings = torch.nn.Embedding(1, 24)
+        fed = feed(model, tiny_tokenizer, [("w1 w2", "w3")], 99)
+        assert fed.inputs[0].token_type_ids == [0] * 6
+
+    def test_the_record_says_what_was_fed(self, all_tiny: Any, tiny_tokenizer: Any) -> None:
+        fed = feed(all_tiny["bert"].build(), tiny_tokenizer, [(f"{SAID[0]} {SAID[1]}", SAID[2])], 99)
+        assert fed.limit == fed.record["max_length"] == 40
+        assert fed.record["special_tokens"] == ["[CLS]", "[SEP]", "[SEP]"]
+        assert fed.record["example"] == {
+            "tokens": ["[CLS]", SAID[0], SAID[1], "[SEP]", SAID[2], "[SEP]"],
+            "segments": [0, 0, 0, 0, 1, 1],
+            "text": tiny_tokenizer.decode(fed.inputs[0].input_ids),
+        }
 
 
 class TestBatches:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig
 
 from models import InputError
-from models.glue import TASKS, class_ids, load_rows, targets_of, task_named
+from models.glue import TASKS, class_ids, class_names, load_rows, targets_of, task_named
 
 COLA, MNLI, STSB, QQP = (task_named(name) for name in ("cola", "mnli", "stsb", "qqp"))
 CLASSIFYING = [task for task in TASKS.values() if task.labels]
@@ -60,6 +60,73 @@ def test_unnamed_classes_are_in_the_tasks_own_order(task: Any) -> None:
 
 def test_classes_known_by_a_number_go_by_it() -> None:
     assert class_ids(MNLI, config_with(["LABEL_2", "LABEL_0", "LABEL_1"])) == (1, 2, 0)
+
+
+NLI = ["contradiction", "entailment", "neutral"]
+NUMBERED = {i: f"LABEL_{i}" for i in range(3)}
+
+
+def by_name(names: list[str]) -> dict[str, int]:
+    return {name: i for i, name in enumerate(names)}
+
+
+@pytest.mark.parametrize(
+    ("id2label", "label2id"),
+    [
+        (dict(enumerate(NLI)), None),
+        (dict(enumerate(NLI)), {name: i for i, name in NUMBERED.items()}),
+        (NUMBERED, by_name(NLI)),
+        ({0: "0", 1: "1", 2: "2"}, by_name([name.upper() for name in NLI])),
+        (None, by_name(NLI)),
+        ({}, {"neutral": "2", "contradiction": "0", "entailment": "1"}),
+        (dict(enumerate(NLI)), by_name([name.title() for name in NLI])),
+    ],
+)
+def test_classes_are_named_by_whichever_table_names_them(id2label: Any, label2id: Any) -> None:
+    config = BertConfig(num_labels=3)
+    config.id2label, config.label2id = id2label, label2id
+    assert class_ids(MNLI, config) == (1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "names", [["entailment", "neutral", "contradiction"], ["neutral", "entailment", "x"]]
+)
+def test_tables_that_contradict_each_other_are_refused_with_both(names: list[str]) -> None:
+    config = BertConfig(id2label=dict(enumerate(NLI)))
+    config.label2id = by_name(names)
+    with pytest.raises(InputError, match="contradicts itself: class") as error:
+        class_ids(MNLI, config)
+    assert ", ".join(NLI) in str(error.value)
+    assert ", ".join(names) in str(error.value)
+
+
+@pytest.mark.parametrize("tables", [(["a"], None), ({"x": "entailment"}, None), (None, {"neutral": "first"})])
+def test_what_is_no_table_of_classes_is_refused(tables: Any) -> None:
+    with pytest.raises(InputError, match="must be tables of ids and names"):
+        class_names(*tables)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        (MNLI, "multi_label_classification"),
+        (COLA, "regression"),
+        (STSB, "multi_label_classification"),
+        (STSB, "single_label_classification"),
+    ],
+)
+def test_a_model_for_another_kind_of_problem_is_refused(task: Any, kind: str) -> None:
+    config = config_with(task.labels or ["LABEL_0"])
+    config.problem_type = kind  # set by hand: the library refuses some itself
+    with pytest.raises(InputError, match=f"says problem_type '{kind}', but {task.name} needs"):
+        class_ids(task, config)
+
+
+def test_a_task_may_be_given_by_its_name() -> None:
+    assert class_ids("MNLI-m", config_with(NLI)) == class_ids(MNLI, config_with(NLI))
+    assert targets_of(labelled("neutral"), "mnli", config_with(NLI)).tolist() == [2]
+    with pytest.raises(InputError, match="given by its name, not by a int"):
+        class_ids(3, config_with(NLI))  # type: ignore[arg-type]
 
 
 def test_the_types_are_those_of_the_losses() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from models import InputError
 from models.glue import TASKS, task_named
-from models.metrics import baselines, scores, threshold_metric
+from models.metrics import baselines, doubts, scores, threshold_metric
 
 COLA, MNLI, STSB, QQP, MRPC, RTE = (task_named(n) for n in ("cola", "mnli", "stsb", "qqp", "mrpc", "rte"))
 CLASSES = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
@@ -141,3 +141,67 @@ class TestBaselines:
 def test_what_cannot_be_scored_is_refused(task: Any, logits: Any, targets: Any, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         scores(task, logits, targets)
+
+
+def wrong_in(targets: Any, share: float, classes: int, seed: int = 0) -> Any:
+    """Predictions that are right but for a share."""
+    generator = np.random.default_rng(seed)
+    off = (generator.random(len(targets)) < share) * generator.integers(1, classes, len(targets))
+    return (targets + off) % classes
+
+
+class TestDoubts:
+    @pytest.mark.parametrize("order", [(1, 2, 0), (2, 0, 1), (1, 0, 2), (0, 2, 1), (2, 1, 0)])
+    def test_classes_in_another_order_are_found_from_the_outputs(self, order: tuple[int, ...]) -> None:
+        targets = np.random.default_rng(1).integers(0, 3, 120)
+        said = np.array(order)[wrong_in(targets, 0.15, 3)]
+        (message,) = doubts(MNLI, logits_for(said, 3), targets, (0, 1, 2))
+        right = ", ".join(MNLI.labels[order.index(i)] for i in range(3))
+        assert (
+            f"in the order {right} its accuracy would be {np.mean(said == np.array(order)[targets]):.4f}"
+            in message
+        )
+
+    def test_the_names_are_those_of_the_models_own_order(self) -> None:
+        targets = np.tile(
+            [0, 1, 2], 30
+        )  # ids of a model whose classes are contradiction, entailment, neutral
+        (message,) = doubts(MNLI, logits_for((targets + 1) % 3, 3), targets, (1, 2, 0))
+        assert (
+            "another order than contradiction, entailment, neutral: in the order neutral, contradiction, "
+            in message
+        )
+
+    @pytest.mark.parametrize("task", [COLA, QQP, RTE])
+    def test_two_classes_that_are_swapped(self, task: Any) -> None:
+        targets = np.random.default_rng(2).integers(0, 2, 80)
+        assert doubts(task, logits_for(1 - wrong_in(targets, 0.15, 2)), targets, (0, 1))
+        assert not doubts(task, logits_for(wrong_in(targets, 0.15, 2)), targets, (0, 1))
+
+    @quick
+    @given(seed=st.integers(0, 10_000), n=st.integers(1, 300), lean=st.floats(0.05, 0.95))
+    def test_a_model_that_has_learned_nothing_is_not_doubted(self, seed: int, n: int, lean: float) -> None:
+        generator = np.random.default_rng(seed)
+        targets = (generator.random(n) < 0.3).astype(int)
+        assert not doubts(QQP, logits_for(generator.random(n) < lean), targets, (0, 1))
+        assert not doubts(QQP, logits_for(np.zeros(n)), targets, (0, 1))
+        assert not doubts(STSB, generator.normal(size=(n, 1)) * 0.01, generator.random(n) * 5, (0,))
+
+    @pytest.mark.parametrize(
+        ("answer", "words"),
+        [
+            (lambda y: y / 5, "trained on another scale"),
+            (lambda y: y * 20, "trained on another scale"),
+            (lambda y: 2 * y / 5 - 1, "trained on another scale"),
+            (lambda y: 5 - y, "run against them"),
+            (lambda y: y, None),
+            (lambda y: 2.5 + 0.6 * (y - 2.5), None),  # learned in part
+        ],
+    )
+    def test_scores_on_another_scale_are_found_from_the_outputs(self, answer: Any, words: str | None) -> None:
+        generator = np.random.default_rng(3)
+        targets = generator.random(200) * 5
+        noisy = answer(targets) * (1 + generator.normal(0, 0.02, 200))
+        found = doubts(STSB, noisy[:, None], targets, (0,))
+        assert [words in message for message in found] == [True] * len(found) if words else not found
+        assert bool(found) == bool(words)

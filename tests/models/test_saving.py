@@ -200,7 +200,7 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     ),
     "no weights": (
         lambda f: (f / COMPACTED).unlink(),
-        "there is no headscope.safetensors or model.safetensors",
+        "has no weights: there is no model.safetensors or",
     ),
     "empty": (
         lambda f: (f / COMPACTED).write_bytes(b""),

@@ -1,78 +1,131 @@
-"""Tokens as people read them, whatever letters a tokenizer writes bytes with."""
+"""A model reads the tokens that its tokenizer.json says, whatever the library makes of the file."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from models.tokens import shown_tokens
+from models import InputError, load_checkpoint
+from models.inputs import encode, feed
+from patterns import classify_heads
 
-
-def byte_level(merges: tuple[tuple[str, str], ...] = ()) -> PreTrainedTokenizerFast:
-    """A tokenizer as GPT-2's or RoBERTa's: every byte a token, and what is merged of them."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = ["<s>", "</s>", *letters, *("".join(pair) for pair in merges)]
-    backend = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, list(merges)))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0), trim_offsets=False)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+TEXTS = [
+    "In 2023 there were 14161 people.",
+    "in the year 1984, ① and more",
+    "Paris is not paris",
+    "nothing special here at all",
+]
+BERTISH = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
 
 
-def shown(tokenizer: Any, text: str) -> list[str]:
-    return shown_tokens(tokenizer, tokenizer(text)["input_ids"])
-
-
-TOKENIZER = byte_level((("Ã", "©"), ("Ġ", "c"), ("Ġc", "a")))
-
-
-def test_byte_level_tokens_are_text() -> None:
-    assert TOKENIZER.convert_ids_to_tokens(TOKENIZER("a café")["input_ids"])[2:5] == ["Ġca", "f", "Ã©"]
-    assert shown(TOKENIZER, "a café") == ["<s>", "a", " ca", "f", "é", "</s>"]
-
-
-def test_a_character_in_several_tokens_is_shown_in_each() -> None:
-    assert shown(TOKENIZER, "海") == ["<s>", "海…", "…海…", "…海", "</s>"]
-    joined = byte_level((("æ", "µ"), ("·", "a")))
-    assert shown(joined, "海a") == ["<s>", "海…", "…海a", "</s>"]
-
-
-def test_bytes_that_are_no_text_are_numbers() -> None:
-    ids = TOKENIZER("海a")["input_ids"]
-    assert shown_tokens(TOKENIZER, [ids[1], ids[2], ids[4]]) == ["<0xE6>", "<0xB5>", "a"]
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="…"), max_size=12))
-def test_nothing_of_a_text_is_lost(text: str) -> None:
-    tokens = shown(TOKENIZER, text)[1:-1]
-    assert len(tokens) == len(TOKENIZER(text)["input_ids"]) - 2
-    assert "".join(token for token in tokens if not token.startswith("…")).replace("…", "") == text
-
-
-def test_tokens_that_fall_back_to_bytes_are_text() -> None:
-    words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁a"]
-    model = models.BPE(
-        {w: i for i, w in enumerate(words)}, [("▁", "a")], unk_token="<unk>", byte_fallback=True
+def byte_level() -> Tokenizer:
+    """GPT-2's way of splitting, where Qwen2's class puts its own in place."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    years = [f"In {year} there were {year * 7} people" for year in range(1900, 2030)]
+    tokenizer.train_from_iterator(
+        [*TEXTS, *years],
+        trainers.BpeTrainer(vocab_size=400, special_tokens=["<|end|>", "<pad>"], initial_alphabet=alphabet),
     )
-    backend = Tokenizer(model)
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    return tokenizer
+
+
+def word_pieces(minilm_folder: str, normalizer: Any, *more: str) -> Tokenizer:
+    content = json.loads((Path(minilm_folder) / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    for word in more:
+        vocabulary.setdefault(word, len(vocabulary))
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.normalizer = normalizer
+    return tokenizer
+
+
+def model_with(save_tiny: Any, tokenizer: Tokenizer, family: str, name: str, **special: str) -> Path:
+    """A tiny model whose folder holds this tokenizer.json, and a config that names one of the library's classes."""
+    folder: Path = save_tiny(family, vocab_size=tokenizer.get_vocab_size())
+    for file in folder.glob("*token*"):
+        file.unlink()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name, **special}))
+    return folder
+
+
+@pytest.fixture(params=["other splitting", "NFKC first", "cased"])
+def overridden(request: pytest.FixtureRequest, save_tiny: Any, minilm_folder: str) -> Path:
+    if request.param == "other splitting":
+        special = {"eos_token": "<|end|>", "pad_token": "<pad>"}
+        return model_with(save_tiny, byte_level(), "qwen2", "Qwen2Tokenizer", **special)
+    bert = normalizers.BertNormalizer
+    normalizer = normalizers.Sequence([normalizers.NFKC(), bert()])
+    more: tuple[str, ...] = ()
+    if request.param == "cased":
+        normalizer, more = bert(lowercase=False), ("In", "Paris", "people")
+    tokenizer = word_pieces(minilm_folder, normalizer, *more)
+    return model_with(save_tiny, tokenizer, "bert", "BertTokenizer", **BERTISH)
+
+
+def test_every_token_is_that_of_the_file_and_the_difference_is_said(overridden: Path) -> None:
+    checkpoint = load_checkpoint(str(overridden))
+    stored = Tokenizer.from_file(str(overridden / "tokenizer.json"))
+    pairs = [(text, None) for text in TEXTS]
+    found = [one.input_ids for one in encode(checkpoint.tokenizer, pairs, 99)]
+    assert found == [stored.encode(text).ids for text in TEXTS]
+    result = classify_heads(checkpoint.model, checkpoint.tokenizer, pairs, kinds=("raw",), max_length=30)
+    assert any("inputs have other tokens by the library's" in said for said in result.warnings)
+    assert result.inputs["example"]["tokens"] == stored.encode(TEXTS[0]).tokens[:30]
+
+
+def test_a_tokenizer_that_a_caller_loaded_is_used_and_the_difference_said(overridden: Path) -> None:
+    from transformers import AutoTokenizer
+
+    model, tokenizer = load_checkpoint(str(overridden)).model, AutoTokenizer.from_pretrained(overridden)
+    pairs = [(text, None) for text in TEXTS]
+    fed = feed(model, tokenizer, pairs, 30)
+    assert [one.input_ids for one in fed.inputs] == [tokenizer(text)["input_ids"] for text in TEXTS]
+    (message,) = fed.warnings
+    assert f"by the {type(tokenizer).__name__} given than by the model's tokenizer.json" in message
+
+
+def test_pairs_and_special_tokens_are_those_of_the_file(save_tiny: Any, minilm_folder: str) -> None:
+    tokenizer = word_pieces(minilm_folder, normalizers.BertNormalizer(lowercase=False), "Paris")
+    checkpoint = load_checkpoint(str(model_with(save_tiny, tokenizer, "bert", "BertTokenizer", **BERTISH)))
+    (one,) = encode(checkpoint.tokenizer, [("Paris is", "not paris")], 99)
+    wanted = tokenizer.encode("Paris is", "not paris")
+    assert (one.input_ids, one.token_type_ids) == (wanted.ids, wanted.type_ids)
+    assert checkpoint.tokenizer.pad_token == "[PAD]"
+    assert checkpoint.tokenizer.sep_token_id == wanted.ids[-1]
+
+
+def test_where_no_row_at_hand_differs_nothing_is_said(save_tiny: Any, minilm_folder: str) -> None:
+    tokenizer = word_pieces(
+        minilm_folder, normalizers.Sequence([normalizers.NFKC(), normalizers.BertNormalizer()])
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
-    assert shown(tokenizer, "▁aé") == ["▁a", "é…", "…é"]
+    checkpoint = load_checkpoint(str(model_with(save_tiny, tokenizer, "bert", "BertTokenizer", **BERTISH)))
+    assert not feed(checkpoint.model, checkpoint.tokenizer, [("all the same", None)], 30).warnings
+    assert feed(
+        checkpoint.model, checkpoint.tokenizer, [("all the same", None), ("① not", None)], 30
+    ).warnings
 
 
-@pytest.mark.parametrize("decoder", [None, decoders.WordPiece(), decoders.Metaspace()])
-def test_tokens_of_other_tokenizers_stay_as_they_are(decoder: Any) -> None:
-    words = ["[UNK]", "Ã©", "##Ġx", "<0xE6>"]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    if decoder is not None:
-        backend.decoder = decoder
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
-    assert shown_tokens(tokenizer, [1, 2, 3]) == ["Ã©", "##Ġx", "<0xE6>"]
+def test_the_librarys_tokenizer_stays_where_it_is_the_files(minilm: Any) -> None:
+    assert type(minilm.tokenizer).__name__.startswith("Bert")
+    assert not feed(minilm.model, minilm.tokenizer, [(text, None) for text in TEXTS], 30).warnings
+
+
+def test_tokens_by_code_of_its_own_are_refused_unless_a_file_says_them(save_tiny: Any) -> None:
+    folder = save_tiny("bert")
+    config = folder / "tokenizer_config.json"
+    own = {"auto_map": {"AutoTokenizer": ["tokenization_mine.Mine", None]}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | own))
+    assert load_checkpoint(str(folder)).tokenizer("w1 w2")["input_ids"][0] == 1
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"makes tokens with code of its own \(auto_map: AutoTokenizer\)"):
+        load_checkpoint(str(folder))
