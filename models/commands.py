@@ -110,7 +110,7 @@ def finetune_glue(
     Example: finetune-glue --model bert-base-uncased --task mrpc --seeds 1337 42 86 71 166 --output out/mrpc
     """
     from .files import check_output
-    from .finetuning import METRICS, FineTuning, finetune, parse_seeds, score_table, summarise
+    from .finetuning import METRICS, FineTuning, finetune, parse_seeds, score_table, search_of, summarise
     from .glue import load_mismatched, load_rows, task_named
     from .training import is_main_process
     from .weights import load_masks
@@ -164,6 +164,7 @@ def finetune_glue(
             overwrite=overwrite,
             mismatched_rows=mismatched,
             tokenised=tokenised,
+            search=search_of(subnetwork) if subnetwork else None,
         )
         results.append(result)
         if is_main_process():

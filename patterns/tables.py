@@ -102,7 +102,8 @@ def head_grids(heads: "pd.DataFrame") -> dict[str, HeadGrid]:
         where = f"{kind} maps of layer {layer}, head {head}"
         if (layer, head) in grids.setdefault(str(kind), {}):
             raise InputError(f"The table of heads holds the {where} twice.")
-        if layer >= 0 and head >= 0 and name is None and math.isnan(share):
+        nothing = name is None or name != name  # NaN: as pandas reads what is missing
+        if layer >= 0 and head >= 0 and nothing and math.isnan(share):
             grids[str(kind)][int(layer), int(head)] = None, 0.0
             continue
         if not (layer >= 0 and head >= 0 and 0 <= share <= 1):

@@ -20,8 +20,8 @@ from .stability import NULLS
 INTERVALS = (
     "The intervals of shares cover which examples and seeds were drawn, alone. Of super - others, 'by layers' is what "
     "the layers explain in which super-survivors lie; the rest is the difference. Its interval and p are of one test, "
-    "which permutes heads within layers, both corrected for the number of tasks and kinds (Holm): 0 lies in the interval "
-    "if and only if p > .05."
+    "which permutes heads within layers, both corrected for the number of tasks and kinds (Holm): 0 lies in the "
+    "interval if and only if p > .05."
 )
 _NONE = "-"
 _SHORT = TITLES | {Pattern.VERTICAL_DIAGONAL: "both", Pattern.HETEROGENEOUS: "heterog."}
@@ -209,7 +209,9 @@ def _table(first: str, *others: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column(first, no_wrap=True)
     for other in others:
-        table.add_column(other, justify="right", overflow="fold", no_wrap=other in ("[95%]", "verdict"))
+        table.add_column(
+            other, justify="right", overflow="fold", no_wrap=other in ("[95%]", "verdict", "difference")
+        )
     return table
 
 
