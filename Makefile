@@ -48,7 +48,7 @@ $(VENV)/all.stamp: locks/all.txt pyproject.toml
 	$(install)
 
 demo: $(VENV)/demo.stamp
-	$(BIN)/classify-heads --model "$(MODEL)" --task qqp --data examples --output demo-output --overwrite
+	$(BIN)/classify-heads --model "$(MODEL)" --task qqp --data examples --control --output demo-output --overwrite
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -109,7 +109,16 @@ def finetune_glue(
 
     Example: finetune-glue --model bert-base-uncased --task mrpc --seeds 1337 42 86 71 166 --output out/mrpc
     """
-    from .finetuning import COMMAND, METRICS, FineTuning, finetune, parse_seeds, score_table, summarise
+    from .finetuning import (
+        COMMAND,
+        METRICS,
+        FineTuning,
+        finetune,
+        parse_seeds,
+        score_table,
+        search_of,
+        summarise,
+    )
     from .glue import load_mismatched, load_rows, task_named
     from .outputs import Output, apart
     from .training import is_main_process
@@ -165,6 +174,7 @@ def finetune_glue(
             overwrite=overwrite,
             mismatched_rows=mismatched,
             tokenised=tokenised,
+            search=search_of(subnetwork) if subnetwork else None,
         )
         results.append(result)
         if is_main_process():

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -62,6 +62,7 @@ def finetune(
     overwrite: bool = False,
     mismatched_rows: Rows | Sequence[Row] | None = None,
     tokenised: dict[str, Examples] | None = None,
+    search: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a model and write it, its tokenizer, ``metrics.json`` and a learning curve to a folder.
 
@@ -86,6 +87,8 @@ def finetune(
         overwrite: replace an earlier output, finished or not.
         mismatched_rows: MNLI's dev rows of other genres; scored at the end.
         tokenised: give the same dict for several seeds on the same rows, and they are tokenised once.
+        search: how the subnetwork was found, see :func:`search_of`; the result says whether that saw the rows that
+            are reported on.
 
     Returns:
         What ``metrics.json`` holds: ``scores`` on the dev rows reported on, ``metric`` (the one that pruning goes by)
@@ -140,6 +143,12 @@ def finetune(
     if settings.max_examples:
         chosen = select_rows(chosen, task, settings.max_examples, seed=0)
     selected, reported = hold_out(of_dev.rows, task, settings.holdout)
+    seen = None if subnetwork is None else _seen_by(search, task, of_dev, reported or of_dev.rows)
+    if seen and settings.holdout:
+        warnings.append(
+            f"--holdout {settings.holdout:g}: {seen.words}, so that the subnetwork was selected on them; search again "
+            f"with prune-heads (or prune-weights) --holdout {settings.holdout:g} on the same rows."
+        )
     training = examples("train", of_train, chosen)
     dev = examples("dev", of_dev, selected)
     held_out = examples("held out", of_dev, reported) if reported else None
@@ -192,7 +201,7 @@ def finetune(
             "metric": metric,
             "score": scores[metric],
             "scores": scores,
-            "selection": _selection(settings, len(dev), len(final), subnetwork is not None),
+            "selection": _selection(settings, len(dev), len(final), seen),
             "baselines": always,
             "examples": {"train": len(training), "dev": len(final)}
             | ({"mismatched": len(others)} if others else {}),
@@ -317,24 +326,83 @@ def _size(subnetwork: Subnetwork | WeightMasks) -> dict[str, Any]:
     return {"n_heads": subnetwork.n_heads, "n_mlps": subnetwork.n_mlps}
 
 
-def _selection(settings: FineTuning, on: int, reported: int, subnetwork: bool) -> dict[str, Any]:
-    """Return which model is kept, and what a reader has to know of the rows it is scored on."""
+def search_of(masks: Path | str) -> dict[str, Any] | None:
+    """Return the config of the search that a folder, or a file in it, comes from; None if none lies there."""
+    place = Path(masks)
+    file = (place if place.is_dir() else place.parent) / _CONFIG
+    if not file.is_file():
+        return None
+    found = read_json(file, "a search's config")
+    return found if isinstance(found, dict) and "command" in found else None
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """How many of the rows reported on the search of a subnetwork has seen."""
+
+    number: int | None
+    """None: not known."""
+    words: str
+
+    def __bool__(self) -> bool:
+        return bool(self.number)
+
+
+def _seen_by(search: Mapping[str, Any] | None, task: Task, dev: _Part, reported: Sequence[Row]) -> _Seen:
+    """Find out what a search saw by drawing its rows again, as :func:`hold_out` does for whoever holds out a share."""
+    unknown = "whether the subnetwork's search saw them is not known"
+    if search is None:
+        return _Seen(None, f"{unknown}: no search's config lies beside the masks")
+    split, share, used = (search.get(key) for key in ("split", "holdout", "examples"))
+    here = dev.source["sha256"] or dev.source["revision"]
+    if here is None or search.get("data_sha256") != here or split != "validation":
+        return _Seen(
+            None,
+            f"{unknown}: it used other data ({search.get('data')}, split {split})",
+        )
+    # It is a number from 0 to below 1 in whatever headscope wrote.
+    share = float(share) if isinstance(share, int | float) and 0 <= share < 1 else 0.0
+    rows = hold_out(dev.rows, task, share)[0]
+    if used != len(rows):
+        return _Seen(
+            None,
+            f"{unknown}: it used {used} of the {len(dev.rows)} dev rows, drawn at random (--examples)",
+        )
+    identities = {id(row) for row in rows}
+    number = sum(id(row) in identities for row in reported)
+    return _Seen(
+        number,
+        f"the subnetwork's search (--holdout {share:g}) saw {number} of the {len(reported)} rows reported on",
+    )
+
+
+def _selection(settings: FineTuning, on: int, reported: int, seen: _Seen | None) -> dict[str, Any]:
+    """Return which model is kept, and what a reader has to know of the rows it is scored on.
+
+    Args:
+        settings: of the fine-tuning.
+        on: number of rows that the model is selected on.
+        reported: number of rows that it is scored on.
+        seen: what the search of its subnetwork saw of these; None without a subnetwork.
+    """
     if settings.holdout:
-        note = f"scored on {reported} dev rows that nothing was selected on; selected on the other {on}"
-        if subnetwork:
-            note += ", as was the subnetwork if its search held out the same share"
+        what = "nothing" if seen is None else "no epoch"
+        note = f"scored on {reported} dev rows that {what} was selected on; selected on the other {on}"
     elif settings.keep == "best":
         note = f"selected and scored on the same {reported} dev rows: an upper bound"
     else:
         note = f"scored on all {reported} dev rows; no epoch was selected on them"
-        if subnetwork:
-            note += ", but the subnetwork perhaps was, as published: then an upper bound"
+    if seen:
+        note += f", but {seen.words}: an upper bound"
+    elif seen is not None:
+        note += f"; {seen.words}"
     kept = "the best epoch's" if settings.keep == "best" else "the last epoch's"
     return {
         "model": kept,
         "holdout": settings.holdout,
         "selected_on": on if settings.holdout or settings.keep == "best" else 0,
         "reported_on": reported,
+        "seen_by_search": None if seen is None else seen.number,
         "note": f"{kept} model, {note}",
     }
 

@@ -1,5 +1,6 @@
 from .classifier import PatternClassifier as PatternClassifier
 from .classifier import load_classifier as load_classifier
+from .control import redrawn as redrawn
 from .heads import classify_heads as classify_heads
 from .maps import attention_maps as attention_maps
 from .rendering import render_map as render_map

@@ -12,7 +12,7 @@ import pandas as pd
 
 from models.report import Section, TableBlock, command_line, options_of, percent_words, short_name
 
-from .distribution import bootstrap_ci95, interpretable_shares
+from .distribution import COVERS, bootstrap_ci95, interpretable_shares
 from .examples import ExampleMaps
 from .report import head_findings, read_importance, sampling_command, write_report
 from .result import HeadPatterns
@@ -80,7 +80,7 @@ def write_classified(
             (str(counted), "heads" if counted == all_heads else f"of {all_heads} heads"),
             (str(examples), "examples"),
             *(
-                (percent_words(part["interpretable_ratio"]), f"of {whose}{kind} maps heterogeneous")
+                (percent_words(part["interpretable_ratio"]), f"of {whose}{kind} maps heterogeneous{_beside(part)}")
                 for kind, part in summary["maps"].items()
             ),
         ],
@@ -105,16 +105,22 @@ def beside_full(part: HeadPatterns, full: HeadPatterns, seed: int) -> tuple[pd.D
         apart = interpretable_shares(part.labels[kind][:, part.heads]) - interpretable_shares(
             full.labels[kind][:, full.heads]
         )
+        apart = apart[~np.isnan(apart)]
         low, high = bootstrap_ci95(apart, seed)
         words = interval(low, high)
         sentences.append(
             f"Of the {kind} maps of the subnetwork's {int(part.heads.sum())} heads "
             f"{percent_words(part.interpretable_ratio(kind))} are heterogeneous, of all heads "
             f"{percent_words(full.interpretable_ratio(kind))}: {100 * apart.mean():+.1f} percentage points"
-            + (f", 95% interval over examples {words}" if words else "")
+            + (f", 95% interval {words}, which covers {COVERS}" if words else "")
             + ". Whether survivors differ from other heads takes several seeds: see compare-survivors."
         )
     return pd.DataFrame(rows), sentences
+
+
+def _beside(part: Mapping[str, Any]) -> str:
+    control = part["control"]
+    return "" if control is None else f" (control {percent_words(control['interpretable_ratio'])})"
 
 
 def repeat_command(job: ClassifyHeads, summary: Mapping[str, Any]) -> str:

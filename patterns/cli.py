@@ -59,18 +59,26 @@ def classify_heads(
     device: DeviceOption = "auto",
     output: OutputOption = None,
     overwrite: OverwriteOption = False,
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control",
+            help="Look at the same architecture with its weights redrawn too: what is there without training.",
+        ),
+    ] = False,
     save_maps: Annotated[bool, typer.Option("--save-maps", help="Write every map too (large).")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the attention pattern of every head of a model.
 
     Every head's attention map is classified on a random sample of inputs. Printed are each head's dominant
-    pattern, the share of each pattern, and the interpretable ratio with its 95% bootstrap interval; then both
-    corrected for the errors that the classifier made on annotated heads it had not seen.
+    pattern, the share of each pattern, and the interpretable ratio with a 95% bootstrap interval that covers which
+    examples were drawn, alone; beside them the same for untrained weights (--control), and corrected for the errors
+    that the classifier made on annotated heads it had not seen, where these fit.
 
     Example: classify-heads --model bert-base-uncased --task qqp --examples 100 --output out/bert-qqp
     """
-    from .stage import ClassifyHeads, distributions, ratios
+    from .stage import ClassifyHeads, distributions, empty_maps, interval_notes, ratios
 
     job = ClassifyHeads(
         model=model,
@@ -90,6 +98,7 @@ def classify_heads(
         output=output,
         overwrite=overwrite,
         save_maps=save_maps,
+        control=control,
     )
     done = job.run(progress=True)
     if done.rows.unread:
@@ -107,7 +116,14 @@ def classify_heads(
             f"{counted['counted']} of {counted['all']} heads"
         )
         patterns = done.patterns
-        print_patterns(patterns.to_frame(), distributions(patterns), ratios(patterns))
+        shown = distributions(patterns)
+        print_patterns(
+            patterns.to_frame(),
+            shown,
+            ratios(patterns),
+            empty=empty_maps(patterns),
+            notes=interval_notes(shown),
+        )
     if output is not None:
         say(f"figures: {output / 'heads.png'}, {output / 'distribution.png'}; tables beside them")
         say(f"report: {output / 'report.html'}")

@@ -19,6 +19,10 @@ from .taxonomy import PATTERNS
 Floats = npt.NDArray[np.floating]
 
 RESAMPLES = 1000
+MISFIT = 0.01
+"""Where corrected shares leave a larger share of the predictions unexplained, they are not shown."""
+COVERS = "which examples were drawn, and the classifier's errors as the annotated maps show them"
+"""What the intervals of corrected shares cover."""
 _STEPS = 20_000  # of the estimate; a thousand is enough for the thousand resamples of its interval
 _CLOSE = 1e-7
 _N = len(PATTERNS)
@@ -36,7 +40,9 @@ def corrected_shares(
         seed: of the bootstrap, which draws examples and heads anew each time, so that the interval holds both
             what was sampled and what is known of the classifier's errors.
 
-    The intervals are NaN for a single example or head, of which none can be drawn anew.
+    The intervals are symmetric ones (Hall 1988: the shares, give or take what 95% of the resamples stay within),
+    cut at 0 and 1. Unlike percentiles they hold the shares whatever the bias of the resamples, which is large where
+    a share is pushed against 0. NaN for a single example or head, of which none can be drawn anew.
     """
     check_seed(seed)
     observed = counts.sum(axis=0)[None].astype(float)
@@ -50,7 +56,8 @@ def corrected_shares(
     drawn = most_likely(
         (examples @ counts).astype(float), np.tensordot(heads, confusions, axes=1).astype(float), 1000
     )
-    return shares, np.percentile(drawn, [2.5, 97.5], axis=0).T
+    within = np.percentile(np.abs(drawn - shares), 95, axis=0)
+    return shares, np.stack([shares - within, shares + within], axis=1).clip(0, 1)
 
 
 def misfit(counts: npt.NDArray[np.integer], confusions: npt.NDArray[np.integer], shares: Floats) -> float:

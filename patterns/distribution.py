@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Labels = npt.NDArray[np.integer]
-"""``[E, L, H]``: index into ``PATTERNS`` for every example, layer and head."""
+"""``[E, L, H]``: index into ``PATTERNS`` for every example, layer and head; :data:`EMPTY` for a map without any."""
+
+EMPTY = -1
+"""The label of a map that is zero in every cell, as a head's whose weights are all zero: it has no pattern, and is
+left out of every count, share and interval."""
+
+COVERS = "which examples were drawn, alone"
+"""What the interval of an interpretable ratio covers."""
+
+FEW_EXAMPLES = 30
+"""Below so many examples an interval over them comes with a warning."""
 
 RESAMPLES = 9999
 
@@ -45,66 +55,110 @@ def head_frame(kind: str, labels: Labels, probabilities: npt.NDArray[np.floating
 
     Returns:
         ``kind, layer, head, n, count_<p>, mean_prob_<p>, dominant, dominant_share, entropy,
-        self_agreement``. Of equally frequent patterns the earlier one is dominant. Entropy is that of the
+        self_agreement, count_empty``. Of equally frequent patterns the earlier one is dominant. Entropy is that of the
         head's labels, in bits. Self-agreement is the chance that two different examples of the head have
-        the same label, ``sum n_k (n_k - 1) / (N (N - 1))``; NaN for a single example.
+        the same label, ``sum n_k (n_k - 1) / (N (N - 1))``; NaN for a single example. ``count_empty`` maps are zero
+        in every cell, and the ``n`` others are what all else is about; of a head without any, ``dominant`` is None
+        and the numbers are NaN.
     """
     import pandas as pd
 
-    n, n_layers, n_heads = labels.shape
+    _, n_layers, n_heads = labels.shape
     number = counts(labels)  # [L, H, 5]
-    shares = number / n
+    n = number.sum(axis=-1)  # [L, H]
+    seen = labels != EMPTY
     with np.errstate(divide="ignore", invalid="ignore"):
+        shares = number / n[..., None]
         entropy = -np.where(shares > 0, shares * np.log2(shares), 0).sum(axis=-1) + 0.0
         agreement = (number * (number - 1)).sum(axis=-1) / np.float64(n * (n - 1))
+        sums = np.where(seen[..., None], probabilities, 0).sum(axis=0, dtype=np.float64)
+        means = sums / n[..., None]
+    entropy[n == 0] = np.nan
     layers, heads = np.indices((n_layers, n_heads))
-    dominant = number.argmax(axis=-1)  # the first of equals
-    columns: dict[str, object] = {"kind": kind, "layer": layers.ravel(), "head": heads.ravel(), "n": n}
+    dominant = np.where(n == 0, EMPTY, number.argmax(axis=-1))  # the first of equals
+    columns: dict[str, object] = {
+        "kind": kind,
+        "layer": layers.ravel(),
+        "head": heads.ravel(),
+        "n": n.ravel(),
+    }
     for i, pattern in enumerate(PATTERNS):
         columns[f"count_{pattern}"] = number[..., i].ravel()
-    means = probabilities.mean(axis=0, dtype=np.float64)
     for i, pattern in enumerate(PATTERNS):
         columns[f"mean_prob_{pattern}"] = means[..., i].ravel()
-    columns["dominant"] = [PATTERNS[i].value for i in dominant.ravel()]
+    columns["dominant"] = pattern_names(dominant)
     columns["dominant_share"] = shares.max(axis=-1).ravel()
     columns["entropy"] = entropy.ravel()
     columns["self_agreement"] = agreement.ravel()
+    columns["count_empty"] = (~seen).sum(axis=0).ravel()
     return pd.DataFrame(columns)
 
 
+def pattern_names(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.object_]:
+    """Return the names of labels of any shape, in one row; None where there is no pattern."""
+    return np.array([*(p.value for p in PATTERNS), None], dtype=object)[labels.ravel()]
+
+
 def distribution(labels: npt.NDArray[np.integer]) -> dict[str, float]:
-    """Return each pattern's share of all labels, in Pattern order; the shares sum to 1."""
+    """Return each pattern's share of all maps that have one, in Pattern order; the shares sum to 1 (NaN: no map)."""
+    number = counts(labels.ravel())
+    total = int(number.sum())
     return {
-        pattern.value: float(count) / labels.size
-        for pattern, count in zip(PATTERNS, counts(labels.ravel()), strict=True)
+        pattern.value: float(count) / total if total else float("nan")
+        for pattern, count in zip(PATTERNS, number, strict=True)
     }
 
 
 def interpretable_shares(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
-    """Return each example's share of interpretable maps, ``[E]`` from ``[E, ...]``."""
-    return (labels == PATTERNS.index(INTERPRETABLE)).reshape(len(labels), -1).mean(axis=1)
+    """Return each example's share of interpretable maps, ``[E]`` from ``[E, ...]``; NaN where none has a pattern."""
+    with np.errstate(invalid="ignore"):
+        return (labels == PATTERNS.index(INTERPRETABLE)).reshape(len(labels), -1).sum(axis=1) / seen_maps(
+            labels
+        )
 
 
-def bootstrap_ci95(values: npt.NDArray[np.floating], seed: int) -> tuple[float, float]:
+def seen_maps(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Return each example's number of maps that have a pattern, ``[E]`` from ``[E, ...]``."""
+    return (labels != EMPTY).reshape(len(labels), -1).sum(axis=1)
+
+
+def bootstrap_ci95(
+    values: npt.NDArray[np.floating], seed: int, weights: npt.NDArray[np.integer] | None = None
+) -> tuple[float, float]:
     """Return the 95% percentile bootstrap interval of the mean over examples (Efron & Tibshirani 1993, ch. 13).
 
     Maps of one example are not independent, so examples are what is drawn. The values are sorted
-    first: the interval depends on the seed and on which examples there are, not on their order.
+    first: the interval depends on the seed and on which examples there are, not on their order. Resampled means lie
+    on both sides of the mean, so that the interval holds it (tested for skewed values too).
 
     Args:
         values: ``[E]``, one per example.
         seed: of the resampling.
+        weights: ``[E]``, in maps, where examples do not have equally many; those of weight 0 are left out.
 
     Returns:
         ``(low, high)``; NaN for fewer than two examples.
     """
     from scipy.stats import bootstrap
 
+    weighted = weights is not None and len(set(weights.tolist())) > 1
+    if weighted:
+        assert weights is not None
+        values, weights = values[weights > 0], weights[weights > 0]
     if len(values) < 2:
         return float("nan"), float("nan")
+    order = np.argsort(values, kind="stable")
+
+    def mean(
+        drawn: npt.NDArray[np.floating], *of: npt.NDArray[np.integer], axis: int
+    ) -> npt.NDArray[np.floating]:
+        return (drawn * of[0]).sum(axis=axis) / of[0].sum(axis=axis) if of else np.mean(drawn, axis=axis)
+
     interval = bootstrap(
-        (np.sort(values),),
-        np.mean,
+        (values[order], weights[order]) if weighted and weights is not None else (values[order],),
+        mean,
+        paired=weighted,
+        vectorized=True,
         n_resamples=RESAMPLES,
         batch=max(1, 10_000_000 // len(values)),
         method="percentile",

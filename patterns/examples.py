@@ -113,7 +113,13 @@ class ExampleMaps:
         self._order = np.array([np.random.default_rng([self._seed, int(i) + 1]).random() for i in ids])
 
     def see(
-        self, kind: str, layer: int, heads: Sequence[int], found: npt.NDArray[np.float32], gather: Gather
+        self,
+        kind: str,
+        layer: int,
+        heads: Sequence[int],
+        found: npt.NDArray[np.float32],
+        gather: Gather,
+        empty: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         """Keep of one layer's maps those that are better than what is kept.
 
@@ -123,8 +129,11 @@ class ExampleMaps:
             heads: numbers of the layer's heads.
             found: ``[B, H, 5]``, their probabilities.
             gather: returns the maps asked for.
+            empty: ``[B, H]``, which maps show nothing and are not kept.
         """
+        empty = np.zeros(found.shape[:2], dtype=bool) if empty is None else empty
         labels = found.argmax(axis=-1)[..., None] == np.arange(len(PATTERNS))  # [B, H, 5]
+        labels &= ~empty[..., None]
         wanted: dict[tuple[int, int], list[tuple[Any, ...]]] = {}
         for role, good in ((SURE, found.max(axis=-1).astype(float)), (DRAWN, self._order[:, None])):
             table = np.where(labels, (good - 2.0 * self._long[:, None])[..., None], -np.inf)
@@ -134,7 +143,7 @@ class ExampleMaps:
                 place = int(best[head, pattern]), head
                 wanted.setdefault(place, []).append((role, kind, layer, heads[head], pattern))
             np.maximum(held, score, out=held)
-        for place in self._least_certain(kind, layer, heads, found):
+        for place in self._least_certain(kind, layer, heads, found, empty):
             wanted.setdefault(place, []).append((UNSURE, kind, layer, heads[place[1]]))
         if not wanted:
             return
@@ -147,11 +156,16 @@ class ExampleMaps:
             self._kept |= dict.fromkeys(keys, kept)
 
     def _least_certain(
-        self, kind: str, layer: int, heads: Sequence[int], found: npt.NDArray[np.float32]
+        self,
+        kind: str,
+        layer: int,
+        heads: Sequence[int],
+        found: npt.NDArray[np.float32],
+        empty: npt.NDArray[np.bool_],
     ) -> Iterator[tuple[int, int]]:
         """Take the places of a batch that belong to the least certain of all, and give up those that no longer do."""
         second, first = np.moveaxis(np.sort(found, axis=-1)[..., -2:], -1, 0)  # [B, H] each
-        margins = first - second
+        margins = np.where(empty, np.inf, first - second)
         kept = self._margins.setdefault(kind, {})
         best = margins.argmin(axis=0)
         for head in margins.min(axis=0).argsort(kind="stable").tolist():

@@ -13,7 +13,17 @@ from models.drawing import RGB, SMALL, Legend, Page, Swatch, contrast, text_styl
 from models.errors import InputError
 from models.palette import INK, MISSING
 
-from .tables import HeadGrid, Ratio, check_distributions, grid_shape, head_grids, interval, percent
+from .tables import (
+    ZERO,
+    ZERO_WORDS,
+    HeadGrid,
+    Ratio,
+    check_distributions,
+    grid_shape,
+    head_grids,
+    interval,
+    percent,
+)
 from .taxonomy import ABBREVIATIONS, COLOURS, INTERPRETABLE, PATTERNS, TITLES, Pattern
 
 if TYPE_CHECKING:
@@ -28,7 +38,7 @@ def head_grid(
     """Draw every head as a cell in the colour of its dominant pattern; one panel per kind, raw on the left.
 
     Layer 0 is at the top. The colour is as strong as the pattern's share of the head's maps; a head that is
-    not in the table is a light grey cell.
+    not in the table is a light grey cell, one whose maps are zero in every cell a light grey cell with a 0.
 
     Args:
         heads: as `heads.parquet`: kind, layer, head (0-based), dominant, dominant_share. An optional column
@@ -60,7 +70,8 @@ def head_grid(
     width = max(content, _WIDTH)
 
     missing = any(len(grid) < layers * columns for grid in grids.values())
-    legend = Legend(width - 0.16, [pattern_key(), _strength_key(missing, survivors is not None)])
+    zero = any(pattern is None for grid in grids.values() for pattern, _ in grid.values())
+    legend = Legend(width - 0.16, [pattern_key(), _strength_key(missing, survivors is not None, zero)])
     below = 0.46 + legend.height
     page = Page(width, panel_h + below + above + (0.28 if title else 0.0))
     page.title(title or "")
@@ -124,7 +135,7 @@ def distribution_bars(
             words = f"{percent(ratio)} {interval(lo, hi)}".strip()
             page.text(left + panel_w + 0.1, below + panel_h - (row + 0.5) * step, words)
     if ratios:
-        page.text(left + panel_w + 0.1, below + panel_h + 0.15, "interpretable ratio\n[95% interval]")
+        page.text(left + panel_w + 0.1, below + panel_h + 0.15, "interpretable ratio\n[95% of examples]")
     legend.draw(page, 0.08, 0.06)
     return page.figure
 
@@ -162,7 +173,8 @@ def _draw_heads(
     if size >= 4.5:
         for (layer, head), (pattern, share) in grid.items():
             ink = text_style(size, contrast(_faded(pattern, share)))
-            axes.text(head + 0.5, layer + 0.53, ABBREVIATIONS[pattern], **ink, ha="center", va="center")
+            letter = ABBREVIATIONS[pattern] if pattern else ZERO
+            axes.text(head + 0.5, layer + 0.53, letter, **ink, ha="center", va="center")
     axes.set(xlim=(0, columns), ylim=(layers, 0))
     xs, ys = tick_positions(columns, cell), tick_positions(layers, cell)
     axes.set_xticks([x + 0.5 for x in xs], [str(x) for x in xs])
@@ -209,8 +221,10 @@ def draw_whisker(axes: Axes, at: float, start: float, end: float, top: float, dr
     axes.errorbar([(start + end) / 2], [y], xerr=[(end - start) / 2], fmt="none", **style)
 
 
-def _faded(pattern: Pattern, share: float) -> RGB:
-    """The pattern's colour over white, as opaque as `share`."""
+def _faded(pattern: Pattern | None, share: float) -> RGB:
+    """The pattern's colour over white, as opaque as `share`; grey for none."""
+    if pattern is None:
+        return to_rgb(MISSING)
     red, green, blue = to_rgb(COLOURS[pattern])
     return 1 - (1 - red) * share, 1 - (1 - green) * share, 1 - (1 - blue) * share
 
@@ -220,9 +234,10 @@ def pattern_key() -> list[Swatch]:
     return [Swatch(TITLES[p], to_rgb(COLOURS[p]), letter=ABBREVIATIONS[p]) for p in PATTERNS]
 
 
-def _strength_key(missing: bool, outlined: bool) -> list[Swatch]:
-    """The opacity scale; what a grey cell and an outline mean, if there are any."""
+def _strength_key(missing: bool, outlined: bool, zero: bool) -> list[Swatch]:
+    """The opacity scale; what a grey cell, a 0 and an outline mean, if there are any."""
     scale = [Swatch(f"{share:.0%}", (1 - 0.8 * share,) * 3) for share in (0.25, 0.5, 1.0)]
     grey = [Swatch("not counted", to_rgb(MISSING))] if missing else []
     frame = [Swatch("survives", to_rgb("white"), INK)] if outlined else []
-    return [Swatch("share of its maps:"), *scale, *grey, *frame]
+    empty = [Swatch(f"maps {ZERO_WORDS}", to_rgb(MISSING), letter=ZERO)] if zero else []
+    return [Swatch("share of its maps:"), *scale, *grey, *empty, *frame]

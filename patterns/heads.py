@@ -18,7 +18,7 @@ from models.subnetwork import Subnetwork
 from models.tap import observe
 
 from .classifier import PatternClassifier, load_classifier
-from .distribution import check_seed
+from .distribution import COVERS, EMPTY, FEW_EXAMPLES, check_seed
 from .examples import ExampleMaps
 from .images import image_pair, resampling_matrices
 from .maps import ValueNorms, check_kinds
@@ -114,8 +114,11 @@ def classify_heads(
             model(**tensors)
             bar.update(len(positions))
     _check_finite(probabilities, ids)
+    labels = {kind: probabilities[kind].argmax(axis=-1).astype(np.int8) for kind in kinds}
+    for kind, empty in seen.empty.items():
+        labels[kind][empty], probabilities[kind][empty] = EMPTY, np.nan
     return HeadPatterns(
-        labels={kind: probabilities[kind].argmax(axis=-1).astype(np.int8) for kind in kinds},
+        labels=labels,
         probabilities=probabilities,
         examples=ids,
         n_tokens=np.array([len(encoded) for encoded in inputs]),
@@ -126,7 +129,7 @@ def classify_heads(
             *fed.warnings,
             *_input_warnings(everything, fed.limit, chosen),
             *_anatomy_warnings(anatomy),
-            *_empty_warnings(seen.empty),
+            *_empty_warnings(seen.empty, len(inputs)),
         ),
         confusions={
             kind: chosen[kind].confusions.cpu().numpy() for kind in kinds if len(chosen[kind].confusions)
@@ -164,8 +167,8 @@ class Classification:
         self._probabilities = probabilities
         self._examples = examples
         self.sink: Callable[[int, str, torch.Tensor], None] | None = None
-        self.empty = dict.fromkeys(classifiers, 0)
-        """By kind, the number of maps that are zero in every cell."""
+        self.empty = {kind: np.zeros(found.shape[:-1], dtype=bool) for kind, found in probabilities.items()}
+        """By kind, ``[E, L, H]``: which maps are zero in every cell."""
 
     def start(self, positions: list[int], lengths: torch.Tensor) -> None:
         """Prepare for a batch: its positions in the result and its lengths ``[B]``."""
@@ -186,13 +189,14 @@ class Classification:
             raw, norm = pairs[classifier.size]
             images = raw if kind == "raw" or norm is None else norm
             found = classifier.classify_images(images).cpu().numpy()
-            self.empty[kind] += int((images.amax(dim=(-2, -1)) == 0).sum())
+            empty = (images.amax(dim=(-2, -1)) == 0).cpu().numpy()
             places = np.ix_(self._positions, [layer], self._kept[layer])
             self._probabilities[kind][places] = found[:, None]
+            self.empty[kind][places] = empty[:, None]
             if self._examples is not None:
                 factors = None if kind == "raw" else norms
                 gather = partial(_gather, probabilities, factors)
-                self._examples.see(kind, layer, self._kept[layer], found, gather)
+                self._examples.see(kind, layer, self._kept[layer], found, gather, empty)
             if self.sink:
                 maps = probabilities if kind == "raw" or norms is None else probabilities * norms[:, :, None]
                 self.sink(layer, kind, maps)
@@ -248,13 +252,22 @@ def _check_finite(probabilities: Mapping[str, npt.NDArray[np.float32]], ids: npt
             )
 
 
-def _empty_warnings(empty: Mapping[str, int]) -> list[str]:
-    return [
-        f"{number} {kind} maps are zero in every cell, as those of a head whose weights are all zero; they have "
-        "no pattern, and their labels mean nothing."
-        for kind, number in empty.items()
-        if number
-    ]
+def _empty_warnings(empty: Mapping[str, npt.NDArray[np.bool_]], examples: int) -> list[str]:
+    messages = []
+    for kind, found in empty.items():
+        if number := int(found.sum()):
+            whole = int((found.sum(axis=0) == examples).sum())
+            messages.append(
+                f"{number} {kind} maps, all maps of {whole} heads among them, are zero in every cell, as those of a "
+                "head whose weights are all zero: they have no pattern, and are left out of every count, share and "
+                "interval."
+            )
+            if kind == "norm" and "raw" in empty and not empty["raw"].any():
+                messages.append(
+                    "The raw maps of heads that put nothing out are counted all the same: they say where a head looks, "
+                    "not whether anything comes of it."
+                )
+    return messages
 
 
 def _input_warnings(
@@ -269,6 +282,11 @@ def _input_warnings(
         messages.append(
             f"{short} of {len(inputs)} examples had fewer than {MIN_TOKENS} tokens, too few for a pattern, "
             "and were left out."
+        )
+    if (left := len(inputs) - short) < FEW_EXAMPLES:
+        messages.append(
+            f"{left} {'example is' if left == 1 else 'examples are'} few: the interval of the interpretable ratio, "
+            f"which covers {COVERS}, is narrower than it should be below {FEW_EXAMPLES}."
         )
     shortest = max(classifier.shortest for classifier in classifiers.values())
     if below := sum(MIN_TOKENS <= len(encoded) < shortest for encoded in inputs):

@@ -140,7 +140,9 @@ def page_data(views: Sequence[HeadsView]) -> dict[str, Any]:
                 "strip": len(strip),
                 "tokens": patterns.n_tokens[strip].tolist(),
                 "labels": {
-                    kind: put(np.ascontiguousarray(np.moveaxis(labels[strip], 0, -1)).astype(np.uint8))
+                    kind: put(
+                        np.ascontiguousarray(np.moveaxis(labels[strip], 0, -1)).astype(np.uint8)
+                    )  # EMPTY: 255
                     for kind, labels in patterns.labels.items()
                 },
             }
@@ -200,6 +202,7 @@ def sampling_command(options: Mapping[str, Any]) -> str:
 def head_findings(view: HeadsView) -> list[str]:
     """Say in sentences what a reader should take away of one view."""
     patterns, sentences = view.patterns, []
+    control = patterns.control
     whose = "" if view.survives is None else " of all heads"
     for kind in patterns.kinds:
         row = distribution_row(kind, patterns.distribution(kind), patterns.interpretable_ratio_ci95(kind))
@@ -209,9 +212,19 @@ def head_findings(view: HeadsView) -> list[str]:
             f"{row['ratio']}{' ' + row['words'] if row['words'] else ''} of the {kind} maps{whose} are heterogeneous, "
             f"at most which could be interpretable; {share} are {TITLES[most]}."
         )
+        if control is not None:
+            of_control = distribution_row(
+                kind, control.distribution(kind), control.interpretable_ratio_ci95(kind)
+            )
+            sentences.append(
+                f"The control, the same architecture with its weights redrawn, has {of_control['ratio']} "
+                f"{of_control['words']} heterogeneous {kind} maps without having learned anything."
+            )
+        if empty := patterns.empty_maps(kind):
+            sentences.append(f"{empty} {kind} maps are zero in every cell and left out.")
     frame = view.frame
     if len(patterns.kinds) > 1:
-        wide = frame.pivot(index=["layer", "head"], columns="kind", values="dominant")
+        wide = frame.pivot(index=["layer", "head"], columns="kind", values="dominant").dropna()
         differ = int((wide["raw"] != wide["norm"]).sum())
         sentences.append(
             f"By norms, {differ} of {len(wide)} heads have another dominant pattern than by attention alone."

@@ -14,9 +14,17 @@ import numpy.typing as npt
 from models.errors import InputError
 from models.subnetwork import Subnetwork
 
-from .correction import corrected_shares, misfit
-from .distribution import bootstrap_ci95, distribution, head_frame, interpretable_shares
-from .taxonomy import PATTERNS
+from .correction import MISFIT, corrected_shares, misfit
+from .distribution import (
+    EMPTY,
+    bootstrap_ci95,
+    distribution,
+    head_frame,
+    interpretable_shares,
+    pattern_names,
+    seen_maps,
+)
+from .taxonomy import INTERPRETABLE, PATTERNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,9 +36,9 @@ class HeadPatterns:
     """What :func:`patterns.classify_heads` found: a pattern and five probabilities for every example and head."""
 
     labels: Mapping[str, npt.NDArray[np.int8]]
-    """By kind, ``[E, L, H]``: index into ``PATTERNS``."""
+    """By kind, ``[E, L, H]``: index into ``PATTERNS``; -1 for a map that is zero in every cell and not counted."""
     probabilities: Mapping[str, npt.NDArray[np.float32]]
-    """By kind, ``[E, L, H, 5]``: columns in Pattern order."""
+    """By kind, ``[E, L, H, 5]``: columns in Pattern order; NaN for a map that is zero in every cell."""
     examples: npt.NDArray[np.int64]
     """``[E]``: each example's ``idx``, or its position in the rows."""
     n_tokens: npt.NDArray[np.int64]
@@ -45,6 +53,9 @@ class HeadPatterns:
     """What the model was fed: special tokens, segments, the first row; see :class:`models.inputs.Fed`."""
     confusions: Mapping[str, npt.NDArray[np.integer]] = dataclasses.field(default_factory=dict)
     """By kind, the classifier's :attr:`~patterns.PatternClassifier.confusions`, where it has some."""
+    control: HeadPatterns | None = None
+    """The same heads on the same examples in :func:`patterns.redrawn`, the architecture without what was learned,
+    where that was looked at."""
 
     def __repr__(self) -> str:
         shape = " x ".join(str(n) for n in (len(self.examples), *self.heads.shape))
@@ -70,7 +81,8 @@ class HeadPatterns:
     def maps_frame(self) -> pd.DataFrame:
         """Return one row per kind, example and counted head.
 
-        Columns: ``kind, example, layer, head, n_tokens, label, prob_<p>``.
+        Columns: ``kind, example, layer, head, n_tokens, label, prob_<p>``. The label is None, and the probabilities
+        are NaN, where the map is zero in every cell.
         """
         import pandas as pd
 
@@ -84,7 +96,7 @@ class HeadPatterns:
                 "layer": np.tile(layer, len(self.examples)),
                 "head": np.tile(head, len(self.examples)),
                 "n_tokens": np.repeat(self.n_tokens, len(layer)),
-                "label": np.array([p.value for p in PATTERNS], dtype=object)[labels.ravel()],
+                "label": pattern_names(labels),
             }
             for i, pattern in enumerate(PATTERNS):
                 columns[f"prob_{pattern}"] = self.probabilities[kind][:, self.heads, i].ravel()
@@ -94,7 +106,18 @@ class HeadPatterns:
     def _counted(self, kind: str) -> npt.NDArray[np.int8]:
         if kind not in self.labels:
             raise InputError(f"No {kind!r} maps were classified, only {' and '.join(self.kinds)}.")
-        return self.labels[kind][:, self.heads]
+        labels = self.labels[kind][:, self.heads]
+        if (labels == EMPTY).all():
+            other = ", or look at raw maps alone" if kind == "norm" else ""
+            raise InputError(
+                f"All {kind} maps of the {labels.shape[1]} heads counted are zero in every cell, so there is no "
+                f"pattern to see; give a model whose heads put something out{other}."
+            )
+        return labels
+
+    def empty_maps(self, kind: str) -> int:
+        """Return how many maps of the counted heads are zero in every cell; they are left out of everything else."""
+        return int((self.labels[kind][:, self.heads] == EMPTY).sum())
 
     def distribution(self, kind: str) -> dict[str, float]:
         """Return each pattern's share of all maps of the counted heads, in Pattern order."""
@@ -102,11 +125,15 @@ class HeadPatterns:
 
     def interpretable_ratio(self, kind: str) -> float:
         """Return the share of heterogeneous maps: an upper bound on what could be interpretable."""
-        return float(interpretable_shares(self._counted(kind)).mean())
+        return self.distribution(kind)[INTERPRETABLE]
 
     def interpretable_ratio_ci95(self, kind: str) -> tuple[float, float]:
-        """Return the ratio's 95% bootstrap interval over examples; NaN for a single example."""
-        return bootstrap_ci95(interpretable_shares(self._counted(kind)), self.seed)
+        """Return the ratio's 95% bootstrap interval over examples; NaN for a single example.
+
+        It covers which examples were drawn, alone: not the classifier's errors, nor other models of the same kind.
+        """
+        labels = self._counted(kind)
+        return bootstrap_ci95(interpretable_shares(labels), self.seed, seen_maps(labels))
 
     def corrected_distribution(self, kind: str) -> dict[str, float] | None:
         """Return each pattern's share corrected for what the classifier is known to confuse.
@@ -134,11 +161,18 @@ class HeadPatterns:
         found = self._corrections.get(kind)
         return found and found[2]
 
+    def correction_fits(self, kind: str) -> bool:
+        """Return whether there are corrected shares, and they explain what was predicted well enough to be shown."""
+        gap = self.correction_misfit(kind)
+        return gap is not None and gap <= MISFIT
+
     @cached_property
     def _corrections(self) -> dict[str, tuple[npt.NDArray[np.floating], npt.NDArray[np.floating], float]]:
         found = {}
         for kind, known in self.confusions.items():
-            labels = self._counted(kind)
+            labels = self.labels[kind][:, self.heads]
+            if (labels == EMPTY).all():
+                continue
             counts = np.stack([(labels == i).sum(axis=1) for i in range(len(PATTERNS))], axis=1)
             shares, intervals = corrected_shares(counts, known, self.seed)
             found[kind] = shares, intervals, misfit(counts, known, shares)
@@ -160,7 +194,8 @@ class HeadPatterns:
         heads = self.heads & subnetwork.heads
         if not heads.any():
             raise InputError("The subnetwork keeps no head, so there is no pattern to count.")
-        return dataclasses.replace(self, heads=heads)
+        control = self.control and self.control.select(subnetwork)
+        return dataclasses.replace(self, heads=heads, control=control)
 
     def plot(self) -> Figure:
         """Draw the layer x head grid coloured by dominant pattern, one panel a kind."""

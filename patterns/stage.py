@@ -19,7 +19,9 @@ from models.provenance import provenance
 from models.subnetwork import Subnetwork
 
 from .classifier import PatternClassifier, classifier_records, load_classifiers
-from .distribution import check_seed, counts
+from .control import redrawn
+from .correction import COVERS as CORRECTED_COVERS
+from .distribution import COVERS, check_seed, counts
 from .examples import ExampleMaps
 from .heads import MapSink, check_sizes, classify_heads
 from .maps import check_kinds
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from .store import MapWriter
 
 REPORT = "report.html"
-_MISFIT = 0.01  # from this share of the predictions on, the corrected shares come with a warning
+CONTROL = "the same architecture with its weights redrawn, untrained, on the same examples"
+"""What the control of a run is."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,9 @@ class ClassifyHeads:
     """Whether a non-empty output folder may be replaced."""
     save_maps: bool = False
     """Whether every map is written too, to the folder ``maps`` of the output."""
+    control: bool = False
+    """Whether the same architecture with its weights redrawn (:func:`patterns.redrawn`, with this run's seed) is looked
+    at too: the same heads, inputs and classifiers."""
 
     def __post_init__(self) -> None:
         task_named(self.task)
@@ -132,22 +138,32 @@ class ClassifyHeads:
             if subnetwork is not None:
                 subnetwork, absent = self._in_model(subnetwork, model)
                 model = stack.enter_context(isolated(model, subnetwork, self.subnetwork_mode))
-            patterns = classify_heads(
-                model,
-                checkpoint.tokenizer,
-                drawn,
-                task=task,
-                kinds=self.maps,
-                classifiers=classifiers,
-                batch_size=self.batch_size,
-                max_length=self.max_length,
-                seed=self.seed,
-                progress=progress,
-                sink=_to_store(writer, MapNames(checkpoint, task.name), anatomy_of(model))
-                if writer
-                else None,
-                examples=maps,
-            )
+            sink = _to_store(writer, MapNames(checkpoint, task.name), anatomy_of(model)) if writer else None
+
+            def classified(
+                of: PreTrainedModel, sink: MapSink | None = None, examples: ExampleMaps | None = None
+            ) -> HeadPatterns:
+                return classify_heads(
+                    of,
+                    checkpoint.tokenizer,
+                    drawn,
+                    task=task,
+                    kinds=self.maps,
+                    classifiers=classifiers,
+                    batch_size=self.batch_size,
+                    max_length=self.max_length,
+                    seed=self.seed,
+                    progress=progress,
+                    sink=sink,
+                    examples=examples,
+                )
+
+            patterns = classified(model, sink, maps)
+            if self.control:
+                new = redrawn(checkpoint.model, self.seed)
+                if subnetwork is not None:
+                    new = stack.enter_context(isolated(new, subnetwork, self.subnetwork_mode))
+                patterns = replace(patterns, control=classified(new))
             observed = patterns
             if subnetwork is not None:
                 patterns = patterns.select(subnetwork)
@@ -157,7 +173,7 @@ class ClassifyHeads:
                 *checkpoint.warnings,
                 *patterns.warnings,
                 *absent,
-                *_correction_warnings(patterns),
+                *correction_notes(patterns),
             )
             patterns = replace(patterns, warnings=warnings)
             summary = self._summary(patterns, checkpoint, rows, classifiers)
@@ -206,6 +222,7 @@ class ClassifyHeads:
             "subnetwork": self.subnetwork,
             "subnetwork_mode": self.subnetwork_mode if self.subnetwork else None,
             "max_length": self.max_length,
+            "control": {"seed": self.seed, "note": CONTROL} if patterns.control else None,
             "provenance": {
                 **provenance(),
                 "model": model_record(checkpoint),
@@ -231,39 +248,54 @@ class Classified:
 def summarise(patterns: HeadPatterns, kind: str) -> dict[str, Any]:
     """Return the part of ``summary.json`` about one kind of maps; an interval that has no value is null.
 
-    ``corrected`` is null if nothing is known of the classifier's errors.
+    ``corrected`` is null if nothing is known of the classifier's errors, or what is known does not fit these maps
+    (``correction_misfit`` says how badly); ``control`` if none was asked for.
     """
-    shares = patterns.corrected_distribution(kind)
-    intervals = patterns.corrected_distribution_ci95(kind)
+    control = patterns.control
     return {
-        "distribution": patterns.distribution(kind),
-        "interpretable_ratio": patterns.interpretable_ratio(kind),
-        "interpretable_ratio_ci95": list(map(known, patterns.interpretable_ratio_ci95(kind))),
-        "corrected": shares
-        and intervals
-        and {
-            "distribution": shares,
-            "distribution_ci95": {pattern: list(map(known, bounds)) for pattern, bounds in intervals.items()},
-            "interpretable_ratio": shares[INTERPRETABLE],
-            "interpretable_ratio_ci95": list(map(known, intervals[INTERPRETABLE])),
-            "misfit": patterns.correction_misfit(kind),
-        },
-        "classified_maps": len(patterns.examples) * int(patterns.heads.sum()),
+        **_shares_of(patterns, kind),
+        "corrected": _corrected(patterns, kind),
+        "correction_misfit": patterns.correction_misfit(kind),
+        "control": control and _shares_of(control, kind),
         "warnings": list(patterns.warnings),
     }
 
 
-def _correction_warnings(patterns: HeadPatterns) -> list[str]:
+def _shares_of(patterns: HeadPatterns, kind: str) -> dict[str, Any]:
+    empty = patterns.empty_maps(kind)
+    return {
+        "distribution": patterns.distribution(kind),
+        "interpretable_ratio": patterns.interpretable_ratio(kind),
+        "interpretable_ratio_ci95": list(map(known, patterns.interpretable_ratio_ci95(kind))),
+        "interpretable_ratio_ci95_covers": COVERS,
+        "classified_maps": len(patterns.examples) * int(patterns.heads.sum()) - empty,
+        "empty_maps": empty,
+    }
+
+
+def _corrected(patterns: HeadPatterns, kind: str) -> dict[str, Any] | None:
+    shares = patterns.corrected_distribution(kind)
+    intervals = patterns.corrected_distribution_ci95(kind)
+    if not (shares and intervals and patterns.correction_fits(kind)):
+        return None
+    return {
+        "distribution": shares,
+        "distribution_ci95": {pattern: list(map(known, bounds)) for pattern, bounds in intervals.items()},
+        "interpretable_ratio": shares[INTERPRETABLE],
+        "interpretable_ratio_ci95": list(map(known, intervals[INTERPRETABLE])),
+        "interpretable_ratio_ci95_covers": CORRECTED_COVERS,
+        "misfit": patterns.correction_misfit(kind),
+    }
+
+
+def correction_notes(patterns: HeadPatterns) -> list[str]:
+    """Say in a sentence a kind that corrected shares are not shown, where they do not fit."""
     return [
-        f"The corrected {kind} shares leave {percent(gap)} of the predictions unexplained: the classifier was wrong "
-        "more often on the annotated maps than it can have been on these, so read the plain shares instead."
+        f"The {kind} shares corrected for the classifier's errors are not shown: they do not fit, since they would "
+        f"leave {percent(gap)} of the predictions unexplained (it was wrong more often on the annotated maps)."
         for kind in patterns.kinds
-        if (gap := patterns.correction_misfit(kind)) is not None and not _fits(patterns, kind)
+        if (gap := patterns.correction_misfit(kind)) is not None and not patterns.correction_fits(kind)
     ]
-
-
-def _fits(patterns: HeadPatterns, kind: str) -> bool:
-    return (patterns.correction_misfit(kind) or 0.0) <= _MISFIT
 
 
 def write_results(folder: Path, patterns: HeadPatterns, summary: dict[str, Any]) -> None:
@@ -277,45 +309,65 @@ def write_results(folder: Path, patterns: HeadPatterns, summary: dict[str, Any])
     patterns.to_frame().to_parquet(folder / "heads.parquet", index=False)
     patterns.maps_frame().to_parquet(folder / "maps.parquet", index=False)
     pd.DataFrame(
-        {"kind": kind, "pattern": pattern.value, "count": int(count), "share": count / labels.size}
-        for kind, labels in ((kind, patterns.labels[kind][:, patterns.heads]) for kind in patterns.kinds)
-        for pattern, count in zip(PATTERNS, counts(labels.ravel()), strict=True)
+        {"kind": kind, "pattern": pattern.value, "count": int(count), "share": count / number.sum()}
+        for kind in patterns.kinds
+        for number in (counts(patterns.labels[kind][:, patterns.heads].ravel()),)
+        for pattern, count in zip(PATTERNS, number, strict=True)
     ).to_csv(folder / "distribution.csv", index=False)
     save_figure(patterns.plot(), folder / "heads.png")
-    save_figure(
-        distribution_bars(distributions(patterns, fitting=True), ratios(patterns, fitting=True)),
-        folder / "distribution.png",
-    )
+    save_figure(distribution_bars(distributions(patterns), ratios(patterns)), folder / "distribution.png")
     write_json(folder / "summary.json", summary)
 
 
-def distributions(patterns: HeadPatterns, fitting: bool = False) -> dict[str, dict[str, float]]:
-    """Return each pattern's share by kind, and corrected where that can be, under the names to be shown.
+def distributions(patterns: HeadPatterns) -> dict[str, dict[str, float]]:
+    """Return each pattern's share by kind under the names to be shown: ``raw``, ``raw, control``, ``raw, corrected``.
 
-    With `fitting`, corrected shares that leave too much unexplained are left out; else their name says so.
+    Corrected shares that leave too much unexplained are left out; :func:`correction_notes` says so.
     """
     shown = {}
     for kind in patterns.kinds:
         shown[kind] = patterns.distribution(kind)
-        corrected = patterns.corrected_distribution(kind)
-        if corrected and (_fits(patterns, kind) or not fitting):
-            shown[_corrected_name(patterns, kind)] = corrected
+        if patterns.control:
+            shown[f"{kind}, control"] = patterns.control.distribution(kind)
+        if (corrected := _corrected(patterns, kind)) is not None:
+            shown[f"{kind}, corrected"] = corrected["distribution"]
     return shown
 
 
-def ratios(patterns: HeadPatterns, fitting: bool = False) -> dict[str, tuple[float, float, float]]:
+def ratios(patterns: HeadPatterns) -> dict[str, tuple[float, float, float]]:
     """Return the interpretable ratio and its 95% interval under the names of :func:`distributions`."""
+
+    def plain(of: HeadPatterns, kind: str) -> tuple[float, float, float]:
+        return (of.interpretable_ratio(kind), *of.interpretable_ratio_ci95(kind))
+
     shown = {}
     for kind in patterns.kinds:
-        shown[kind] = (patterns.interpretable_ratio(kind), *patterns.interpretable_ratio_ci95(kind))
+        shown[kind] = plain(patterns, kind)
+        if patterns.control:
+            shown[f"{kind}, control"] = plain(patterns.control, kind)
         shares, intervals = patterns.corrected_distribution(kind), patterns.corrected_distribution_ci95(kind)
-        if shares and intervals and (_fits(patterns, kind) or not fitting):
-            shown[_corrected_name(patterns, kind)] = (shares[INTERPRETABLE], *intervals[INTERPRETABLE])
+        if shares and intervals and patterns.correction_fits(kind):
+            shown[f"{kind}, corrected"] = (shares[INTERPRETABLE], *intervals[INTERPRETABLE])
     return shown
 
 
-def _corrected_name(patterns: HeadPatterns, kind: str) -> str:
-    return f"{kind}, corrected" if _fits(patterns, kind) else f"{kind}, corrected (no fit)"
+def empty_maps(patterns: HeadPatterns) -> dict[str, int]:
+    """Return how many maps are zero in every cell, under the names of :func:`distributions`; none where none are."""
+    shown = {}
+    for kind in patterns.kinds:
+        shown[kind] = patterns.empty_maps(kind)
+        if patterns.control:
+            shown[f"{kind}, control"] = patterns.control.empty_maps(kind)
+    return {name: number for name, number in shown.items() if number}
+
+
+def interval_notes(names: Mapping[str, Any]) -> list[str]:
+    """Say what the intervals of columns (or bars) with these names cover, and what the control is."""
+    corrected = any(name.endswith(", corrected") for name in names)
+    notes = [
+        f"The 95% interval covers {COVERS}{'; of corrected shares ' + CORRECTED_COVERS if corrected else ''}."
+    ]
+    return notes + [f"Control: {CONTROL}."] * any(name.endswith(", control") for name in names)
 
 
 def _to_store(writer: MapWriter, names: MapNames, anatomy: Anatomy) -> MapSink:

@@ -1,7 +1,7 @@
 """The patterns of a model's heads, on a terminal; and what a table of heads must hold to be shown at all."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import IO, TYPE_CHECKING
 
@@ -20,14 +20,19 @@ from .taxonomy import ABBREVIATIONS, COLOURS, COLOURS_OF_16, INTERPRETABLE, KIND
 if TYPE_CHECKING:
     import pandas as pd
 
-HeadGrid = dict[tuple[int, int], tuple[Pattern, float]]
-"""(layer, head), 0-based -> (dominant pattern, its share of the head's maps)."""
+HeadGrid = dict[tuple[int, int], tuple[Pattern | None, float]]
+"""(layer, head), 0-based -> (dominant pattern, its share of the head's maps); None where all of them are zero."""
 
 Ratio = tuple[float, float, float]
 """The interpretable ratio and its 95% interval: (ratio, lo, hi); lo and hi may be nan."""
 
 MISSING = "."
 """Stands for a head that is not in the table."""
+
+ZERO = "0"
+"""Stands for a head whose maps are zero in every cell."""
+
+ZERO_WORDS = "zero in every cell"
 
 _COLUMNS = ("kind", "layer", "head", "dominant", "dominant_share")
 _MARGIN = 3  # spaces between two grids
@@ -38,6 +43,8 @@ def print_patterns(
     distributions: Mapping[str, Mapping[str, float]],
     ratios: Mapping[str, Ratio] | None = None,
     *,
+    empty: Mapping[str, int] | None = None,
+    notes: Sequence[str] = (),
     file: IO[str] | None = None,
     width: int | None = None,
 ) -> None:
@@ -50,6 +57,8 @@ def print_patterns(
         heads: as `heads.parquet`: kind, layer, head (0-based), dominant, dominant_share.
         distributions: per column of the lower table, each pattern's share of the maps.
         ratios: per column, the interpretable ratio and its 95% interval.
+        empty: per column, how many maps are zero in every cell and therefore left out, if there are any.
+        notes: sentences below the lower table.
         file: where to print; standard output if not given. Colours are left out where it is no terminal.
         width: of the terminal, in characters; found out if not given.
 
@@ -76,7 +85,9 @@ def print_patterns(
         _print_beside(console, per_kind)
         console.print(_key(grids, layers, columns))
         console.print()
-    _print_table(console, "Share of maps", _distributions(shares, ratios))
+    _print_table(console, "Share of maps", _distributions(shares, ratios, empty or {}))
+    for note in notes:
+        console.print(Text(note, "dim"))
 
 
 def head_grids(heads: "pd.DataFrame") -> dict[str, HeadGrid]:
@@ -95,6 +106,10 @@ def head_grids(heads: "pd.DataFrame") -> dict[str, HeadGrid]:
         where = f"{kind} maps of layer {layer}, head {head}"
         if (layer, head) in grids.setdefault(str(kind), {}):
             raise InputError(f"The table of heads holds the {where} twice.")
+        nothing = name is None or name != name  # NaN: as pandas reads what is missing
+        if layer >= 0 and head >= 0 and nothing and math.isnan(share):
+            grids[str(kind)][int(layer), int(head)] = None, 0.0
+            continue
         if not (layer >= 0 and head >= 0 and 0 <= share <= 1):
             raise InputError(
                 f"The {where}: layers and heads count from 0, and {share} is no share in [0, 1]."
@@ -178,8 +193,8 @@ def _grid(kind: str, grid: HeadGrid, layers: int, columns: int) -> list[Text]:
     for layer in range(layers):
         line = Text(f"{layer:>{first}}", "dim")
         for head in range(columns):
-            pattern, share = grid.get((layer, head), (None, 0.0))
-            name = ABBREVIATIONS[pattern] if pattern else MISSING
+            there, (pattern, share) = (layer, head) in grid, grid.get((layer, head), (None, 0.0))
+            name = ABBREVIATIONS[pattern] if pattern else ZERO if there else MISSING
             line.append(f" {name if share >= 0.5 else name.lower():>{cell}}")
             line.stylize(_style(pattern, share) if pattern else "dim", len(line) - cell)
         lines.append(line)
@@ -207,10 +222,12 @@ def _key(grids: Mapping[str, HeadGrid], layers: int, columns: int) -> Text:
         key.append(", " if number else "")
         key.append(ABBREVIATIONS[pattern], _style(pattern)).append(f" {TITLES[pattern]}")
     key.append("\nRow: layer, column: head.")
-    if any(share < 0.5 for grid in grids.values() for _, share in grid.values()):
+    if any(pattern and share < 0.5 for grid in grids.values() for pattern, share in grid.values()):
         key.append(" Lower case: fewer than half of the head's maps.")
     if any(len(grid) < layers * columns for grid in grids.values()):
         key.append(f"\n{MISSING}: head not counted.")
+    if any(pattern is None for grid in grids.values() for pattern, _ in grid.values()):
+        key.append(f"\n{ZERO}: a head whose maps are {ZERO_WORDS}; they are left out of every share.")
     return key
 
 
@@ -231,13 +248,19 @@ def _counts(grid: HeadGrid, layers: int) -> Table:
         table.add_column(
             Text(TITLES[pattern], _style(pattern)), footer=total, justify="right", overflow="fold"
         )
+    columns: list[Pattern | None] = [*PATTERNS]
+    if zero := sum(dominant is None for _, dominant in found):
+        table.add_column(ZERO_WORDS, footer=str(zero), justify="right", overflow="fold")
+        columns.append(None)
     for layer in range(layers):
-        table.add_row(str(layer), *(str(found.count((layer, pattern))) for pattern in PATTERNS))
+        table.add_row(str(layer), *(str(found.count((layer, pattern))) for pattern in columns))
     return table
 
 
-def _distributions(shares: Mapping[str, Mapping[Pattern, float]], ratios: Mapping[str, Ratio]) -> Table:
-    """Rows: patterns, then the interpretable ratio with its interval; columns: the keys."""
+def _distributions(
+    shares: Mapping[str, Mapping[Pattern, float]], ratios: Mapping[str, Ratio], empty: Mapping[str, int]
+) -> Table:
+    """Rows: patterns, then the interpretable ratio with its interval, then maps left out; columns: the keys."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("pattern", no_wrap=True)
     for key in shares:
@@ -252,4 +275,6 @@ def _distributions(shares: Mapping[str, Mapping[Pattern, float]], ratios: Mappin
         bounds = [interval(lo, hi) for _, lo, hi in known]
         if any(bounds):
             table.add_row("  95% interval", *bounds)
+    if empty:
+        table.add_row("maps of zeros, left out", *(str(empty.get(key, 0)) for key in shares))
     return table

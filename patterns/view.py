@@ -17,14 +17,21 @@ from models.drawing import contrast
 from models.files import known
 from models.report import TableBlock, percent_words
 
-from .distribution import distribution
+from .distribution import COVERS, EMPTY, distribution
 from .examples import ExampleMaps
 from .result import HeadPatterns
-from .tables import interval
+from .tables import ZERO, ZERO_WORDS, interval
 from .taxonomy import ABBREVIATIONS, COLOURS, INTERPRETABLE, PATTERNS, TITLES, Pattern
 
-_HEAD_TITLES = {"n": "maps", "dominant": "pattern", "dominant_share": "share", "self_agreement": "agreement"}
+_HEAD_TITLES = {
+    "n": "maps",
+    "count_empty": "maps of zeros",
+    "dominant": "pattern",
+    "dominant_share": "share",
+    "self_agreement": "agreement",
+}
 _SHARES = ("dominant_share", "self_agreement")
+_ENDS = (("low", "95% from"), ("high", "to"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +56,8 @@ class HeadsView:
     """The command that sends the least certain maps to annotation."""
     bars: tuple[dict[str, Any], ...] = ()
     """Bars of :func:`distribution_row` to show instead of the patterns' own."""
+    covers: str = COVERS
+    """What the intervals of the bars cover."""
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -64,6 +73,11 @@ class HeadsView:
         return frame
 
     @property
+    def has_zeros(self) -> bool:
+        """Whether some head has nothing but maps that are zero in every cell."""
+        return bool((self.frame["n"] == 0).any())
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Layers and heads per layer."""
         layers, heads = self.patterns.heads.shape
@@ -75,25 +89,38 @@ class HeadsView:
         return TableBlock.of(self.frame, name, "Every head", titles=_HEAD_TITLES, shares=_SHARES, folded=True)
 
     def share_table(self) -> TableBlock | None:
-        """Each pattern's share by kind, plain and corrected, where no other bars are shown."""
+        """Each pattern's share by kind, plain, of the control and corrected, where no other bars are shown."""
         if self.bars:
             return None
         rows = []
         for kind in self.patterns.kinds:
             plain, bounds = self.patterns.distribution(kind), self.patterns.interpretable_ratio_ci95(kind)
-            corrected = self.patterns.corrected_distribution(kind) or {}
+            fits = self.patterns.correction_fits(kind)
+            corrected = (self.patterns.corrected_distribution(kind) or {}) if fits else {}
             corrected_bounds = self.patterns.corrected_distribution_ci95(kind) or {}
+            control = self.patterns.control
             for p in PATTERNS:
                 low, high = bounds if p == INTERPRETABLE else (np.nan, np.nan)
                 c_low, c_high = corrected_bounds.get(p, (np.nan, np.nan))
                 row = {"kind": kind, "pattern": p.value, "share": plain[p], "low": low, "high": high}
+                if control is not None:
+                    of_control = (
+                        control.interpretable_ratio_ci95(kind) if p == INTERPRETABLE else (np.nan, np.nan)
+                    )
+                    row |= {"control": control.distribution(kind)[p]}
+                    row |= {"control_low": of_control[0], "control_high": of_control[1]}
                 if corrected:
                     row |= {"corrected": corrected[p], "corrected_low": c_low, "corrected_high": c_high}
                 rows.append(row)
         frame = pd.DataFrame(rows)
         name = f"distribution-{self.name}" if self.name else "distribution"
-        titles = {"low": "95% from", "high": "to", "corrected": "corrected share"}
-        titles |= {"corrected_low": "95% from", "corrected_high": "to"}
+        titles = {
+            "low": "95% from",
+            "high": "to",
+            "corrected": "corrected share",
+            "control": "control's share",
+        }
+        titles |= {f"{of}_{end}": word for of in ("control", "corrected") for end, word in _ENDS}
         shares = [column for column in frame.columns if column not in ("kind", "pattern")]
         caption = "Shares in numbers" + (
             ", and corrected for the classifier's errors" if "corrected" in frame else ""
@@ -107,6 +134,9 @@ class HeadsView:
             kind: [[None] * columns for _ in range(layers)] for kind in self.patterns.kinds
         }
         for row in self.frame.to_dict("records"):
+            if not row["n"]:
+                grids[row["kind"]][row["layer"]][row["head"]] = _zero_cell(row)
+                continue
             pattern, share = Pattern(row["dominant"]), float(row["dominant_share"])
             words = f"layer {row['layer']}, head {row['head']}: {TITLES[pattern]}, {percent_words(share)} of its maps"
             if "survives" in row:
@@ -127,7 +157,9 @@ class HeadsView:
         found = {}
         for kind in self.patterns.kinds:
             found[kind] = [
-                list(distribution(labels[:, counted].ravel()).values()) if counted.any() else []
+                list(distribution(labels[:, counted].ravel()).values())
+                if (labels[:, counted] != EMPTY).any()
+                else []
                 for labels, counted in zip(
                     np.moveaxis(self.patterns.labels[kind], 1, 0), self.patterns.heads, strict=True
                 )
@@ -138,14 +170,12 @@ class HeadsView:
         """Each pattern's share by kind, and the interpretable ratio with its interval, for bars."""
         if self.bars:
             return list(self.bars)
+        control = self.patterns.control
         return [
-            distribution_row(
-                f"{kind} maps",
-                self.patterns.distribution(kind),
-                self.patterns.interpretable_ratio_ci95(kind),
-                kind,
-            )
+            distribution_row(name, of.distribution(kind), of.interpretable_ratio_ci95(kind), kind)
             for kind in self.patterns.kinds
+            for name, of in ((f"{kind} maps", self.patterns), (f"{kind} maps, control", control))
+            if of is not None
         ]
 
 
@@ -162,6 +192,22 @@ def distribution_row(
         "ratio": percent_words(ratio),
         "interval": None if low is None or high is None else (low, high),
         "words": "" if low is None or high is None else interval(low, high),
+    }
+
+
+def _zero_cell(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The cell of a head whose maps are zero in every cell."""
+    words = f"layer {row['layer']}, head {row['head']}: all maps {ZERO_WORDS}, not counted"
+    if "survives" in row:
+        words += "; survives" if row["survives"] else "; pruned"
+    return {
+        "pattern": "zero",
+        "letter": ZERO,
+        "share": 1,
+        "words": words,
+        "survives": bool(row.get("survives", False)),
+        "light": "#000",
+        "dark": "#000",
     }
 
 

@@ -27,7 +27,7 @@ from patterns.taxonomy import KINDS
 
 from .consistency import COCHRAN, shared_by_pairs, stability_frame, stability_of, survivors_frame
 from .runs import Group, Run, find_groups
-from .survivor_patterns import SIDES, Measured, Source, adjust, compare, measure
+from .survivor_patterns import INTERVALS, SIDES, Measured, Source, adjust, compare, measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,6 +138,7 @@ class CompareSurvivors:
             "task": group.task,
             "method": group.method,
             "seeds": group.seeds,
+            "untestable": group.untestable or None,
             "runs": [
                 {
                     "seed": run.seed,
@@ -205,6 +206,7 @@ class CompareSurvivors:
                 "patterns": found,
             }
         adjust(comparisons)
+        summary["notes"] |= {"intervals": INTERVALS}
         summary |= {"split": self.split, "subnetwork_mode": self.subnetwork_mode, "maps": list(classifiers)}
         summary["provenance"] |= {
             "models": loader.records,

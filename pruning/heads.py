@@ -22,7 +22,7 @@ from models.weights import SUBNETWORK_FILE
 from .folder import IMPORTANCE, Say, SearchFolder, components
 from .importance import Importance, head_importance
 from .structured import Measurement, Step, StructuredSearch
-from .subject import Loaded, Subject
+from .subject import BELOW_MAJORITY, Loaded, Subject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -122,6 +122,8 @@ class PruneHeads:
             "full_score": f"{full.measured.score:.6f}",
             "threshold": str(self.search.threshold),
         }
+        floor = loaded.floor(full.measured.score, self.search.threshold)
+        metadata[BELOW_MAJORITY] = "no" if floor["testable"] else "yes"
         kept = Subnetwork(last.subnetwork.heads, last.subnetwork.mlps, metadata)
         kept.save(folder.path / SUBNETWORK_FILE)
         share = size_share(loaded.model, kept)
@@ -132,6 +134,7 @@ class PruneHeads:
             "metric": loaded.metric,
             "full_score": full.measured.score,
             "score": last.measured.score,
+            **floor,
             "heads": {"kept": kept.n_heads, "all": full.subnetwork.n_heads},
             "mlps": {"kept": kept.n_mlps, "all": full.subnetwork.n_mlps},
             "encoder_share": {"parameters": share.parameters, "flops": share.flops},
@@ -140,7 +143,10 @@ class PruneHeads:
                 lambda held: held.scores(predict(compact(loaded.model, kept), held, self.subject.batch_size))
             ),
             "inputs": loaded.examples.inputs,
-            "warnings": [*loaded.warnings(full.measured.score), *_warnings(kept, steps)],
+            "warnings": [
+                *loaded.warnings(full.measured.score, self.search.threshold),
+                *_warnings(kept, steps),
+            ],
             "provenance": provenance(),
         }
         folder.finish(summary)

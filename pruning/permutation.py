@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,10 @@ from models.errors import InputError
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
+LEVEL = 0.05
+HIGHER, LOWER, NO_DIFFERENCE, UNTESTABLE = "higher", "lower", "no difference shown", "not testable"
+"""What a comparison can come to."""
+
 _CELLS = 4_000_000  # of one block of permutations
 _TIE = 1e-12
 
@@ -21,31 +26,60 @@ _TIE = 1e-12
 class PermutationTest:
     """The result of :func:`difference_test`; None stands for what cannot be tested."""
 
-    difference: float | None
+    total: float | None
     """Mean over survivors less mean over the others."""
-    expected: float | None
-    """What it would be on average if heads were interchangeable within each layer: what the layers explain."""
-    p_layers: float | None
-    """Two-sided, heads permuted within each layer; None where each layer has only survivors or none."""
-    p_free: float | None
-    """Two-sided, heads permuted over the whole model. It also answers to which layers survive."""
+    by_layers: float | None
+    """What that would be on average if heads were interchangeable within each layer: what the layers explain."""
+    difference: float | None
+    """The rest of it, which is what is tested; None where each layer has only survivors or none."""
+    p_value: float | None
+    """Two-sided, heads permuted within each layer."""
+    smallest_p: float | None
+    """What the test could have given at best, by how many arrangements of heads there are and how many were drawn."""
     permutations: int
+    ends: tuple[Floats, Floats] | None = field(default=None, compare=False, repr=False)
+    """Of each permutation, the lowest and highest difference for which it is as far off as what was found."""
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Return the interval of `difference` that belongs to the test at a level: the values that it would not reject.
+
+        At .05 it is the 95% interval. 0 lies within if and only if the p-value is above the level. NaN if there is
+        nothing to test.
+        """
+        if self.ends is None:
+            return math.nan, math.nan
+        # So many of the drawn must be as far off for a difference not to be rejected.
+        needed = math.floor(level * (self.permutations + 1) + _TIE)
+        if needed < 1:
+            return -1.0, 1.0
+        low = float(np.partition(self.ends[0], needed - 1)[needed - 1])
+        high = -float(np.partition(-self.ends[1], needed - 1)[needed - 1])
+        return max(low, -1.0), min(high, 1.0)
+
+    @property
+    def testable(self) -> bool:
+        """Whether the test could have come out below the level."""
+        return self.smallest_p is not None and self.smallest_p <= LEVEL
 
 
 def difference_test(
     survivors: Bools, shares: Floats, permutations: int = 9999, seed: int = 0
 ) -> PermutationTest:
-    """Compare the mean share of surviving heads with that of the others by a permutation test.
+    """Compare the mean share of surviving heads with that of the others of their layers by a permutation test.
 
-    The statistic is the difference of the two means over heads, averaged over seeds. All seeds' labels are
-    permuted alike, so that what seeds have in common, which heads and which shares, stays so. The p-values are
-    two-sided, by the distance from the mean of all permutations, and ``(b + 1) / (m + 1)`` (Phipson & Smyth
-    2010), never 0.
+    The statistic is the difference of the two means over heads, averaged over seeds, less its mean over all
+    permutations within layers. All seeds' labels are permuted alike, so that what seeds have in common, which heads
+    and which shares, stays so. The p-value is two-sided and ``(b + 1) / (m + 1)`` (Phipson & Smyth 2010), never 0.
+
+    Its interval is that of the same test (test inversion: Garthwaite 1996; Ernst 2004): all differences that it would
+    not reject if survivors had each so much more than the other heads of their layers. It therefore holds the
+    difference found, agrees with the p-value, and covers which heads survive, the others being interchangeable
+    with them, for these examples and models.
 
     Args:
         survivors: ``[S, L, H]``, or ``[L, H]`` for one set of survivors; seeds that keep all heads, or none,
             have nothing to compare and are left out.
-        shares: of the same shape: each head's share of heterogeneous maps.
+        shares: of the same shape: each head's share of heterogeneous maps; NaN leaves the head out, for all seeds.
         permutations: how many to draw.
         seed: of the draw.
 
@@ -56,40 +90,87 @@ def difference_test(
         raise InputError(f"--permutations {permutations}: give at least 1.")
     if survivors.ndim == 2:
         survivors, shares = survivors[None], shares[None]
-    mixed = [kept.any() and not kept.all() for kept in survivors]
+    there = np.isfinite(shares).all(axis=0)  # [L, H]
+    mixed = [kept[there].any() and not kept[there].all() for kept in survivors]
     survivors, shares = survivors[mixed], shares[mixed]
     if not len(survivors):
-        return PermutationTest(None, None, None, None, permutations)
-    _, L, H = survivors.shape
-    kept, values = survivors.reshape(-1, L * H), shares.reshape(-1, L * H)
+        return PermutationTest(None, None, None, None, None, permutations)
+    places = np.flatnonzero(there)
+    layer_of = places // survivors.shape[2]
+    layers = [np.flatnonzero(layer_of == layer) for layer in np.unique(layer_of)]
+    kept, values = (of.reshape(len(of), -1)[:, places] for of in (survivors, shares))
     weights = np.where(kept, 1 / kept.sum(axis=1, keepdims=True), -1 / (~kept).sum(axis=1, keepdims=True))
-    gains = weights.T @ values / len(values)  # [N, N]: the label of head i put on head j
-    observed = float(np.trace(gains))
-    # The mean over all permutations within layers: every label of a layer on every head of it, 1 / H each.
-    blocks = gains.reshape(L, H, L, H)
-    expected = float(sum(blocks[layer, :, layer].sum() for layer in range(L)) / H)
-    testable = bool((survivors.any(axis=2) & ~survivors.all(axis=2)).any())
-    rng = np.random.default_rng(seed)
-    p_layers = _p_value(gains, expected, (L, H), permutations, rng) if testable else None
-    p_free = _p_value(gains, float(gains.sum() / (L * H)), (1, L * H), permutations, rng)
-    return PermutationTest(observed, expected, p_layers, p_free, permutations)
+    total = float((weights * values).sum() / len(values))
+    # gains [N, N]: the label of head i put on head j. Values less their layer's mean have the mean 0 over permutations.
+    gains, unit = (weights.T @ _centred(of, layers) / len(values) for of in (values, kept.astype(float)))
+    observed, change = float(np.trace(gains)), float(np.trace(unit))
+    if change <= _TIE:  # no layer has survivors and others
+        return PermutationTest(total, total, None, None, None, permutations)
+    as_far = 0
+    bounds = []
+    for permuted in _permutations(layers, len(places), permutations, np.random.default_rng(seed)):
+        drawn, moved = (of[permuted, np.arange(len(places))].sum(axis=1) for of in (gains, unit))
+        as_far += int((np.abs(drawn) >= abs(observed) - _TIE).sum())
+        bounds.append(_not_rejected(observed, change, drawn, moved))
+    below, above = np.concatenate(bounds, axis=1)
+    arrangements = math.prod(
+        math.comb(len(layer), int(one)) for one, layer in ((kept[0][of].sum(), of) for of in layers)
+    )
+    return PermutationTest(
+        total,
+        total - observed,
+        observed,
+        (as_far + 1) / (permutations + 1),
+        max(1 / (permutations + 1), 1 / arrangements if (kept == kept[0]).all() else 0.0),
+        permutations,
+        (below, above),
+    )
 
 
-def _p_value(
-    gains: Floats, mean: float, shape: tuple[int, int], permutations: int, rng: np.random.Generator
-) -> float:
-    """Permute within the rows of `shape`, and count how often the statistic is at least as far from its mean."""
-    heads = np.arange(len(gains))
-    distance = abs(float(np.trace(gains)) - mean)
-    as_far = done = 0
-    while done < permutations:
-        block = min(permutations - done, max(1, _CELLS // len(heads)))
-        places = np.broadcast_to(heads.reshape(shape), (block, *shape))
-        permuted = rng.permuted(places, axis=-1).reshape(block, -1)
-        statistics = gains[permuted, heads].sum(axis=1)
-        as_far += int((np.abs(statistics - mean) >= distance - _TIE).sum())
-        done += block
-    return (as_far + 1) / (permutations + 1)
+def _centred(values: Floats, layers: Sequence[npt.NDArray[np.intp]]) -> Floats:
+    """Values ``[S, N]`` less the mean of their layer."""
+    centred = values.astype(float)
+    for layer in layers:
+        centred[:, layer] -= centred[:, layer].mean(axis=1, keepdims=True)
+    return centred
+
+
+def _permutations(
+    layers: Sequence[npt.NDArray[np.intp]], heads: int, number: int, rng: np.random.Generator
+) -> Iterator[npt.NDArray[np.intp]]:
+    """Yield blocks ``[B, heads]`` of permutations within layers."""
+    for start in range(0, number, block := max(1, _CELLS // heads)):
+        size = min(block, number - start)
+        permuted = np.empty((size, heads), dtype=np.intp)
+        for layer in layers:
+            permuted[:, layer] = rng.permuted(np.broadcast_to(layer, (size, len(layer))), axis=1)
+        yield permuted
+
+
+def _not_rejected(observed: float, change: float, drawn: Floats, moved: Floats) -> Floats:
+    """Return ``[2, B]``, lowest and highest difference for which each permutation is as far from 0 as what was found.
+
+    Survivors having a difference d more than the others of their layers, d taken off leaves ``observed - d`` of what
+    was found and ``drawn - d * moved / change`` of a permutation: both are lines in d, and the second is at least as
+    far from 0 as the first between two values of d, on either side of ``observed``.
+    """
+    slope = (moved / change).clip(-1, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ends = np.stack([(observed - drawn) / (1 - slope), (observed + drawn) / (1 + slope)])
+    # A permutation that moves nothing is as far whatever d is.
+    ends[0][slope >= 1 - _TIE], ends[1][slope <= -1 + _TIE] = -np.inf, np.inf
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    high[slope >= 1 - _TIE], low[slope <= -1 + _TIE] = np.inf, -np.inf
+    return np.stack([np.minimum(low, observed), np.maximum(high, observed)])
+
+
+def verdict(difference: float | None, p_value: float | None, smallest_p: float | None) -> str:
+    """Return what a comparison comes to, by its (adjusted) p-value: one of the words at the top."""
+    if difference is None or p_value is None or (smallest_p or 0.0) > LEVEL:
+        return UNTESTABLE
+    if p_value > LEVEL:
+        return NO_DIFFERENCE
+    return HIGHER if difference > 0 else LOWER
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -101,33 +182,49 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else float(next(adjusted)) for p in p_values]
 
 
-def paired_ci95(
-    sides: Sequence[Floats], seed: int = 0, resamples: int = 9999
-) -> tuple[list[tuple[float, float]], tuple[float, float]]:
-    """Return 95% intervals of the mean of each side, and of the first less the second.
+def holm_levels(p_values: Sequence[float | None]) -> list[float]:
+    """Return for each p-value the level that Holm (1979) compares it with; at the first that is above its, he stops.
+
+    An interval at this level (see :meth:`PermutationTest.interval`) therefore leaves 0 out if and only if the adjusted
+    p-value is at most .05.
+    """
+    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    levels, stopped = [LEVEL] * len(p_values), None
+    for place, (p, i) in enumerate(order):
+        levels[i] = LEVEL / (len(order) - place) if stopped is None else stopped
+        if p > levels[i] and stopped is None:
+            stopped = levels[i]
+    return levels
+
+
+def crossed_ci95(
+    side: Floats, weights: Floats | None = None, seed: int = 0, resamples: int = 9999
+) -> tuple[float, float]:
+    """Return the 95% interval of the mean of ``[S, E]`` values, one for every seed and example.
 
     Seeds and examples are resampled together, each with replacement and independently of each other (the
-    pigeonhole bootstrap, Owen 2007); both sides get the same resample. Of one seed, only examples are.
+    pigeonhole bootstrap, Owen 2007). Of one seed, only examples are. The same seed gives every side the same resamples.
 
     Args:
-        sides: each ``[S, E]``: a value for every seed and example.
+        side: the values; whatever stands where the weight is 0 does not matter.
+        weights: ``[S, E]``, of the mean: how many maps a value is of; equal if None.
         seed: of the resampling.
         resamples: how many.
 
     Returns:
-        The intervals, and that of the difference (NaN for a single side); all NaN for fewer than two examples.
+        ``(low, high)``; NaN for fewer than two examples.
     """
-    nan = (float("nan"), float("nan"))
-    S, E = sides[0].shape
+    S, E = side.shape
     if E < 2:
-        return [nan] * len(sides), nan
+        return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     of_seeds = rng.multinomial(S, np.full(S, 1 / S), size=resamples) / S
     of_examples = rng.multinomial(E, np.full(E, 1 / E), size=resamples) / E
-    means = [((of_seeds @ side) * of_examples).sum(axis=1) for side in sides]
-
-    def bounds(values: Floats) -> tuple[float, float]:
-        low, high = np.percentile(values, [2.5, 97.5])
-        return float(low), float(high)
-
-    return [bounds(values) for values in means], bounds(means[0] - means[1]) if len(means) > 1 else nan
+    weights = np.ones(side.shape) if weights is None else weights
+    sums, counts = (
+        ((of_seeds @ of) * of_examples).sum(axis=1)
+        for of in (np.where(weights > 0, side, 0.0) * weights, weights)
+    )
+    with np.errstate(invalid="ignore"):
+        low, high = np.nanpercentile(sums / counts, [2.5, 97.5])
+    return float(low), float(high)

@@ -28,18 +28,24 @@ from patterns.view import HeadsView, distribution_row
 from .consistency import stability_frame, survivors_frame
 from .figures import pattern_bars, survival_maps
 from .folder import IMPORTANCE
+from .permutation import HIGHER, LOWER, UNTESTABLE
 from .runs import Group
 from .stability import NULLS
-from .survivor_patterns import Measured
+from .survivor_patterns import COMPARISONS, Measured
+from .survivor_patterns import INTERVALS as INTERVALS_COVER
 from .survivors import super_survivors
 from .tables import INTERVALS, count_words, p_words
 
 if TYPE_CHECKING:
     from .comparison import CompareSurvivors
 
-_ALPHA = 0.05
 _MOST = 8  # findings at the top; all of them are in the sections
-_SIDES = {"super_survivors": "super-survivors", "all": "all heads"}
+_SIDES = {
+    "super_survivors": "super-survivor",
+    "super_survivors_alone": "super-survivor",
+    "non_survivors": "other head",
+    "all": "head",
+}
 
 
 def heads_view(
@@ -61,13 +67,13 @@ def heads_view(
     model, revision = measured.models[0]
     bars = [
         distribution_row(
-            f"{kind}, {count_words(part['heads'], 'super-survivor' if side == 'super_survivors' else 'head')}",
+            f"{kind}, {count_words(part['heads'], words)}{' alone' if side.endswith('alone') else ''}",
             part["distribution"],
             part["interpretable_ratio_ci95"],
             kind,
         )
         for kind, one in found.items()
-        for side in _SIDES
+        for side, words in _SIDES.items()
         if (part := one[side]) is not None
     ]
     return HeadsView(
@@ -80,6 +86,7 @@ def heads_view(
         importance=mean_importance(group),
         annotate=sampling_command({**options, "model": model, "revision": revision, "task": group.task}),
         bars=tuple(bars),
+        covers=INTERVALS_COVER["interpretable_ratio_ci95"],
     )
 
 
@@ -181,7 +188,8 @@ def _sections(
             pattern_bars(patterns),
             "Stacked bars, one pair a task and kind of maps: patterns of super-survivors above those of all heads. "
             + " ".join(said for said, _ in tested),
-            "The line below a bar is the 95% interval of its share of heterogeneous maps.",
+            "The line below a bar is the 95% interval of its share of heterogeneous maps: "
+            f"{INTERVALS_COVER['interpretable_ratio_ci95']}.",
         )
         words = (*(words for pair in tested for words in pair if words), INTERVALS)
         tests = TableBlock.of(frame_of_tests(patterns), "tests", "The tests in numbers", folded=True)
@@ -216,6 +224,11 @@ def survival_words(name: str, task: Mapping[str, Any]) -> str:
     kept = f"{numbers[0]}" if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
     if len(numbers) == 1:
         return f"{name}: the one search keeps {kept} of {part['all']} heads."
+    if why := task["untestable"]:
+        return (
+            f"{name}: {part['super_survivors']} of {part['all']} heads survive under every seed; whether that means "
+            f"anything is {UNTESTABLE}: {why}."
+        )
     chance = part["chance"]["super_survivors"][NULLS[-1]]
     kappa = part["fleiss_kappa"]
     return (
@@ -227,36 +240,37 @@ def survival_words(name: str, task: Mapping[str, Any]) -> str:
 
 
 def pattern_words(name: str, kind: str, found: Mapping[str, Any]) -> tuple[str, str]:
-    """Say in plain language how super-survivors' patterns differ from all heads', and how that was tested."""
-    survivors, everything, test = found["super_survivors"], found["all"], found["test"]
+    """Say in plain language how super-survivors' patterns differ from the other heads', and how that was tested."""
+    survivors, others, one = found["super_survivors"], found["non_survivors"], found["difference"]
     if survivors is None:
         return f"{name}, {kind} maps: no head survives under every seed, so there is nothing to compare.", ""
-    apart = found["difference"]
-    low, high = apart["ci95"]
-    known = "" if low is None or high is None else f", 95% interval {interval(low, high)}"
     said = (
         f"{name}, {kind} maps: {percent_words(survivors['interpretable_ratio'])} of the maps of the "
-        f"{count_words(survivors['heads'], 'super-survivor')} are heterogeneous, "
-        f"{percent_words(everything['interpretable_ratio'])} of those of all {everything['heads']} heads "
-        f"({100 * apart['value']:+.1f} percentage points{known})"
+        f"{count_words(survivors['heads'], 'super-survivor')} are heterogeneous"
     )
-    if test["p_layers"] is None:
-        return f"{said}; whether that is more than chance cannot be tested with these heads.", ""
-    beyond = test["p_layers_holm"] < _ALPHA
-    verdict = "beyond" if beyond else "not shown to go beyond"
+    if others is None:
+        return f"{said}; every head survives, so there is nothing to compare.", ""
+    of_others = percent_words(others["interpretable_ratio"])
+    said += f", {of_others} of those of the {count_words(others['heads'], 'other head')}"
+    if one["verdict"] == UNTESTABLE:
+        return f"{said}; whether that is more than chance is {UNTESTABLE}: {one['why']}.", ""
+    difference = f"{100 * one['value']:+.1f} percentage points {interval(*one['ci95'])}"
+    told = _VERDICTS.get(one["verdict"], _VERDICTS[""])
     tested = (
-        f"The test, {name}, {kind} maps: survivors differ from the other heads by {100 * test['difference']:+.1f} "
-        f"points. If heads were interchangeable within each layer, it would be {100 * test['expected_by_layers']:+.1f} "
-        f"on average, since layers differ. Of {test['permutations']} shuffles within layers a share of "
-        f"p {_equals(test['p_layers'])} is at least as far from that; corrected for the number of comparisons, "
-        f"p {_equals(test['p_layers_holm'])}. "
-        + (
-            "So survivors differ from the other heads of their own layers."
-            if beyond
-            else "So these data do not show that survivors differ from the other heads of their own layers."
-        )
+        f"The test, {name}, {kind} maps: of the {100 * one['total']:+.1f} points between super-survivors and the "
+        f"other heads, {100 * one['by_layers']:+.1f} are explained by the layers in which they lie. The rest, "
+        f"{difference}, is what was tested: of {one['permutations']} shuffles of heads within layers a share of "
+        f"p {_equals(one['p_value'])} is at least as far from 0; corrected for the number of comparisons, "
+        f"p {_equals(one['p_holm'])}. The interval is that of this test, corrected likewise."
     )
-    return f"{said}, {verdict} what their layers explain (p {_equals(test['p_layers_holm'])}).", tested
+    return f"{said}: {told} ({difference}, p {_equals(one['p_holm'])}).", tested
+
+
+_VERDICTS = {
+    HIGHER: "more often than the layers they lie in explain",
+    LOWER: "less often than the layers they lie in explain",
+    "": "no difference shown to the other heads of their layers",
+}
 
 
 def _equals(p: float | None) -> str:
@@ -266,11 +280,25 @@ def _equals(p: float | None) -> str:
 
 
 def frame_of_tests(patterns: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Return one row per task, kind and test."""
-    rows = [
-        {"task": task, "kind": kind, "survivors": words, **{key: found[name][key] for key in found[name]}}
-        for task, kinds in patterns.items()
-        for kind, found in kinds.items()
-        for name, words in (("test", "under every seed"), ("test_each_seed", "each seed's own"))
-    ]
+    """Return one row per task, kind and comparison."""
+    words = dict(zip(COMPARISONS, ("under every seed", "each seed's own"), strict=True))
+    rows = []
+    for task, kinds in patterns.items():
+        for kind, found in kinds.items():
+            for name in COMPARISONS:
+                one = dict(found[name])
+                low, high = one.pop("ci95")
+                start = {
+                    "task": task,
+                    "kind": kind,
+                    "survivors": words[name],
+                    "super_minus_others": one.pop("total"),
+                }
+                start |= {
+                    "by_layers": one.pop("by_layers"),
+                    "difference": one.pop("value"),
+                    "low": low,
+                    "high": high,
+                }
+                rows.append(start | one)
     return pd.DataFrame(rows).convert_dtypes()

@@ -16,6 +16,7 @@ from models.reading import check_fields, open_safetensors, reason, regular_file
 from models.subnetwork import Subnetwork
 
 from .folder import check_search
+from .subject import BELOW_MAJORITY
 
 _SUBNETWORK, _CONFIG = "subnetwork.safetensors", "config.json"
 _SETTINGS = ("threshold", "split", "holdout")  # what seeds must have in common to be compared
@@ -43,6 +44,8 @@ class Run:
     """Digest of that checkpoint's weights when it was pruned."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of a search: what all seeds should have in common."""
+    untestable: bool = False
+    """Whether the search's threshold lies below what always saying the commonest label scores."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,15 @@ class Group:
     def seeds(self) -> list[int]:
         """In ascending order."""
         return [run.seed for run in self.runs]
+
+    @property
+    def untestable(self) -> str:
+        """Why nothing can be said of these survivors, where that is so: anything holds the threshold of a search."""
+        seeds = [str(run.seed) for run in self.runs if run.untestable]
+        if not seeds:
+            return ""
+        of = "" if len(seeds) == len(self.runs) else f" of seed {', '.join(seeds)}"
+        return f"the threshold{of} lies below the commonest label's score, so anything may survive"
 
 
 def find_groups(sources: Sequence[Path | str], task: str | None = None) -> tuple[list[Group], list[str]]:
@@ -185,7 +197,18 @@ def _read(place: Path, wanted: str | None) -> Run | None:
         str(told[key]) if told.get(key) else None for key in ("model", "revision", "model_sha256")
     )
     settings: dict[str, Any] = {key: config[key] for key in _SETTINGS if key in config}
-    return Run(place, subnetwork, task, _seed(place, told), method, model, revision, sha256, settings)
+    return Run(
+        place,
+        subnetwork,
+        task,
+        _seed(place, told),
+        method,
+        model,
+        revision,
+        sha256,
+        settings,
+        subnetwork.metadata.get(BELOW_MAJORITY) == "yes",
+    )
 
 
 def _task(place: Path, told: Mapping[str, Any], wanted: str | None) -> str:
@@ -273,6 +296,8 @@ def _differences(group: Group) -> list[str]:
         values = {str(run.settings[key]) for run in group.runs if key in run.settings}
         if len(values) > 1:
             messages.append(f"The searches of {group.name} differ in {key}: {', '.join(sorted(values))}.")
+    if why := group.untestable:
+        messages.append(f"{group.name} is not testable: {why}.")
     if len(group.runs) == 1:
         messages.append(f"There is one seed of {group.name}: what it kept counts as super-survivors.")
     return messages

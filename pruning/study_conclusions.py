@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .consistency import kappas
-from .permutation import holm
+from .permutation import HIGHER, LEVEL, LOWER, NO_DIFFERENCE, UNTESTABLE, holm, verdict
 from .stability import Bools, stacked
-from .study_data import METHODS, STATES, StudyData, t_interval
+from .study_data import METHODS, MIN_VALUES, STATES, StudyData, metric_range, t_interval, within_range
 from .tables import p_words
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LEVEL = 0.05
 ACROSS_RUNS, ACROSS_TASKS = "all tasks' runs", "tasks"
-UNTESTABLE = "not testable"
+BELOW_MAJORITY = "the threshold lies below the commonest label's score"
+"""Why a task's survivors are not testable."""
+_SHARES = (-1.0, 1.0)  # of a difference of shares
 _OVERALL = {ACROSS_RUNS: "over all runs (these tasks, other seeds)", ACROSS_TASKS: "over tasks"}
 _NULLS = {"size": "as many at random", "size-per-layer": "as many in every layer"}
 _MOST_EXACT = 16  # from 2**16 changes of sign on, a sample of them is drawn
@@ -28,7 +29,8 @@ _RESAMPLES = 2000
 _QUESTIONS = {
     "good": "Are good subnetworks better than others of their size after fine-tuning again?",
     "stable": "Is survival more stable over seeds than by chance?",
-    "patterns": "Are the maps of super-survivors heterogeneous more or less often than those of all heads?",
+    "patterns": "Are the maps of super-survivors heterogeneous more or less often than those of the other heads of "
+    "their layers?",
 }
 
 
@@ -55,23 +57,24 @@ class Finding:
     """What the test could have given at best."""
     p_holm: float | None = None
     """Adjusted for all testable comparisons of its question over the same of-kind."""
+    why: str = ""
+    """Why it is not testable whatever the numbers say."""
 
     @property
     def testable(self) -> bool:
         """Whether the test could have come out below the level."""
-        return self.p_value is not None and (self.smallest_p or 0.0) <= LEVEL
+        return not self.why and self.p_value is not None and (self.smallest_p or 0.0) <= LEVEL
 
     @property
     def verdict(self) -> str:
         """What the data say, in a word or two."""
         if not self.testable or self.effect is None:
+            if self.why:
+                return f"{UNTESTABLE}: {self.why}"
             if self.smallest_p is not None:
                 return f"{UNTESTABLE}: no p below {p_words(self.smallest_p)} is possible with n = {self.n}"
             return UNTESTABLE
-        p = self.p_value if self.p_holm is None else self.p_holm
-        if p is not None and p <= LEVEL:
-            return "higher" if self.effect > 0 else "lower"
-        return "no difference shown"
+        return verdict(self.effect, self.p_value if self.p_holm is None else self.p_holm, self.smallest_p)
 
 
 def findings_of(data: StudyData) -> list[Finding]:
@@ -228,18 +231,42 @@ def _good(data: StudyData) -> list[Finding]:
             pairs = (table[one] - table[other]).dropna()
             order = [task for task in data.plan.study.tasks if task in pairs.index.get_level_values("task")]
             by_task = {task: pairs.xs(task, level="task").to_numpy() for task in order}
-            found += _paired("good", f"{method}: {one} - {other}", by_task)
+            metrics = dict(zip(scores["task"], scores["metric"], strict=True))
+            spans = {task: metric_range(metrics[task]) for task in order}
+            vain = {task for task, of in data.untestable if of == method}
+            found += _paired("good", f"{method}: {one} - {other}", by_task, spans, vain)
     return found
 
 
-def _paired(question: str, comparison: str, by_task: Mapping[str, npt.NDArray[np.floating]]) -> list[Finding]:
-    """Return the comparison for each task, over all runs, and over tasks."""
-    found = [_one(question, comparison, task, values, t_interval(values)) for task, values in by_task.items()]
-    if by_task:
-        means = np.array([values.mean() for values in by_task.values()])
-        runs = np.concatenate(list(by_task.values()))
-        found.append(_one(question, comparison, ACROSS_RUNS, runs, _fixed_tasks(list(by_task.values()))))
-        found.append(_one(question, comparison, ACROSS_TASKS, means, t_interval(means)))
+def _paired(
+    question: str,
+    comparison: str,
+    by_task: Mapping[str, npt.NDArray[np.floating]],
+    spans: Mapping[str, tuple[float, float]],
+    vain: Set[str],
+) -> list[Finding]:
+    """Return the comparison for each task, over all runs, and over tasks; over the latter without those in vain.
+
+    Args:
+        question: its key.
+        comparison: its name.
+        by_task: differences of scores, one a seed.
+        spans: each task's lowest and highest score.
+        vain: tasks whose subnetworks are not testable.
+    """
+    found = []
+    for task, values in by_task.items():
+        width = spans[task][1] - spans[task][0]
+        one = _one(question, comparison, task, values, t_interval(values, (-width, width)))
+        found.append(replace(one, p_value=None, why=BELOW_MAJORITY) if task in vain else one)
+    rest = {task: values for task, values in by_task.items() if task not in vain}
+    if rest:
+        widest = max(high - low for low, high in (spans[task] for task in rest))
+        means = np.array([values.mean() for values in rest.values()])
+        runs = np.concatenate(list(rest.values()))
+        fixed = _fixed_tasks(list(rest.values()), (-widest, widest))
+        found.append(_one(question, comparison, ACROSS_RUNS, runs, fixed, float(means.mean())))
+        found.append(_one(question, comparison, ACROSS_TASKS, means, t_interval(means, (-widest, widest))))
     return found
 
 
@@ -249,7 +276,10 @@ def _one(
     of: str,
     values: npt.NDArray[np.floating],
     bounds: tuple[float, float],
+    effect: float | None = None,
 ) -> Finding:
+    """Return one comparison of paired values; its effect is their mean if none is given."""
+    effect = float(values.mean()) if effect is None else effect
     p, smallest = sign_flip(values) if len(values) > 1 else (None, 1.0)
     spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
     return Finding(
@@ -257,10 +287,10 @@ def _one(
         comparison,
         of,
         len(values),
-        float(values.mean()),
+        effect,
         _known(bounds[0]),
         _known(bounds[1]),
-        float(values.mean()) / spread if spread > 0 else None,
+        effect / spread if spread > 0 else None,
         p,
         smallest,
     )
@@ -270,16 +300,18 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _fixed_tasks(by_task: Sequence[npt.NDArray[np.floating]]) -> tuple[float, float]:
+def _fixed_tasks(
+    by_task: Sequence[npt.NDArray[np.floating]], span: tuple[float, float]
+) -> tuple[float, float]:
     """95% interval of the mean of the tasks' means, when other seeds are drawn of the same tasks."""
     from scipy.stats import t
 
-    df = sum(len(values) - 1 for values in by_task)
-    if any(len(values) < 2 for values in by_task):
+    if any(len(values) < MIN_VALUES for values in by_task):
         return float("nan"), float("nan")
+    df = sum(len(values) - 1 for values in by_task)
     error = np.sqrt(sum(values.var(ddof=1) / len(values) for values in by_task)) / len(by_task)
-    mean, half = float(np.mean([values.mean() for values in by_task])), float(t.ppf(0.975, df) * error)
-    return mean - half, mean + half
+    mean = float(np.mean([values.mean() for values in by_task]))
+    return within_range(mean, float(t.ppf(0.975, df) * error), span)
 
 
 def _stable(data: StudyData) -> list[Finding]:
@@ -293,11 +325,12 @@ def _stable(data: StudyData) -> list[Finding]:
             for null, level in part["chance"].get("fleiss_kappa", {}).items():
                 name = f"{'MLPs' if what == 'mlps' else what}: kappa above chance ({_NULLS[null]})"
                 n = part["all"]
+                why = BELOW_MAJORITY if group.untestable else ""
                 if kappa is None or level["mean"] is None:
                     found.append(Finding("stable", name, group.task, n, None, None, None, None, None, None))
                     continue
                 effect = kappa - level["mean"]
-                low, high = _kappa_interval(stacked(group.subnetworks, what), data.plan.study.seed)
+                low, high = _kappa_interval(stacked(group.subnetworks, what), kappa, data.plan.study.seed)
                 bounds = _known(low - level["mean"]), _known(high - level["mean"])
                 smallest = 1 / (level["draws"] + 1)
                 found.append(
@@ -310,49 +343,106 @@ def _stable(data: StudyData) -> list[Finding]:
                         bounds[0],
                         bounds[1],
                         None,
-                        level["p_value"],
+                        None if why else level["p_value"],
                         smallest,
+                        why=why,
                     )
                 )
+                if why:
+                    continue
                 above.setdefault(name, []).append(effect)
         for name, effects in above.items():
             values = np.array(effects)
-            found.append(_one("stable", name, ACROSS_TASKS, values, t_interval(values)))
+            found.append(_one("stable", name, ACROSS_TASKS, values, t_interval(values, (-2.0, 2.0))))
     return found
 
 
-def _kappa_interval(masks: Bools, seed: int) -> tuple[float, float]:
-    """95% bootstrap interval over heads of the masks ``[S, ...]``."""
+def _kappa_interval(masks: Bools, kappa: float, seed: int) -> tuple[float, float]:
+    """95% bootstrap interval over heads of the kappa of masks ``[S, ...]``, symmetric (Hall 1988) and within its range.
+
+    Kappas of resampled heads lie lower on average, so that percentiles may leave out the kappa itself. NaN where all
+    of them are the same, which says nothing of how far others would lie off.
+    """
     flat = masks.reshape(len(masks), -1)
     places = np.random.default_rng(seed).integers(flat.shape[1], size=(_RESAMPLES, flat.shape[1]))
     values = kappas(np.moveaxis(flat[:, places], 0, 1))
     values = values[~np.isnan(values)]
-    if not len(values):
+    half = float(np.percentile(np.abs(values - kappa), 95)) if len(values) else 0.0
+    if not half > 0:
         return float("nan"), float("nan")
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    return max(kappa - half, -1 / (len(masks) - 1)), min(kappa + half, 1.0)
 
 
 def _patterns(data: StudyData) -> list[Finding]:
-    """The interpretable ratio of super-survivors less that of all heads; the test permutes heads within layers."""
+    """The one difference of super-survivors and the other heads, see :func:`pruning.survivor_patterns.compare`."""
     found = []
     gaps: dict[str, list[float]] = {}
     for name, kinds in data.patterns.items():
         task, model = name.split(" ", 1)
-        for kind, one in kinds.items():
-            comparison = f"{kind} maps, {model}: super-survivors - all heads"
-            n = one["super_survivors"]["heads"] if one["super_survivors"] else 0
-            if not one["difference"] or not n:
-                found.append(Finding("patterns", comparison, task, 0, None, None, None, None, None, None))
-                continue
-            effect, bounds = one["difference"]["value"], one["difference"]["ci95"]
-            p = one["test"]["p_layers"]
-            smallest = None if p is None else 1 / (one["test"]["permutations"] + 1)
-            found.append(
-                Finding("patterns", comparison, task, n, effect, bounds[0], bounds[1], None, p, smallest)
+        for kind, of_kind in kinds.items():
+            comparison = f"{kind} maps, {model}: super-survivors - other heads of their layers"
+            n = of_kind["super_survivors"]["heads"] if of_kind["super_survivors"] else 0
+            one = of_kind["difference"]
+            why = (
+                BELOW_MAJORITY
+                if task in {of for of, method in data.untestable if method == METHODS[0]}
+                else ""
             )
-            gaps.setdefault(comparison, []).append(effect)
+            if one["value"] is None or not n:
+                found.append(
+                    Finding("patterns", comparison, task, n, None, None, None, None, None, None, why=why)
+                )
+                continue
+            low, high = one["ci95"]
+            p, smallest = (None, None) if why else (one["p_value"], one["smallest_p"])
+            found.append(
+                Finding("patterns", comparison, task, n, one["value"], low, high, None, p, smallest, why=why)
+            )
+            if not why:
+                gaps.setdefault(comparison, []).append(one["value"])
     for comparison, effects in gaps.items():
         values = np.array(effects)
-        found.append(_one("patterns", comparison, ACROSS_TASKS, values, t_interval(values)))
+        found.append(_one("patterns", comparison, ACROSS_TASKS, values, t_interval(values, _SHARES)))
     return found
+
+
+def in_short(found: Sequence[Finding]) -> list[str]:
+    """Return one plain sentence a question: what came out how, what could not be tested; numbers stand elsewhere."""
+    told = []
+    for key, question in _QUESTIONS.items():
+        of = [one for one in found if one.question == key]
+        sentence = _both_nulls([one for one in of if one.of not in _OVERALL])[:1] if key == "stable" else []
+        told.append(f"{question} {sentence[0] if sentence else _plainly(of)}")
+    return told
+
+
+_SAID = {
+    HIGHER: "Higher for {}",
+    LOWER: "lower for {}",
+    NO_DIFFERENCE: "no difference shown for {}",
+    UNTESTABLE: "not testable for {}",
+}
+
+
+def _plainly(found: Sequence[Finding]) -> str:
+    """`Higher for a - b; no difference shown for a - c.`: over all runs where that is testable, else over tasks, else
+    in any single task."""
+    by_verdict: dict[str, list[str]] = {}
+    for comparison in dict.fromkeys(one.comparison for one in found):
+        alike = [one for one in found if one.comparison == comparison]
+        order = [*_OVERALL, *(one.of for one in alike if one.of not in _OVERALL)]
+        testable = sorted((one for one in alike if one.testable), key=lambda one: order.index(one.of))
+        overall = [one for one in testable if one.of in _OVERALL]
+        words = comparison if overall else ""
+        if not testable:
+            by_verdict.setdefault(UNTESTABLE, []).append(comparison)
+        elif words:
+            by_verdict.setdefault(overall[0].verdict, []).append(words)
+        else:
+            for one in testable:
+                by_verdict.setdefault(one.verdict, []).append(f"{comparison} ({one.of})")
+    if not by_verdict:
+        return "No step of it is done."
+    parts = [words.format(", ".join(by_verdict[one])) for one, words in _SAID.items() if one in by_verdict]
+    sentence = "; ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}."

@@ -31,6 +31,8 @@ MODELS = ("fine-tuned", "pre-trained")
 """Whose patterns are looked at."""
 _SEARCH = "search-heads-and-mlps"
 _MAPS_COLUMNS = {"example": "iu", "kind": "O", "layer": "iu", "head": "iu", "label": "O"}
+MIN_VALUES = 3
+"""Below so many seeds (or tasks) there are points and no interval."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,11 @@ class StudyData:
 
     @cached_property
     def score_summary(self) -> pd.DataFrame:
-        """Mean scores over seeds, of each seed's draws first; ``low`` and ``high`` are a 95% t interval over seeds.
+        """Mean scores over seeds, of each seed's draws first; ``low`` and ``high`` are a 95% interval over seeds.
 
         Columns: ``task, method, subnetwork, state, metric, seeds, mean, std, low, high, of_full`` (share of the full
-        model's mean)``, encoder_share, majority, guessing``.
+        model's mean)``, encoder_share, majority, guessing, points``: the interval is :func:`t_interval`'s, which has
+        none below three seeds; ``points`` are the seeds' scores.
         """
         import pandas as pd
 
@@ -125,15 +128,16 @@ class StudyData:
         for names, part in by_seed.groupby(keys, sort=False):
             full = by_seed[(by_seed["task"] == names[0]) & (by_seed["state"] == FULL)]
             values = part["score"].to_numpy()
-            low, high = t_interval(values)
+            low, high = t_interval(values, metric_range(str(names[-1])))
             rows.append(
                 dict(zip(keys, names, strict=True))
                 | {"seeds": len(values), "mean": values.mean(), "std": _std(values), "low": low, "high": high}
                 | {"of_full": _ratio(values.mean(), full["score"].mean())}
                 | {name: part[name].mean() for name in ("encoder_share", "majority", "guessing")}
+                | {"points": ", ".join(f"{value:.3f}" for value in values)}
             )
         columns = [*keys, "seeds", "mean", "std", "low", "high", "of_full", "encoder_share"]
-        return pd.DataFrame(rows, columns=[*columns, "majority", "guessing"])
+        return pd.DataFrame(rows, columns=[*columns, "majority", "guessing", "points"])
 
     @cached_property
     def by_seed(self) -> pd.DataFrame:
@@ -142,6 +146,16 @@ class StudyData:
         return self.scores.groupby(keys, sort=False, as_index=False)[
             ["score", "encoder_share", "majority", "guessing"]
         ].mean()
+
+    @cached_property
+    def untestable(self) -> set[tuple[str, str]]:
+        """The tasks and methods of which a search's threshold lies below the commonest label's score."""
+        methods = {"search-weights": METHODS[1], _SEARCH: METHODS[0]}
+        return {
+            (step.task, methods[step.name])
+            for step in self.done
+            if step.name in methods and self.folder.read(step).get("testable") is False
+        }
 
     @cached_property
     def survivors(self) -> pd.DataFrame:
@@ -249,14 +263,45 @@ class StudyData:
         return [f"{task} ({', '.join(where)}): {message}" for (task, message), where in found.items()]
 
 
-def t_interval(values: npt.NDArray[np.floating]) -> tuple[float, float]:
-    """Return a 95% interval of the mean by Student's t; NaN for fewer than two values."""
+def metric_range(metric: str) -> tuple[float, float]:
+    """Return the lowest and highest value of a score: coefficients begin at -1, shares at 0."""
+    return (-1.0, 1.0) if metric in ("matthews", "pearson", "spearman", "pearson_spearman") else (0.0, 1.0)
+
+
+def t_interval(values: npt.NDArray[np.floating], span: tuple[float, float]) -> tuple[float, float]:
+    """Return a 95% interval of the mean by Student's t that lies within the range of what is measured.
+
+    See :func:`within_range`. NaN for fewer than three values, of which the points say more than an interval of one
+    degree of freedom, and for values that are all the same, whose spread is not known.
+
+    Args:
+        values: one a seed, or a task.
+        span: lowest and highest value that there can be.
+    """
     from scipy.stats import t
 
-    if len(values) < 2:
+    if len(values) < MIN_VALUES:
         return float("nan"), float("nan")
     half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return float(values.mean()) - half, float(values.mean()) + half
+    return within_range(float(values.mean()), half, span)
+
+
+def within_range(mean: float, half: float, span: tuple[float, float]) -> tuple[float, float]:
+    """Return ``mean`` give or take ``half`` on the logit scale of a range, by the delta method (Oehlert 1992).
+
+    On shares this is the logit interval (Agresti 2013, section 1.4), on coefficients from -1 to 1 Fisher's z (1921)
+    with the spread that there is. In the middle of the range it is hardly another one than ``mean - half`` to ``mean +
+    half``; it never leaves the range and always holds the mean. NaN where the width is 0, or the mean an end.
+    """
+    low, high = span
+    place = (mean - low) / (high - low)
+    if not (half > 0 and 0 < place < 1):
+        return float("nan"), float("nan")
+    step = half / (high - low) / (place * (1 - place))
+    middle = np.log(place / (1 - place))
+    ends = (low + (high - low) / (1 + np.exp(-(middle + side * step))) for side in (-1, 1))
+    lowest, highest = ends
+    return float(lowest), float(highest)
 
 
 def _std(values: npt.NDArray[np.floating]) -> float:
@@ -273,9 +318,10 @@ def _stacked(tables: Sequence[pd.DataFrame]) -> Mapping[str, npt.NDArray[np.int8
     Raises:
         InputError: there is no such example.
     """
+    from patterns.distribution import EMPTY
     from patterns.taxonomy import PATTERNS
 
-    number = {pattern.value: i for i, pattern in enumerate(PATTERNS)}
+    number = {pattern.value: i for i, pattern in enumerate(PATTERNS)} | {None: EMPTY}
     common = sorted(set.intersection(*(set(table["example"]) for table in tables)))
     if not common:
         raise InputError("The models of a task have no example in common whose patterns are known.")
@@ -284,6 +330,7 @@ def _stacked(tables: Sequence[pd.DataFrame]) -> Mapping[str, npt.NDArray[np.int8
         for kind, part in table[table["example"].isin(common)].groupby("kind", sort=False):
             part = part.sort_values(["example", "layer", "head"])
             shape = (len(common), part["layer"].max() + 1, part["head"].max() + 1)
-            labels = part["label"].map(number).to_numpy(dtype=np.int8).reshape(shape)
+            named = part["label"].astype(object).where(part["label"].notna(), None)
+            labels = np.array([number[name] for name in named], dtype=np.int8).reshape(shape)
             found.setdefault(str(kind), []).append(labels)
     return {kind: np.stack(labels) for kind, labels in found.items()}

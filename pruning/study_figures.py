@@ -17,13 +17,16 @@ from models.drawing import SMALL, Page, text_style, text_width
 from models.palette import BLUE, FAINT, GREY, INK, NEVER, VERMILION
 
 from .figures import number_heads
+from .permutation import HIGHER, LOWER, NO_DIFFERENCE
 from .stability import NULLS
+from .study_conclusions import ACROSS_RUNS, ACROSS_TASKS
 from .study_config import STRUCTURED
 from .study_data import FULL, METHODS, STATES, StudyData
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_OVERALL = (ACROSS_RUNS, ACROSS_TASKS)
 _WIDTH = 6.9  # inches: the text width of a two-column page
 _COLOURS = {STATES[0]: VERMILION, STATES[1]: BLUE}
 _MAPS = {"mean": "Blues", "std": "Oranges"}
@@ -222,8 +225,8 @@ def shared(frame: pd.DataFrame) -> Figure:
 def scores(summary: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
     """Draw what subnetworks score, pruned and fine-tuned again, beside the full model and baselines, a row a task.
 
-    Large marks are means over seeds with 95% t intervals, small dots the seeds. The band is the full model's
-    interval; an interval that leaves the picture goes on outside it.
+    Large marks are means over seeds with 95% intervals (from three seeds on), small dots the seeds. The band is the
+    full model's interval; an interval that leaves the picture goes on outside it.
     """
     tasks = list(dict.fromkeys(summary["task"]))
     kinds = [
@@ -265,6 +268,62 @@ def scores(summary: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
         for edge in [i - 0.5 for i in range(1, len(kinds)) if kinds[i][0] != kinds[i - 1][0]]:
             axes.axvline(edge, color=FAINT, linewidth=0.6)
     _score_key(page, kinds, left, (width - left - right) / len(kinds) if kinds else 0)
+    return page.figure
+
+
+_VERDICT_COLOURS = {HIGHER: BLUE, LOWER: VERMILION, NO_DIFFERENCE: INK}
+
+
+def forest(frame: pd.DataFrame) -> Figure:
+    """Draw the comparisons of one question: effect and 95% interval, a row each, beside the line of no difference.
+
+    Rows stand under their comparison, first what is over all tasks. Filled marks are higher or lower after Holm's
+    correction, open ones show no difference, grey ones are not testable; the verdict stands at the right.
+
+    Args:
+        frame: what :func:`pruning.study_conclusions.findings_frame` returns, of one question, with an effect.
+    """
+    names = list(dict.fromkeys(frame["comparison"]))
+    rows: list[Any] = []
+    for name in names:
+        rows.append(name)
+        rows += list(frame[frame["comparison"] == name].itertuples(index=False))
+    words = [row if isinstance(row, str) else row.of for row in rows]
+    verdicts = [row.verdict.split(":")[0] for row in rows if not isinstance(row, str)]
+    left = 0.3 + max(text_width(str(row.of), SMALL) for row in rows if not isinstance(row, str))
+    right = 0.2 + max(text_width(one, SMALL) for one in verdicts)
+    width = max(5.2, left + right + 2.2)
+    step, below, above = 0.2, 0.5, 0.12
+    height = step * len(rows)
+    page = Page(width, below + height + above)
+    axes = page.axes(left, below, width - left - right, height)
+    axes.axvline(0, color=GREY, linewidth=0.9)
+    for place, row in enumerate(rows):
+        y = below + height - step * (place + 0.5)
+        if isinstance(row, str):
+            page.text(0.08, y, row, SMALL)
+            continue
+        said = row.verdict.split(":")[0]
+        colour = _VERDICT_COLOURS.get(said, GREY)
+        if row.low == row.low:
+            axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.1)
+        filled = said in (HIGHER, LOWER)
+        axes.plot(
+            row.effect,
+            place,
+            "s",
+            color=colour,
+            markersize=5 if row.of in _OVERALL else 4,
+            markerfacecolor=colour if filled else "white",
+        )
+        page.text(0.22, y, words[place], SMALL)
+        page.text(width - right + 0.1, y, said, SMALL)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("difference, with its 95% interval where there is one", labelpad=2, **text_style(SMALL))
+    _plain(axes)
+    axes.spines["left"].set_visible(False)
     return page.figure
 
 

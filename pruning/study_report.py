@@ -14,8 +14,8 @@ from models.provenance import provenance
 from models.report import FigureBlock, Section, TableBlock, command_line, short_name, write_page
 
 from .comparison import patterns_frame
-from .study_conclusions import conclusions, findings_frame, findings_of
-from .study_data import StudyData
+from .study_conclusions import conclusions, findings_frame, findings_of, in_short
+from .study_data import MIN_VALUES, StudyData
 from .study_folder import REPORT, StudyFolder
 from .study_run import read_plan
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FILE, PAGE = "report.md", "report.html"
 _LONG = 60  # rows from which a LaTeX table runs over pages
 _SHORT = 20  # rows up to which a table of the page is open
+_FOREST = "6_comparisons"
 _MOST = 400  # rows from which a table is no table for a paper
 
 
@@ -48,6 +49,7 @@ def write_report(folder: Path | str) -> dict[str, Any]:
         "steps": len(data.plan.steps),
         "done": len(data.done),
         "scores": _records(data.score_summary),
+        "in_short": in_short(found),
         "conclusions": conclusions(found),
         "warnings": data.warnings,
     }
@@ -56,7 +58,7 @@ def write_report(folder: Path | str) -> dict[str, Any]:
     with output.making() as made:
         for name, table in tables.items():
             write_table(table, made / "tables" / name)
-        figures = figures_of(data)
+        figures = figures_of(data) | forests_of(tables["conclusions"])
         for name, (figure, behind) in figures.items():
             save_figure(figure, made / "figures" / f"{name}.png")
             save_figure(figure, made / "figures" / f"{name}.pdf")
@@ -123,12 +125,16 @@ def write_study_page(
             (str(len(study.seeds)), "seeds"),
             (f"{told['done']} of {told['steps']}", "steps done"),
         ],
-        findings=[_in_short(one) for one in told["conclusions"]] + [_selection(data)],
+        findings=[*told["in_short"], _selection(data)],
         warnings=told["warnings"],
         sections=[
+            *(_answered(one, tables["conclusions"], figures) for one in told["conclusions"]),
             *shown,
             *_of_models(data),
-            *(_answered(one, tables["conclusions"]) for one in told["conclusions"]),
+            Section(
+                "The comparisons in words",
+                tuple(answer for one in told["conclusions"] for answer in one["answers"]),
+            ),
             Section(
                 "All tables",
                 tables=tuple(
@@ -149,12 +155,6 @@ def write_study_page(
     )
 
 
-def _in_short(one: Mapping[str, Any]) -> str:
-    answer, *others = one["answers"]
-    more = f" ({len(others)} more below)" if others else ""
-    return f"{one['question']} {answer}{more}"
-
-
 def _of_models(data: StudyData) -> list[Section]:
     """Links to the pages of single models."""
     links = tuple(
@@ -171,13 +171,41 @@ def _of_models(data: StudyData) -> list[Section]:
     return [Section("Head by head", (words,), links=links)] if links else []
 
 
-def _answered(one: Mapping[str, Any], conclusions: pd.DataFrame) -> Section:
-    """A question, what the data support, and every comparison behind it."""
+def _answered(
+    one: Mapping[str, Any],
+    conclusions: pd.DataFrame,
+    figures: Mapping[str, tuple[Figure, pd.DataFrame]],
+) -> Section:
+    """A question: its comparisons as a forest plot, and all of them as a table."""
     of = conclusions[conclusions["question"] == one["key"]].drop(columns="question")
     first = ["comparison", "of", "n", "verdict"]
     of = of[[*first, *of.columns.drop(first)]]
+    name = f"{_FOREST}_{one['key']}"
+    drawn = ()
+    if name in figures:
+        figure, behind = figures[name]
+        alt = (
+            f"{one['question']} A row a comparison: the difference as a mark, its 95% interval as a line, beside the "
+            "line of no difference, and the verdict. The numbers are in the table."
+        )
+        caption = (
+            "Filled: higher or lower after Holm's correction. Open: no difference shown. Grey: not testable."
+        )
+        block = TableBlock.of(behind, name, "Every comparison that is drawn", folded=True)
+        drawn = (FigureBlock.of(figure, alt, caption, block),)
     table = TableBlock.of(of, f"conclusions-{one['key']}", "Every comparison", folded=len(of) > _SHORT)
-    return Section(one["question"], words=tuple(one["answers"]), tables=(table,) if len(of) else ())
+    words = () if len(of) else tuple(one["answers"])
+    return Section(one["question"], words, drawn, (table,) if len(of) else ())
+
+
+def forests_of(conclusions: pd.DataFrame) -> dict[str, tuple[Figure, pd.DataFrame]]:
+    """Return a forest plot of each question's comparisons, with the numbers behind it."""
+    from . import study_figures as draw
+
+    known = conclusions[conclusions["effect"].notna()]
+    return {
+        f"{_FOREST}_{key}": (draw.forest(part), part) for key, part in known.groupby("question", sort=False)
+    }
 
 
 def tables_of(data: StudyData) -> dict[str, pd.DataFrame]:
@@ -240,19 +268,24 @@ def markdown(told: Mapping[str, Any], data: StudyData) -> str:
         "",
         _selection(data),
         "",
+        "## In short",
+        "",
+        *(f"- {sentence}" for sentence in told["in_short"]),
+        "",
         "## What these data support",
         "",
     ]
     for one in told["conclusions"]:
         lines += [f"**{one['question']}**", "", *(f"- {answer}" for answer in one["answers"]), ""]
     lines += [
-        "Intervals are of 95%. Tests of pairs change signs: with five seeds no p below .062 is possible for one task, "
+        f"Intervals are of 95%; there is none below {MIN_VALUES} seeds (or tasks). Tests of pairs change signs: "
+        "with five seeds no p below .062 is possible for one task, "
         "so that runs of all tasks, and tasks, are tested too. 'No difference shown' is not 'no difference'. p-values "
         "are adjusted by Holm within a question.",
         "",
         "## Scores",
         "",
-        "Means over seeds.",
+        f"Means over seeds with their 95% intervals; of fewer than {MIN_VALUES} seeds each seed's score.",
         "",
         *_score_lines(data.score_summary),
         "",
@@ -281,6 +314,9 @@ def _score_lines(summary: pd.DataFrame) -> list[str]:
                 cells.append("")
                 continue
             low, high = row["low"].item(), row["high"].item()
+            if row["seeds"].item() < MIN_VALUES:
+                cells.append(row["points"].item())
+                continue
             bounds = "" if low != low else f" [{low:.3f}, {high:.3f}]"
             cells.append(f"{row['mean'].item():.3f}{bounds}")
         words = ", ".join(dict.fromkeys(str(name) for name in names if name))

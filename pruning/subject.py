@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _DRAW = 0
 """Seed of the draw of examples: the same for the models of all seeds, so that they are compared on the same rows."""
 
+BELOW_MAJORITY = "threshold_below_majority"
+"""In the metadata of masks: ``yes`` where their search's threshold lies below the commonest label's score."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -184,18 +187,39 @@ class Loaded:
                 f"The full model's {self.metric} on {self.task.name} is {score:.4f}. {doubts[0]}"
             )
 
-    def warnings(self, full_score: float) -> list[str]:
-        """Return what a reader has to know of the examples, and of a full model with this score."""
+    @property
+    def majority(self) -> float:
+        """What always saying the commonest label scores on the examples that decide."""
+        return baselines(self.task, self.examples.targets, self.examples.targets)["majority"][self.metric]
+
+    def floor(self, full_score: float, threshold: float) -> dict[str, Any]:
+        """Return, for a search's summary, the score to reach beside that of always saying the commonest label.
+
+        Where the first is not above the second, anything holds the threshold: the search is done as the paper does
+        it, and what survives is not testable.
+        """
+        least, always = threshold * full_score, self.majority
+        return {"threshold_score": least, "majority_score": always, "testable": bool(least > always)}
+
+    def warnings(self, full_score: float, threshold: float = 1.0) -> list[str]:
+        """Return what a reader has to know of a full model with this score, searched with this threshold."""
         logits = predict(self.model, self.examples, self.subject.batch_size)
         found = [*self.examples.warnings, *self.examples.doubts(logits)]
-        always = baselines(self.task, self.examples.targets, self.examples.targets)["majority"][self.metric]
-        if not (isnan(full_score) or full_score > always):
-            found.append(
-                f"The full model's {self.metric} on {self.task.name}, {full_score:.4f}, is no better than that of "
-                f"always saying the commonest label, {always:.4f}: anything holds the threshold, and what survives "
-                "means nothing."
-            )
-        return found
+        always = self.majority
+        if isnan(full_score) or threshold * full_score > always:
+            return found
+        if full_score > always:
+            return [
+                *found,
+                f"The threshold on {self.task.name}, {threshold * full_score:.4f}, is no better than the {self.metric} "
+                f"of always saying the commonest label, {always:.4f}: a subnetwork that has forgotten the task holds "
+                "it, and what survives is not testable.",
+            ]
+        return [
+            *found,
+            f"The full model's {self.metric} on {self.task.name}, {full_score:.4f}, is no better than that of always "
+            f"saying the commonest label, {always:.4f}: anything holds the threshold, and what survives means nothing.",
+        ]
 
 
 def draw_rows(rows: Sequence[Row], task: Task, examples: int | None) -> list[Row]:

@@ -17,22 +17,30 @@ from models.glue import Row
 from models.isolating import isolated
 from models.subnetwork import Mask
 from patterns import HeadPatterns, PatternClassifier, classify_heads
-from patterns.distribution import distribution
+from patterns.distribution import EMPTY, distribution, interpretable_shares, seen_maps
 from patterns.examples import ExampleMaps
-from patterns.taxonomy import INTERPRETABLE, PATTERNS
+from patterns.taxonomy import INTERPRETABLE
 
-from .permutation import PermutationTest, difference_test, holm, paired_ci95
+from .permutation import UNTESTABLE, crossed_ci95, difference_test, holm, holm_levels, verdict
 from .runs import Group, Run
 from .survivors import super_survivors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SIDES = ("super_survivors", "all", "non_survivors")
-"""Whose patterns are compared: the heads that all seeds keep, all heads, and all but the first."""
+SIDES = ("super_survivors", "non_survivors", "all", "super_survivors_alone")
+"""Whose patterns are shown: the heads that all seeds keep, the other heads, and all of them, each in the full model;
+and the first where the rest is gone, if that was asked for."""
 
-_TESTS = ("test", "test_each_seed")
-_P_VALUES = ("p_layers", "p_free")
+COMPARISONS = ("difference", "each_seed")
+"""Super-survivors against the other heads; and each seed's own survivors against its own pruned heads."""
+
+INTERVALS = {
+    "interpretable_ratio_ci95": "which examples and seeds were drawn, alone",
+    "difference": "which heads of a layer survive, the others being interchangeable with them: it is the interval of "
+    "the test, corrected for the number of comparisons as p_holm is",
+}
+"""What the intervals cover."""
 
 
 class Source(NamedTuple):
@@ -170,72 +178,98 @@ def compare(
     seed: int = 0,
     alone: npt.NDArray[np.int8] | None = None,
 ) -> dict[str, Any]:
-    """Return, ready for JSON, the patterns of super-survivors, of all heads, and of the heads between.
+    """Return, ready for JSON, the patterns of super-survivors, of the other heads, and of all heads.
 
-    The intervals resample seeds and examples together, the set of super-survivors as it is. ``difference`` is the
-    interpretable ratio of super-survivors less that of all heads, ``test`` compares them with the other heads,
-    ``test_each_seed`` each seed's own survivors with its own pruned heads. None: there is no such head, or it
-    cannot be tested.
+    ``difference`` is the one comparison of the first two, with its interval, its test and its verdict; see
+    :func:`pruning.permutation.difference_test`. Its ``total`` is the interpretable ratio of super-survivors less that
+    of the other heads, ``by_layers`` what of it the layers explain in which they lie, and ``value`` the rest, which is
+    tested. ``each_seed`` compares in the same way each seed's own survivors with its own pruned heads. The intervals
+    of shares resample seeds and examples together, the set of super-survivors as it is. Maps that are zero in every
+    cell are left out, and so are heads without any other. None: there is no such head, or it cannot be tested.
 
     Args:
         group: the runs.
         labels: ``[S, E, L, H]`` of one kind of maps.
         permutations: of each test.
         seed: of the resampling and the permutations.
-        alone: the labels of super-survivors where the rest is gone; shares and ``difference`` are of these then. The
-            tests are always of the full model, the only one in which the other heads have maps.
+        alone: the labels of super-survivors where the rest is gone, for ``super_survivors_alone``. The comparison is
+            always of the full model, the only one in which the other heads have maps.
     """
     survivors = super_survivors(group.subnetworks).heads
-    heterogeneous = labels == PATTERNS.index(INTERPRETABLE)
-    masks: dict[str, Mask] = {
-        "super_survivors": survivors,
-        "all": np.ones_like(survivors),
-        "non_survivors": ~survivors,
+    sides: dict[str, tuple[npt.NDArray[np.int8], Mask]] = {
+        "super_survivors": (labels, survivors),
+        "non_survivors": (labels, ~survivors),
+        "all": (labels, np.ones_like(survivors)),
     }
-    seen = dict.fromkeys(masks, labels) | ({} if alone is None else {"super_survivors": alone})
-    sides = {
-        name: (seen[name][:, :, mask] == PATTERNS.index(INTERPRETABLE)).mean(axis=2)
-        for name, mask in masks.items()
-        if mask.any()
-    }
-    intervals, apart = paired_ci95(list(sides.values()), seed)
-    bounds = dict(zip(sides, intervals, strict=True))
+    if alone is not None:
+        sides["super_survivors_alone"] = (alone, survivors)
     result: dict[str, Any] = dict.fromkeys(SIDES)
-    for name in sides:
-        result[name] = {
-            "heads": int(masks[name].sum()),
-            "distribution": distribution(seen[name][:, :, masks[name]].ravel()),
-            "interpretable_ratio": float(sides[name].mean()),
-            "interpretable_ratio_ci95": [known(bound) for bound in bounds[name]],
-        }
-    result["difference"] = result["super_survivors"] and {
-        "value": float(sides["super_survivors"].mean() - sides["all"].mean()),
-        "ci95": [known(bound) for bound in apart],
-    }
-    shares = heterogeneous.mean(axis=1)  # [S, L, H]
+    for name, (of, mask) in sides.items():
+        result[name] = _side(of[:, :, mask], seed)
+    shares = _shares(labels)  # [S, L, H]
+    known_in_some = np.isfinite(shares).any(axis=0)
+    mean = np.where(known_in_some, np.nanmean(np.where(known_in_some, shares, 0.0), axis=0), np.nan)
     own = np.stack([one.heads for one in group.subnetworks])
-    for name, kept, values in (("test", survivors, shares.mean(axis=0)), ("test_each_seed", own, shares)):
-        result[name] = _test_record(difference_test(kept, values, permutations, seed))
+    for name, kept, values in (("difference", survivors, mean), ("each_seed", own, shares)):
+        result[name] = _compared(kept, values, permutations, seed, group.untestable)
     return result
 
 
-def adjust(comparisons: Sequence[dict[str, Any]]) -> None:
-    """Add to each comparison's tests the p-values adjusted by Holm over all comparisons, each test by itself."""
-    for test in _TESTS:
-        for p_value in _P_VALUES:
-            adjusted = holm([one[test][p_value] for one in comparisons])
-            for one, p in zip(comparisons, adjusted, strict=True):
-                one[test][f"{p_value}_holm"] = p
-
-
-def _test_record(test: PermutationTest) -> dict[str, Any]:
+def _side(labels: npt.NDArray[np.int8], seed: int) -> dict[str, Any] | None:
+    """The patterns of some heads, from ``[S, E, N]``; None if they have no map to see."""
+    if not (labels != EMPTY).any():
+        return None
+    weights = np.stack([seen_maps(one) for one in labels])
+    values = np.stack([interpretable_shares(one) for one in labels])
+    shares = distribution(labels.ravel())
     return {
-        "difference": test.difference,
-        "expected_by_layers": test.expected,
-        "p_layers": test.p_layers,
-        "p_free": test.p_free,
-        "permutations": test.permutations,
+        "heads": int(labels.shape[2]),
+        "empty_maps": int((labels == EMPTY).sum()),
+        "distribution": shares,
+        "interpretable_ratio": shares[INTERPRETABLE],
+        "interpretable_ratio_ci95": [known(bound) for bound in crossed_ci95(values, weights, seed)],
     }
+
+
+def _shares(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
+    """Each head's share of heterogeneous maps, ``[S, L, H]`` from ``[S, E, L, H]``; NaN without a map to see."""
+    S, E, L, H = labels.shape
+    by_head = np.moveaxis(labels, 1, -1).reshape(S * L * H, E)
+    return interpretable_shares(by_head).reshape(S, L, H)
+
+
+def _compared(
+    kept: Mask, shares: npt.NDArray[np.float64], permutations: int, seed: int, untestable: str
+) -> dict[str, Any]:
+    """One comparison, not yet adjusted; without a p-value if survivors mean nothing, which `untestable` says."""
+    test = difference_test(kept, shares, permutations, seed)
+    return {
+        "total": test.total,
+        "by_layers": test.by_layers,
+        "value": test.difference,
+        "ci95": test,  # replaced by adjust(), which knows the level
+        "p_value": None if untestable or not test.testable else test.p_value,
+        "smallest_p": test.smallest_p,
+        "permutations": test.permutations,
+        "verdict": UNTESTABLE,
+        "why": untestable or ("" if test.testable else "too few heads of a layer survive beside others"),
+    }
+
+
+def adjust(comparisons: Sequence[dict[str, Any]]) -> None:
+    """Complete each comparison by what depends on how many there are.
+
+    Added are the p-value adjusted by Holm over all of them, the 95% interval corrected in the same way, and the
+    verdict; all three say the same.
+    """
+    for name in COMPARISONS:
+        p_values = [one[name]["p_value"] for one in comparisons]
+        for one, p, level in zip(comparisons, holm(p_values), holm_levels(p_values), strict=True):
+            found = one[name]
+            bounds = (None, None) if p is None else found["ci95"].interval(level)
+            found["ci95"] = [bound if bound is None else known(bound) for bound in bounds]
+            found["p_holm"] = p
+            found["verdict"] = verdict(found["value"], p, found["smallest_p"])
 
 
 def _check_size(run: Run, checkpoint: Checkpoint) -> None:

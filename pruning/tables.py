@@ -15,14 +15,16 @@ from patterns.tables import interval, percent
 from patterns.taxonomy import PATTERNS, TITLES, Pattern
 
 from .consistency import COCHRAN
+from .permutation import UNTESTABLE
 from .stability import NULLS
 
 INTERVALS = (
-    "The intervals say how far other examples and seeds could move these very heads' shares; the tests, whether heads "
-    "that survive differ from other heads. 'by layers' is the difference that the layers of the survivors explain."
+    "The intervals of shares cover which examples and seeds were drawn, alone. Of super - others, 'by layers' is what "
+    "the layers explain in which super-survivors lie; the rest is the difference. Its interval and p are of one test, "
+    "which permutes heads within layers, both corrected for the number of tasks and kinds (Holm): 0 lies in the "
+    "interval if and only if p > .05."
 )
 _NONE = "-"
-_UNTESTABLE = "not testable"
 _SHORT = TITLES | {Pattern.VERTICAL_DIAGONAL: "both", Pattern.HETEROGENEOUS: "heterog."}
 _MOST_PAIRS = 12  # more pairs of tasks than this are left to stability.csv
 
@@ -52,23 +54,27 @@ def print_comparison(
         _print(
             console,
             "Heads shared by two tasks, on average over pairs of searches; mean by chance as above, p by the second",
-            _shared(summary["shared_heads"]),
+            _shared(summary["shared_heads"], {name for name, task in tasks.items() if task["untestable"]}),
         )
         if (left := len(summary["shared_heads"]) - _MOST_PAIRS) > 0:
             console.print(Text(f"... and {left} more pairs: see stability.csv (--output) or --json", "dim"))
+            console.print()
+    for name, task in tasks.items():
+        if task["untestable"]:
+            console.print(Text(f"{name}: {UNTESTABLE}, {task['untestable']}.", "bold"))
             console.print()
     looked_at = {name: task for name, task in tasks.items() if "patterns" in task}
     for kind in summary.get("maps", ()):
         _print(
             console,
-            f"Patterns of {kind} maps: shares over super-survivors and over all heads; 95% intervals of heterogeneous",
+            f"Patterns of {kind} maps: shares over super-survivors, the other heads, and all; 95% intervals of "
+            "heterogeneous",
             _patterns({name: task["patterns"][kind] for name, task in looked_at.items()}),
         )
     if looked_at:
         _print(
             console,
-            "Are survivors heterogeneous more often than the other heads? Difference of the means, p of a "
-            "permutation within layers (Holm over tasks and kinds), and p of a free permutation",
+            "Are super-survivors heterogeneous more often than the other heads of their layers? In percentage points",
             _tests(looked_at, summary["maps"]),
         )
         console.print(Text(INTERVALS, "dim"))
@@ -104,12 +110,12 @@ def _agreement(tasks: Mapping[str, Any]) -> Table:
                 _number(part["fleiss_kappa"], "{:.3f}"),
                 _chance(part["chance"].get("fleiss_kappa"), "{:.3f}"),
                 _number(q and q["statistic"], "{:.1f}"),
-                p_words(q["p_value"]) if q else _NONE,
+                UNTESTABLE if task["untestable"] else p_words(q["p_value"]) if q else _NONE,
             )
     return table
 
 
-def _shared(pairs: Sequence[Mapping[str, Any]]) -> Table:
+def _shared(pairs: Sequence[Mapping[str, Any]], untestable: set[str]) -> Table:
     table = _table("tasks", "same seed", "chance", "p", "all pairs", "chance", "p")
     for pair in pairs[:_MOST_PAIRS]:
         cells = []
@@ -118,43 +124,52 @@ def _shared(pairs: Sequence[Mapping[str, Any]]) -> Table:
             cells += [
                 _number(part and part["mean"], "{:.1f}"),
                 _chance(part and part["chance"], "{:.1f}"),
-                p_words(part["chance"][NULLS[-1]]["p_value"]) if part else _NONE,
+                UNTESTABLE
+                if untestable & set(pair["tasks"])
+                else p_words(part["chance"][NULLS[-1]]["p_value"])
+                if part
+                else _NONE,
             ]
         table.add_row(" - ".join(pair["tasks"]), *cells)
     return table
 
 
+_ROWS = {
+    "super_survivors": "super",
+    "super_survivors_alone": "super, alone",
+    "non_survivors": "others",
+    "all": "all",
+}
+
+
 def _patterns(found: Mapping[str, Mapping[str, Any]]) -> Table:
     table = _table("task", "heads", *_SHORT.values(), "[95%]")
     for name, one in found.items():
-        for side, words in (("super_survivors", "super"), ("all", "all")):
-            part, first = one[side], name if side == "super_survivors" else ""
-            if part is None:
-                table.add_row(first, f"{words} 0", *([_NONE] * len(PATTERNS)), "")
+        first = name
+        for side, words in _ROWS.items():
+            if (part := one[side]) is None:
+                if side == "super_survivors":
+                    table.add_row(first, f"{words} 0", *([_NONE] * len(PATTERNS)), "")
+                    first = ""
                 continue
             shares = [percent(part["distribution"][pattern]) for pattern in _SHORT]
             table.add_row(
                 first, f"{words} {part['heads']}", *shares, _interval(part["interpretable_ratio_ci95"])
             )
-        if apart := one["difference"]:
-            empty = [""] * (len(PATTERNS) - 1)
-            table.add_row("", "difference", *empty, _points(apart["value"]), _interval(apart["ci95"]))
+            first = ""
     return table
 
 
 def _tests(tasks: Mapping[str, Any], kinds: Sequence[str]) -> Table:
-    table = _table("task", "maps", "survivors", "difference", "by layers", "p in layers", "(Holm)", "p free")
+    table = _table("task", "maps", "super - others", "by layers", "difference", "[95%]", "p", "verdict")
     for name, task in tasks.items():
         for kind in kinds:
-            for key, words in (("test", "super"), ("test_each_seed", "each seed's")):
-                test = task["patterns"][kind][key]
-                points = [_points(test[of]) for of in ("difference", "expected_by_layers")]
-                ps = [
-                    p_words(test["p_layers"], _UNTESTABLE),
-                    *(p_words(test[of]) for of in ("p_layers_holm", "p_free")),
-                ]
-                first = kind == kinds[0] and key == "test"
-                table.add_row(name if first else "", kind if key == "test" else "", words, *points, *ps)
+            one = task["patterns"][kind]["difference"]
+            tested = one["verdict"] != UNTESTABLE
+            points = [_points(one[of]) for of in ("total", "by_layers", "value")]
+            bounds = _interval(one["ci95"]) if tested else ""
+            p = p_words(one["p_holm"])
+            table.add_row(name if kind == kinds[0] else "", kind, *points, bounds, p, one["verdict"])
     return table
 
 
@@ -195,7 +210,9 @@ def _table(first: str, *others: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column(first, no_wrap=True)
     for other in others:
-        table.add_column(other, justify="right", overflow="fold", no_wrap=other == "[95%]")
+        table.add_column(
+            other, justify="right", overflow="fold", no_wrap=other in ("[95%]", "verdict", "difference")
+        )
     return table
 
 

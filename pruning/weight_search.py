@@ -114,12 +114,13 @@ class PruneWeights:
             "metric": metric,
             "full_score": found.full_score,
             "score": found.found.score,
+            **loaded.floor(found.full_score, self.threshold),
             "weights": {"kept": masks.kept, "all": masks.total},
             "ended": found.ended,
             "iterations": len(found.history) - 1,
             "reported_on": loaded.report(lambda held: _scored(masks, loaded, held)),
             "inputs": loaded.examples.inputs,
-            "warnings": loaded.warnings(found.full_score),
+            "warnings": loaded.warnings(found.full_score, self.threshold),
             "provenance": provenance(),
         }
         folder.finish(summary)

@@ -223,11 +223,13 @@
   }
 
   function countRows(head) {
-    return head.counts.flatMap((count, i) => [
+    const rows = head.counts.flatMap((count, i) => [
       el("span", {}, data.patterns[i].title),
-      el("i", { style: { "--c": colourOf(i), width: (100 * count) / head.n + "%" } }),
+      el("i", { style: { "--c": colourOf(i), width: (head.n ? (100 * count) / head.n : 0) + "%" } }),
       el("b", {}, String(count)),
     ]);
+    if (head.count_empty) rows.push(el("span", {}, "zero in every cell"), el("i", { style: { width: "0" } }), el("b", {}, String(head.count_empty)));
+    return rows;
   }
 
   // ---- one head
@@ -251,8 +253,12 @@
     const [, heads] = view.shape;
     const start = view.labels[head.kind] + (head.layer * heads + head.head) * view.strip;
     const labels = bytes.subarray(start, start + view.strip);
+    const titleOf = (label) => data.patterns[label]?.title ?? "zero in every cell";
     const cells = [...labels].map((label, i) =>
-      el("i", { style: { "--c": colourOf(label) }, title: view.tokens[i] + " tokens: " + data.patterns[label].title }),
+      el("i", {
+        style: { "--c": label in data.patterns ? colourOf(label) : "var(--zero)" },
+        title: view.tokens[i] + " tokens: " + titleOf(label),
+      }),
     );
     const shown = view.strip < view.examples ? view.strip + " of its " + view.examples : "its " + view.examples;
     return el(
@@ -274,7 +280,9 @@
       el("h3", {}, head.kind === "raw" ? "Raw maps" : "Norm maps"),
       el(
         "p", { className: "quiet" },
-        data.patterns[pattern].title + " in " + head.counts[pattern] + " of " + head.n + " maps (" + percent(head.dominant_share) + ")" +
+        pattern < 0
+          ? "all maps are zero in every cell, which is no pattern"
+          : data.patterns[pattern].title + " in " + head.counts[pattern] + " of " + head.n + " maps (" + percent(head.dominant_share) + ")" +
           (head.self_agreement === null ? "" : ", two maps agree with probability " + two(head.self_agreement)),
       ),
       el("div", { className: "counts" }, ...countRows(head)),
@@ -346,7 +354,7 @@
     const survival = known(data.views[button.closest("table").dataset.view], head);
     tip.replaceChildren(
       el("b", {}, "Layer " + head.layer + ", head " + head.head),
-      head.kind + " maps of " + head.n + " examples" + (survival ? ": " + survival : ""),
+      head.kind + " maps of " + (head.n + head.count_empty) + " examples" + (survival ? ": " + survival : ""),
       el("div", { className: "counts" }, ...countRows(head)),
     );
     tip.hidden = false;

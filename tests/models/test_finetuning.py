@@ -695,6 +695,7 @@ class TestDevRows:
             "holdout": 0.5,
             "selected_on": 15,
             "reported_on": 15,
+            "seen_by_search": None,
             "note": "the last epoch's model, scored on 15 dev rows that nothing was selected on; "
             "selected on the other 15",
         }
@@ -704,6 +705,61 @@ class TestDevRows:
         subject = Subject(str(tmp_path / "out"), "sst2", str(tmp_path / "data"), holdout=0.5).load()
         assert subject.held_out is not None
         assert subject.report(subject.held_out.scores and (lambda e: {}))["full"] == result["scores"]
+
+    @pytest.mark.parametrize(
+        ("search", "holdout", "seen", "words"),
+        [
+            ({"holdout": 0.5, "examples": 15}, 0.5, 0, "(--holdout 0.5) saw 0 of the 15 rows reported on"),
+            (
+                {"holdout": 0.0, "examples": 30},
+                0.5,
+                15,
+                "(--holdout 0) saw 15 of the 15 rows reported on: an upper",
+            ),
+            ({"holdout": 0.3, "examples": 21}, 0.5, None, "(--holdout 0.3) saw "),
+            (
+                {"holdout": 0.5, "examples": 15},
+                0.0,
+                15,
+                "(--holdout 0.5) saw 15 of the 30 rows reported on: an upper",
+            ),
+            ({"holdout": 0.0, "examples": 12}, 0.5, None, "not known: it used 12 of the 30 dev rows"),
+            (
+                {"holdout": 0.5, "examples": 15, "data_sha256": "b"},
+                0.5,
+                None,
+                "not known: it used other data",
+            ),
+            ({"holdout": 0.5, "examples": 15, "split": "train"}, 0.5, None, "not known: it used other data"),
+            (None, 0.5, None, "not known: no search's config lies beside the masks"),
+        ],
+    )
+    def test_a_score_says_whether_the_subnetworks_search_saw_its_rows(
+        self, base: str, tmp_path: Path, search: Any, holdout: float, seen: int | None, words: str
+    ) -> None:
+        dev = Rows(sentences(30, seed=2), "dev.jsonl", sha256="a")
+        told = search and {"command": "prune-heads", "split": "validation", "data_sha256": "a"} | search
+        checkpoint = load_checkpoint(base)
+        result = finetune(
+            base,
+            SST2,
+            sentences(8),
+            dev,
+            replace(QUICK, epochs=1, holdout=holdout),
+            tmp_path / "out",
+            subnetwork=Subnetwork.full(checkpoint.model),
+            search=told,
+        )
+        found = result["selection"]
+        if search and search["holdout"] == 0.3:  # some rows of its other 70% are held out here
+            of_search = hold_out(dev.rows, SST2, 0.3)[0]
+            seen = sum(any(row is other for other in of_search) for row in hold_out(dev.rows, SST2, 0.5)[1])
+            assert 0 < seen < 15
+        assert found["seen_by_search"] == seen
+        assert words in found["note"]
+        assert ("that nothing was selected on" in found["note"]) is False
+        warned = [warning for warning in result["warnings"] if "selected on them" in warning]
+        assert len(warned) == bool(seen and holdout)
 
     def test_mismatched_rows_are_scored_beside_the_others(self, base: str, tmp_path: Path) -> None:
         rows = inferences(30)

@@ -11,7 +11,8 @@ from scipy.optimize import minimize
 
 from patterns.correction import corrected_shares, misfit, most_likely
 from patterns.result import HeadPatterns
-from patterns.stage import distributions, ratios, summarise
+from patterns.stage import correction_notes, distributions, ratios, summarise
+from patterns.view import HeadsView
 
 
 def sample(shares: np.ndarray, given: np.ndarray, examples: int, maps: int, seed: int) -> np.ndarray:
@@ -158,13 +159,33 @@ def test_a_result_corrects_the_heads_it_counts() -> None:
     assert list(distributions(patterns)) == list(ratios(patterns)) == ["raw", "raw, corrected"]
 
 
-def test_corrected_shares_that_do_not_fit_are_named_so_and_not_drawn() -> None:
+def test_corrected_shares_that_do_not_fit_are_shown_nowhere_and_a_sentence_says_so() -> None:
     patterns = found({"raw": annotated(GIVEN, 60, 4, 0)})
     sure = np.where(np.arange(24).reshape(4, 6) < 20, 0, 2).astype(np.int8)
     patterns = dataclasses.replace(patterns, labels={"raw": np.tile(sure, (30, 1, 1))})
     assert patterns.correction_misfit("raw") > 0.01
-    assert list(distributions(patterns)) == list(ratios(patterns)) == ["raw", "raw, corrected (no fit)"]
-    assert list(distributions(patterns, fitting=True)) == list(ratios(patterns, fitting=True)) == ["raw"]
+    assert not patterns.correction_fits("raw")
+    assert list(distributions(patterns)) == list(ratios(patterns)) == ["raw"]
+    part = summarise(patterns, "raw")
+    assert part["corrected"] is None
+    assert part["correction_misfit"] == patterns.correction_misfit("raw")
+    assert "corrected" not in HeadsView("", patterns).share_table().caption
+    (note,) = correction_notes(patterns)
+    assert "are not shown: they do not fit" in note
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_corrected_shares_lie_in_their_intervals(seed: int) -> None:
+    """Also where a share is pushed against 0, or few examples and heads are known."""
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.full(5, 0.4))
+    counts = sample(shares, GIVEN, int(rng.integers(2, 12)), 30, seed)
+    found_shares, intervals = corrected_shares(
+        counts, annotated(GIVEN, int(rng.integers(2, 9)), 3, seed), seed
+    )
+    assert (intervals[:, 0] <= found_shares + 1e-12).all()
+    assert (found_shares <= intervals[:, 1] + 1e-12).all()
+    assert ((intervals >= 0) & (intervals <= 1)).all()
 
 
 def test_nothing_is_corrected_by_a_classifier_whose_errors_are_unknown() -> None:

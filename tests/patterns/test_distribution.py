@@ -5,12 +5,20 @@ from __future__ import annotations
 from itertools import permutations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from patterns.distribution import bootstrap_ci95, distribution, head_frame, interpretable_shares
+from patterns.distribution import (
+    EMPTY,
+    bootstrap_ci95,
+    distribution,
+    head_frame,
+    interpretable_shares,
+    seen_maps,
+)
 from patterns.taxonomy import PATTERNS
 
 COLUMNS = [
@@ -18,7 +26,7 @@ COLUMNS = [
     "count_vertical", "count_diagonal", "count_vertical_diagonal", "count_block", "count_heterogeneous",
     "mean_prob_vertical", "mean_prob_diagonal", "mean_prob_vertical_diagonal", "mean_prob_block",
     "mean_prob_heterogeneous",
-    "dominant", "dominant_share", "entropy", "self_agreement",
+    "dominant", "dominant_share", "entropy", "self_agreement", "count_empty",
 ]  # fmt: skip
 
 
@@ -78,3 +86,47 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_one_example_has_no_interval_and_equal_examples_have_one_of_no_width() -> None:
     assert np.isnan(bootstrap_ci95(np.array([0.3]), 0)).all()
     assert bootstrap_ci95(np.full(9, 0.25), 0) == (0.25, 0.25)
+
+
+def test_maps_of_zeros_are_left_out_of_everything_and_counted() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 5, (8, 2, 3))
+    probabilities = random.dirichlet(np.ones(5), labels.shape)
+    labels[:3, 0, 1] = EMPTY
+    labels[:, 1, 2] = EMPTY
+    probabilities[labels == EMPTY] = np.nan
+    frame = head_frame("norm", labels, probabilities).set_index(["layer", "head"])
+    alone = head_frame("norm", labels[3:, :1, 1:2], probabilities[3:, :1, 1:2]).iloc[0]
+    same = [name for name in COLUMNS[3:] if name != "count_empty"]
+    assert frame.loc[(0, 1), same].tolist() == alone[same].tolist()
+    assert frame["count_empty"].tolist() == [0, 3, 0, 0, 0, 8]
+    gone = frame.loc[(1, 2)]
+    assert gone["n"] == 0
+    assert pd.isna(gone["dominant"])
+    assert gone[["dominant_share", "entropy", "self_agreement", "mean_prob_block"]].isna().all()
+    seen = labels[labels != EMPTY]
+    assert distribution(labels) == distribution(seen)
+    shares, weights = interpretable_shares(labels), seen_maps(labels)
+    assert weights.tolist() == [(row != EMPTY).sum() for row in labels]
+    assert (shares * weights).sum() / weights.sum() == pytest.approx((seen == 4).mean())
+    low, high = bootstrap_ci95(shares, 0, weights)
+    assert low < (seen == 4).mean() < high
+    nothing = np.full((4, 2), EMPTY)
+    assert np.isnan(list(distribution(nothing).values())).all()
+    assert np.isnan(interpretable_shares(nothing)).all()
+
+
+def test_an_example_without_any_map_to_see_weighs_nothing() -> None:
+    values = np.random.default_rng(3).random(20)
+    more = np.append(values, np.nan), np.append(np.full(20, 7), 0)
+    assert bootstrap_ci95(more[0], 0, more[1]) == pytest.approx(bootstrap_ci95(values, 0), abs=0.01)
+
+
+@given(st.integers(2, 40), st.floats(0.001, 3), st.integers(0, 999))
+@settings(max_examples=30, deadline=None)
+def test_the_interval_of_a_mean_holds_it_however_skewed_the_values_are(
+    n: int, shape: float, seed: int
+) -> None:
+    values = np.random.default_rng(seed).beta(0.05 * shape, shape, n)
+    low, high = bootstrap_ci95(values, 0)
+    assert low - 1e-12 <= values.mean() <= high + 1e-12

@@ -12,6 +12,7 @@ import torch
 
 from models import InputError, Subnetwork, UnsupportedModelError, compact, gated
 from patterns import PatternClassifier, attention_maps, classify_heads, load_classifier
+from patterns.examples import ExampleMaps
 from patterns.taxonomy import PATTERNS
 
 ROWS = [
@@ -198,13 +199,50 @@ def test_attention_that_is_not_finite_is_refused(tiny_bert: Any, minilm: Any) ->
         classify_heads(tiny_bert, minilm.tokenizer, ROWS, task="qqp", max_length=30)
 
 
-def test_empty_maps_of_a_head_without_weights_are_said(minilm: Any) -> None:
+@pytest.fixture(scope="module")
+def without_one(minilm: Any) -> Any:
+    """The real model with a head that puts nothing out: layer 2, head 0."""
     model = copy.deepcopy(minilm.model)
     with torch.no_grad():
         model.encoder.layer[2].attention.output.dense.weight[:, :32] = 0
-    said = " ".join(classify_heads(model, minilm.tokenizer, ROWS, task="qqp").warnings)
-    assert "5 norm maps are zero in every cell" in said
+    return model
+
+
+def test_maps_of_a_head_without_weights_have_no_pattern_and_do_not_count(
+    without_one: Any, minilm: Any
+) -> None:
+    examples = ExampleMaps()
+    found = classify_heads(without_one, minilm.tokenizer, ROWS, task="qqp", examples=examples)
+    said = " ".join(found.warnings)
+    assert "5 norm maps, all maps of 1 heads among them, are zero in every cell" in said
     assert "raw maps are zero" not in said
+    assert (found.labels["norm"] == -1).sum() == (found.labels["norm"][:, 2, 0] == -1).sum() == 5
+    assert np.isnan(found.probabilities["norm"][:, 2, 0]).all()
+    assert (found.empty_maps("raw"), found.empty_maps("norm")) == (0, 5)
+    kept = np.ones((6, 12), dtype=bool)
+    kept[2, 0] = False
+    rest = found.select(Subnetwork(kept, np.ones(6, dtype=bool)))
+    assert found.distribution("norm") == rest.distribution("norm")
+    assert found.interpretable_ratio_ci95("norm") == rest.interpretable_ratio_ci95("norm")
+    assert found.corrected_distribution("norm") == rest.corrected_distribution("norm")
+    maps = found.maps_frame()
+    gone = maps[(maps["kind"] == "norm") & (maps["layer"] == 2) & (maps["head"] == 0)]
+    assert gone["label"].isna().all()
+    assert gone["prob_block"].isna().all()
+    assert maps["label"].isna().sum() == 5
+    assert not [one for one, _ in examples.of_heads() if (one.kind, one.layer, one.head) == ("norm", 2, 0)]
+    with pytest.raises(InputError, match="All norm maps of the 1 heads counted are zero"):
+        found.select(Subnetwork(~kept, np.ones(6, dtype=bool))).distribution("norm")
+
+
+def test_few_examples_come_with_a_warning_of_what_the_interval_covers(minilm: Any) -> None:
+    def said(number: int) -> str:
+        rows = [(f"sentence number {i} of several", None) for i in range(number)]
+        return " ".join(classify_heads(minilm.model, minilm.tokenizer, rows, kinds=["raw"]).warnings)
+
+    assert "29 examples are few" in said(29)
+    assert "which examples were drawn, alone" in said(29)
+    assert "are few" not in said(30)
 
 
 def half(layers: int, heads: int) -> Subnetwork:

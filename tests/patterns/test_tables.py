@@ -68,6 +68,26 @@ def test_a_head_that_is_not_counted_is_a_dot() -> None:
     assert not any(line.startswith(".:") for line in printed(heads))
 
 
+def test_a_head_whose_maps_are_zero_has_a_mark_and_a_count_of_its_own() -> None:
+    heads = head_frame(3, 4, kinds=("raw",)).assign(dominant="block", dominant_share=1.0)
+    heads["dominant"] = heads["dominant"].astype(object)
+    heads.loc[5, ["dominant", "dominant_share"]] = [None, math.nan]
+    lines = printed(heads)
+    assert "1  B  0  B  B" in lines
+    assert any(line.startswith("0: a head whose maps are zero in every cell") for line in lines)
+    wide = head_frame(2, 64, kinds=("raw",))
+    wide["dominant"] = wide["dominant"].astype(object)
+    wide.loc[[5, 70], ["dominant", "dominant_share"]] = [None, math.nan]
+    counted = [line.split() for line in printed(wide)]
+    assert sum(line[-1:] == ["1"] for line in counted) == 2
+    assert any(line[:1] == ["all"] and line[-1] == "2" for line in counted)
+    out = io.StringIO()
+    print_patterns(heads, {"raw": RAW, "norm": NORM}, empty={"norm": 7}, notes=["Said below."], file=out)
+    text = out.getvalue()
+    assert ["maps", "of", "zeros,", "left", "out", "0", "7"] in [line.split() for line in text.splitlines()]
+    assert text.rstrip().endswith("Said below.")
+
+
 def test_twelve_heads_fit_into_eighty_columns_beside_each_other() -> None:
     lines = printed(head_frame(12, 12), ratios=RATIOS)
     assert max(len(line) for line in lines) <= 80

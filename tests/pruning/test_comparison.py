@@ -24,7 +24,7 @@ from patterns import classify_heads
 from patterns.distribution import bootstrap_ci95
 from pruning import Subnetwork, cli, stability, super_survivors
 from pruning.consistency import kappas, shared_by_pairs, stability_of
-from pruning.permutation import difference_test, holm, paired_ci95
+from pruning.permutation import crossed_ci95, difference_test, holm, holm_levels, verdict
 from pruning.runs import find_groups
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -88,11 +88,8 @@ def difference(survivors: Any, shares: Any) -> float:
     return float(np.mean([s[k].mean() - s[~k].mean() for k, s in zip(survivors, shares, strict=True)]))
 
 
-def every_permutation(layers: int, heads: int, within: bool) -> Any:
-    """Each way to exchange heads, as positions [L * H]."""
-    if not within:
-        yield from itertools.permutations(range(layers * heads))
-        return
+def every_permutation(layers: int, heads: int) -> Any:
+    """Each way to exchange heads within their layers, as positions [L * H]."""
     for rows in itertools.product(itertools.permutations(range(heads)), repeat=layers):
         yield [layer * heads + head for layer, row in enumerate(rows) for head in row]
 
@@ -106,55 +103,127 @@ def test_the_permutation_test_equals_the_enumeration_of_all_permutations(seeds: 
     shares = rng.random((seeds, 2, 3)) + 0.5 * survivors
     found = difference_test(survivors, shares, permutations=19_999)
     observed = difference(survivors, shares)
-    assert found.difference == pytest.approx(observed)
-    for within, p_value in ((True, found.p_layers), (False, found.p_free)):
-        values = np.array(
-            [
-                difference(survivors.reshape(seeds, -1)[:, list(places)].reshape(survivors.shape), shares)
-                for places in every_permutation(2, 3, within)
-            ]
-        )
-        exact = (np.abs(values - values.mean()) >= abs(observed - values.mean()) - 1e-12).mean()
-        assert p_value == pytest.approx(exact, abs=0.02)
-        if within:
-            assert found.expected == pytest.approx(values.mean())
+    assert found.total == pytest.approx(observed)
+    values = np.array(
+        [
+            difference(survivors.reshape(seeds, -1)[:, list(places)].reshape(survivors.shape), shares)
+            for places in every_permutation(2, 3)
+        ]
+    )
+    exact = (np.abs(values - values.mean()) >= abs(observed - values.mean()) - 1e-12).mean()
+    assert found.p_value == pytest.approx(exact, abs=0.02)
+    assert found.by_layers == pytest.approx(values.mean())
+    assert found.difference == pytest.approx(observed - values.mean())
 
 
 def test_the_permutation_test_equals_a_slow_one() -> None:
     rng = np.random.default_rng(5)
     survivors, shares = rng.random((4, 6)) < 0.4, rng.random((4, 6))
     shares += 0.25 * survivors
-    mean = {True: 0.0, False: 0.0}
-    as_far = {True: 0, False: 0}
     observed = difference(survivors[None], shares[None])
-    drawn = {True: [], False: []}
-    for _ in range(4000):
-        rows = np.stack([rng.permutation(row) for row in survivors])
-        free = rng.permutation(survivors.ravel()).reshape(survivors.shape)
-        for within, labels in ((True, rows), (False, free)):
-            drawn[within].append(difference(labels[None], shares[None]))
-    for within, values in drawn.items():
-        mean[within] = float(np.mean(values))
-        as_far[within] = int((np.abs(np.array(values) - mean[within]) >= abs(observed - mean[within])).sum())
+    drawn = [
+        difference(np.stack([rng.permutation(row) for row in survivors])[None], shares[None])
+        for _ in range(4000)
+    ]
+    as_far = int((np.abs(np.array(drawn) - np.mean(drawn)) >= abs(observed - np.mean(drawn))).sum())
     found = difference_test(survivors, shares, permutations=4000)
-    assert found.p_layers == pytest.approx((as_far[True] + 1) / 4001, abs=0.03)
-    assert found.p_free == pytest.approx((as_far[False] + 1) / 4001, abs=0.03)
-    assert found.expected == pytest.approx(mean[True], abs=0.01)
+    assert found.p_value == pytest.approx((as_far + 1) / 4001, abs=0.03)
+    assert found.by_layers == pytest.approx(np.mean(drawn), abs=0.01)
+
+
+def test_the_interval_is_that_of_the_test() -> None:
+    """0 lies within if and only if p > .05; taking off an end of it is at the edge; it holds the difference."""
+    rng = np.random.default_rng(8)
+    agree = []
+    for draw in range(60):
+        survivors = rng.random((2, 4, 6)) < 0.5
+        shares = np.repeat(rng.random((1, 4, 6)), 2, axis=0) + rng.choice([0, 0.15, 0.3]) * survivors
+        found = difference_test(survivors, shares, 499, seed=draw)
+        low, high = found.interval()
+        assert -1 <= low <= found.difference <= high <= 1
+        agree.append((low <= 0 <= high) == (found.p_value > 0.05))
+    assert all(agree)
+    survivors, shares = rng.random((4, 8)) < 0.5, rng.random((4, 8))
+    found = difference_test(survivors, shares, 999)
+    unit = difference_test(survivors, survivors.astype(float), 999).difference
+    for end, inwards in zip(found.interval(), (0.01, -0.01), strict=True):
+        inside, outside = (
+            difference_test(survivors, shares - (end + step) / unit * survivors, 999).p_value
+            for step in (inwards, -inwards)
+        )
+        assert inside > 0.05 >= outside
+
+
+def test_the_interval_covers_the_difference_that_there_is() -> None:
+    rng = np.random.default_rng(4)
+    held = []
+    for draw in range(200):
+        survivors = rng.random((4, 8)) < 0.5
+        shares = 0.3 + 0.1 * np.arange(4)[:, None] / 3 + rng.normal(0, 0.08, (4, 8))
+        found = difference_test(survivors, shares + 0.1 * survivors, 399, seed=draw)
+        true = 0.1 * difference_test(survivors, survivors.astype(float), 1).difference
+        low, high = found.interval()
+        held.append(low <= true <= high)
+    assert 0.9 <= np.mean(held) <= 0.99
+
+
+def test_a_head_without_a_share_is_left_out() -> None:
+    rng = np.random.default_rng(6)
+    survivors, shares = rng.random((3, 5)) < 0.5, rng.random((3, 5))
+    wide = difference_test(
+        np.hstack([survivors, [[True], [False], [True]]]),
+        np.hstack([shares, np.full((3, 1), np.nan)]),
+        999,
+    )
+    assert wide == difference_test(survivors, shares, 999)
+
+
+def test_interval_p_and_verdict_of_several_comparisons_say_the_same() -> None:
+    rng = np.random.default_rng(3)
+    disagreed = 0
+    for draw in range(30):
+        tests = []
+        for _ in range(4):
+            survivors = rng.random((4, 8)) < 0.5
+            shares = rng.random((4, 8)) + rng.choice([0, 0.15, 0.4]) * survivors
+            tests.append(difference_test(survivors, shares, 999, seed=draw))
+        p_values = [None if i == 2 and draw % 2 else test.p_value for i, test in enumerate(tests)]
+        for test, p, level in zip(tests, holm(p_values), holm_levels(p_values), strict=True):
+            if p is None:
+                continue
+            low, high = test.interval(level)
+            assert low <= test.difference <= high
+            assert (low <= 0 <= high) == (p > 0.05)
+            assert verdict(test.difference, p, 0.001) == (
+                "no difference shown" if low <= 0 <= high else "higher" if low > 0 else "lower"
+            )
+            uncorrected = test.interval()
+            disagreed += (uncorrected[0] <= 0 <= uncorrected[1]) != (p > 0.05)
+    assert disagreed  # without the correction they would have
+
+
+def test_a_verdict_follows_from_the_adjusted_p_alone() -> None:
+    assert verdict(0.1, 0.05, 0.001) == "higher"
+    assert verdict(-0.1, 0.01, 0.001) == "lower"
+    assert verdict(0.1, 0.051, 0.001) == "no difference shown"
+    for nothing in ((None, 0.01, 0.001), (0.1, None, None), (0.1, 0.01, 0.1)):
+        assert verdict(*nothing) == "not testable"
 
 
 def test_layers_that_explain_everything_are_not_taken_for_heads() -> None:
     """Survivors and heterogeneous heads both lie in the upper layers, and otherwise have nothing in common."""
     rng = np.random.default_rng(0)
-    p_layers, p_free = [], []
+    p_values, totals = [], []
     for draw in range(60):
         in_layer = np.array([0.2, 0.2, 0.8, 0.8])[:, None]
         survivors = rng.random((4, 12)) < in_layer
         shares = in_layer + 0.2 * rng.random((4, 12))
         found = difference_test(survivors, shares, 199, seed=draw)
-        p_layers.append(found.p_layers)
-        p_free.append(found.p_free)
-    assert np.mean(np.array(p_free) < 0.05) > 0.8
-    assert np.mean(np.array(p_layers) < 0.05) < 0.15
+        p_values.append(found.p_value)
+        totals.append(found.total)
+        assert abs(found.difference) < 0.1
+    assert np.mean(totals) > 0.2
+    assert np.mean(np.array(p_values) < 0.05) < 0.15
 
 
 def test_p_values_are_uniform_under_the_null() -> None:
@@ -163,11 +232,10 @@ def test_p_values_are_uniform_under_the_null() -> None:
         difference_test(rng.random((3, 4, 6)) < 0.5, np.repeat(rng.random((1, 4, 6)), 3, axis=0), 99, seed)
         for seed in range(300)
     ]
-    for name in ("p_layers", "p_free"):
-        p = np.sort([getattr(one, name) for one in several])
-        assert np.abs(p - (np.arange(300) + 0.5) / 300).max() < 0.1
-        assert (p <= 0.05).mean() < 0.1
-        assert p.min() >= 0.01  # (0 + 1) / (99 + 1)
+    p = np.sort([one.p_value for one in several])
+    assert np.abs(p - (np.arange(300) + 0.5) / 300).max() < 0.1
+    assert (p <= 0.05).mean() < 0.1
+    assert p.min() >= 0.01  # (0 + 1) / (99 + 1)
 
 
 def test_seeds_with_the_same_heads_count_once() -> None:
@@ -175,20 +243,32 @@ def test_seeds_with_the_same_heads_count_once() -> None:
     rng = np.random.default_rng(2)
     survivors, shares = rng.random((3, 8)) < 0.5, rng.random((3, 8))
     once = difference_test(survivors, shares, 999)
-    assert difference_test(np.stack([survivors] * 5), np.stack([shares] * 5), 999) == once
+    five = difference_test(np.stack([survivors] * 5), np.stack([shares] * 5), 999)
+    assert (five.p_value, five.smallest_p) == (once.p_value, once.smallest_p)
+    assert (five.total, five.difference, *five.interval()) == pytest.approx(
+        (once.total, once.difference, *once.interval())
+    )
 
 
 def test_what_cannot_be_tested_is_none() -> None:
     whole_layers = np.array([[True] * 4, [False] * 4])
     found = difference_test(whole_layers, np.random.default_rng(0).random((2, 4)), 99)
-    assert found.p_layers is None
-    assert found.p_free is not None
-    assert found.difference == pytest.approx(found.expected)
+    assert (found.p_value, found.difference) == (None, None)
+    assert np.isnan(found.interval()).all()
+    assert found.total == found.by_layers
+    assert not found.testable
     for value in (True, False):
         found = difference_test(np.full((2, 4), value), np.zeros((2, 4)), 99)
-        assert (found.difference, found.p_layers, found.p_free) == (None, None, None)
+        assert (found.total, found.difference, found.p_value) == (None, None, None)
     flat = difference_test(np.eye(4, dtype=bool), np.full((4, 4), 0.3), 99)
-    assert (flat.p_layers, flat.p_free) == (1, 1)
+    assert (flat.p_value, flat.difference) == (1, pytest.approx(0))
+    few = difference_test(np.array([[True, False, False]]), np.array([[0.9, 0.1, 0.2]]), 99)
+    assert few.smallest_p == pytest.approx(1 / 3)  # there are three ways to have one survivor of three heads
+    assert not few.testable
+    assert few.interval() == (-1, 1)
+    hardly = difference_test(np.eye(4, dtype=bool), np.random.default_rng(0).random((4, 4)), 9)
+    assert not hardly.testable
+    assert hardly.interval() == (-1, 1)
     with pytest.raises(InputError, match="permutations 0"):
         difference_test(np.eye(4, dtype=bool), np.zeros((4, 4)), 0)
 
@@ -203,7 +283,7 @@ def test_intervals_resample_seeds_and_examples_together() -> None:
     rng = np.random.default_rng(0)
     one = rng.normal(0, 1, (4, 1)) + rng.normal(0, 0.5, (1, 20)) + rng.normal(0, 0.2, (4, 20))
     other = one + rng.normal(0.3, 0.05, one.shape)
-    (first, second), apart = paired_ci95([one, other], seed=3)
+    first, second = (crossed_ci95(side, seed=3) for side in (one, other))
     draws = []
     for _ in range(3000):
         seeds, examples = rng.integers(0, 4, 4), rng.integers(0, 20, 20)
@@ -211,16 +291,18 @@ def test_intervals_resample_seeds_and_examples_together() -> None:
     slow = np.array(draws)
     np.testing.assert_allclose(first, np.percentile(slow[:, 0], [2.5, 97.5]), atol=0.08)
     np.testing.assert_allclose(second, np.percentile(slow[:, 1], [2.5, 97.5]), atol=0.08)
-    np.testing.assert_allclose(apart, np.percentile(slow[:, 0] - slow[:, 1], [2.5, 97.5]), atol=0.01)
-    assert paired_ci95([one, one])[1] == (0, 0)  # the same resample on both sides
+    weights = np.ones(one.shape)
+    weights[1, 3] = weights[:, 5] = 0
+    holes = np.where(weights > 0, one, np.nan)
+    weighted = crossed_ci95(holes, weights, seed=3)
+    assert weighted == pytest.approx(first, abs=0.1)
+    assert weighted != first
 
 
 def test_of_one_seed_only_examples_are_resampled() -> None:
     values = np.random.default_rng(0).random(30)
-    (found,), apart = paired_ci95([values[None]])
-    assert found == pytest.approx(bootstrap_ci95(values, 0), abs=0.01)
-    assert np.isnan(apart).all()
-    assert np.isnan(paired_ci95([values[None, :1]])[0][0]).all()
+    assert crossed_ci95(values[None]) == pytest.approx(bootstrap_ci95(values, 0), abs=0.01)
+    assert np.isnan(crossed_ci95(values[None, :1])).all()
 
 
 # Stability beside chance
@@ -587,19 +669,18 @@ def test_survivors_are_measured_in_each_seeds_own_full_model(
         ratios = {
             side: one[side]["interpretable_ratio"] for side in ("super_survivors", "all", "non_survivors")
         }
-        assert one["difference"]["value"] == pytest.approx(ratios["super_survivors"] - ratios["all"])
-        test = one["test"]
-        assert test["difference"] == pytest.approx(ratios["super_survivors"] - ratios["non_survivors"])
+        found_one = one["difference"]
+        assert found_one["total"] == pytest.approx(ratios["super_survivors"] - ratios["non_survivors"])
+        assert found_one["value"] == pytest.approx(found_one["total"] - found_one["by_layers"])
+        assert found_one["ci95"][0] <= found_one["value"] <= found_one["ci95"][1]
         own = [
             patterns.select(run.subnetwork).interpretable_ratio(kind)
             - patterns.select(~run.subnetwork).interpretable_ratio(kind)
             for patterns, run in zip(found, groups[0].runs, strict=True)
         ]
-        assert one["test_each_seed"]["difference"] == pytest.approx(np.mean(own))
-    raw, norm = (task["patterns"][kind]["test"] for kind in ("raw", "norm"))
-    assert [raw["p_layers_holm"], norm["p_layers_holm"]] == pytest.approx(
-        holm([raw["p_layers"], norm["p_layers"]])
-    )
+        assert one["each_seed"]["total"] == pytest.approx(np.mean(own))
+    raw, norm = (task["patterns"][kind]["difference"] for kind in ("raw", "norm"))
+    assert [raw["p_holm"], norm["p_holm"]] == pytest.approx(holm([raw["p_value"], norm["p_value"]]))
     table = pd.read_csv(tmp_path / "out/patterns.csv")
     assert len(table) == 2 * 3 * 5
     assert table.groupby(["kind", "heads"])["share"].sum().to_numpy() == pytest.approx(1)
@@ -635,9 +716,10 @@ def test_survivors_can_be_looked_at_where_the_rest_is_gone(
         with gated(checkpoint.model, heads=survivors.heads, mlps=survivors.mlps):
             seen = classify_heads(checkpoint.model, checkpoint.tokenizer, drawn, task=qqp, kinds=("raw",))
         ratios.append(seen.select(survivors).interpretable_ratio("raw"))
-    assert found["super_survivors"]["interpretable_ratio"] == pytest.approx(np.mean(ratios))
-    assert found["super_survivors"]["distribution"] != full["super_survivors"]["distribution"]
-    for same in ("all", "non_survivors", "test", "test_each_seed"):
+    assert found["super_survivors_alone"]["interpretable_ratio"] == pytest.approx(np.mean(ratios))
+    assert found["super_survivors_alone"]["distribution"] != full["super_survivors"]["distribution"]
+    assert full["super_survivors_alone"] is None
+    for same in ("super_survivors", "all", "non_survivors", "difference", "each_seed"):
         assert found[same] == full[same]
 
 
@@ -679,10 +761,11 @@ def test_a_run_on_a_real_model_writes_tables_and_pictures(
     summary = json.loads((folder / "summary.json").read_text())
     cola, qqp = (summary["tasks"][name]["patterns"]["raw"] for name in ("cola", "qqp"))
     assert cola["super_survivors"] is None
-    assert cola["difference"] is None
-    assert cola["test"]["p_layers"] is None
-    assert cola["test"]["p_layers_holm"] is None
-    assert qqp["test"]["p_layers"] is not None
+    assert cola["difference"]["value"] is None
+    assert cola["difference"]["p_value"] is None
+    assert cola["difference"]["p_holm"] is None
+    assert cola["difference"]["verdict"] == "not testable"
+    assert qqp["difference"]["p_value"] is not None
     assert "not testable" in out
     assert "one model, " in err
     assert "for all 3 seeds" in err

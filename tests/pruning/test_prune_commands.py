@@ -20,7 +20,7 @@ from models.evaluation import examples_of, predict
 from models.glue import load_rows, task_named
 from models.outputs import LOCK, MARKER
 from models.weights import WeightMasks
-from pruning.cli import prune_heads, prune_weights
+from pruning.cli import compare_survivors, prune_heads, prune_weights
 
 COMMANDS = {"prune-heads": prune_heads, "prune-weights": prune_weights}
 
@@ -328,6 +328,45 @@ def test_a_full_model_below_the_majority_is_warned_of(tuned: Path, tmp_path: Pat
     code, _, err = run_command(prune_heads, *words_for(tuned, tmp_path / "o"), "--data", data)
     assert code == 0
     assert "no better than that of always saying the commonest label" in err
+
+
+def test_a_threshold_below_the_commonest_label_is_marked_and_nothing_of_it_is_testable(
+    tuned: Path, tmp_path: Path, run_command: Any
+) -> None:
+    """The model is right on all rows; with nine of ten of one label, anything holds 80% of its score."""
+    data = tmp_path / "data"
+    rows = [json.loads(line) for line in (tuned / "data/qqp/validation.jsonl").read_text().splitlines()]
+    ones = [row for row in rows if row["label"] == 1]
+    kept = [*(row for row in rows if row["label"] == 0), *ones[:3]]
+    (data / "qqp").mkdir(parents=True)
+    (data / "qqp/validation.jsonl").write_text("\n".join(map(json.dumps, kept)))
+    for seed in (1, 2):
+        words = words_for(tuned, tmp_path / f"s/{seed}", "--data", data, "--seed", seed)
+        code, _, err = run_command(prune_heads, *words, "--threshold", 0.8)
+        assert code == 0, err
+        assert "is not testable" in err
+    summary = json.loads((tmp_path / "s/1/summary.json").read_text())
+    assert summary["testable"] is False
+    assert summary["threshold_score"] == pytest.approx(0.8)
+    assert summary["majority_score"] == pytest.approx(1 - 3 / len(kept))
+    code, out, err = run_command(compare_survivors, tmp_path / "s")
+    assert code == 0
+    assert "qqp: not testable, the threshold lies below the commonest label's score" in " ".join(out.split())
+    assert "qqp is not testable" in err
+    words = ["--data", data, "--examples", 2, "--permutations", 99, "--device", "cpu", "--json"]
+    told = json.loads(run_command(compare_survivors, tmp_path / "s", *words)[1])["tasks"]["qqp"]
+    for found in told["patterns"].values():
+        for name in ("difference", "each_seed"):
+            assert found[name]["verdict"] == "not testable"
+            assert found[name]["p_value"] is found[name]["p_holm"] is None
+            assert found[name]["ci95"] == [None, None]
+
+
+def test_a_threshold_above_the_commonest_label_is_testable(searched: Any) -> None:
+    for folder in searched.values():
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["testable"] is True
+        assert summary["threshold_score"] > summary["majority_score"]
 
 
 @pytest.mark.parametrize(

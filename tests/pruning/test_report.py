@@ -77,7 +77,7 @@ def test_its_bars_and_tables_hold_the_summarys_numbers(compared: Any) -> None:
     folder, done = compared
     html = (folder / "report.html").read_text(encoding="utf-8")
     for found in done.summary["tasks"]["qqp"]["patterns"].values():
-        for side in ("super_survivors", "all"):
+        for side in ("super_survivors", "non_survivors", "all"):
             assert f"<strong>{100 * found[side]['interpretable_ratio']:.1f}%</strong>" in html
     shares = pd.read_csv(folder / "patterns.csv")
     table = html[html.index('id="table-patterns"') :]
@@ -94,42 +94,49 @@ def test_without_data_there_are_survivors_and_no_heads(compared: Any, tmp_path: 
     assert 'id="data"' not in html
 
 
-def found(difference: float, p: float | None, holm: float | None) -> dict[str, Any]:
-    side = {"heads": 5, "interpretable_ratio": 0.3}
+def found(value: float, p: float | None, holm: float | None, verdict: str) -> dict[str, Any]:
     return {
-        "super_survivors": side,
-        "all": {"heads": 12, "interpretable_ratio": 0.2},
-        "difference": {"value": 0.1, "ci95": [0.05, 0.15]},
-        "test": {
-            "difference": difference, "expected_by_layers": 0.02, "p_layers": p, "p_layers_holm": holm,
-            "permutations": 999,
+        "super_survivors": {"heads": 5, "interpretable_ratio": 0.3},
+        "non_survivors": {"heads": 7, "interpretable_ratio": 0.2},
+        "all": {"heads": 12, "interpretable_ratio": 0.24},
+        "difference": {
+            "total": 0.1, "by_layers": 0.1 - value, "value": value, "ci95": [value - 0.05, value + 0.05],
+            "p_value": p, "p_holm": holm, "permutations": 999, "verdict": verdict, "why": "too few heads",
         },
     }  # fmt: skip
 
 
 def test_the_test_is_told_in_plain_language() -> None:
-    said, tested = pattern_words("qqp", "raw", found(0.12, 0.0004, 0.001))
-    assert "30.0% of the maps of the 5 super-survivors" in said
-    assert "+10.0 percentage points, 95% interval [5.0, 15.0]" in said
-    assert "beyond what their layers explain (p = .001)" in said
-    assert "So survivors differ" in tested
+    said, tested = pattern_words("qqp", "raw", found(0.08, 0.0004, 0.001, "higher"))
+    assert (
+        "30.0% of the maps of the 5 super-survivors are heterogeneous, 20.0% of those of the 7 others"
+        in said.replace("other heads", "others")
+    )
+    assert (
+        "more often than the layers they lie in explain (+8.0 percentage points [3.0, 13.0], p = .001)"
+        in said
+    )
+    assert "of the +10.0 points" in tested
+    assert "+2.0 are explained by the layers" in tested
+    assert "+8.0 percentage points [3.0, 13.0]" in tested
     assert "a share of p < .001" in tested
 
 
 def test_what_is_not_significant_is_not_called_equal() -> None:
-    said, tested = pattern_words("qqp", "raw", found(0.12, 0.03, 0.06))
-    assert "not shown to go beyond" in said
-    assert "do not show that survivors differ" in tested
+    said, tested = pattern_words("qqp", "raw", found(0.03, 0.2, 0.4, "no difference shown"))
+    assert "no difference shown to the other heads of their layers" in said
+    assert "[-2.0, 8.0]" in said
+    assert "[-2.0, 8.0]" in tested
 
 
 def test_what_cannot_be_tested_says_so() -> None:
-    said, tested = pattern_words("qqp", "raw", found(0.12, None, None))
-    assert "cannot be tested" in said
+    said, tested = pattern_words("qqp", "raw", found(0.08, None, None, "not testable"))
+    assert "not testable: too few heads" in said
     assert not tested
-    none = found(0.12, None, None) | {"super_survivors": None, "difference": None}
+    none = found(0.08, None, None, "not testable") | {"super_survivors": None}
     assert "nothing to compare" in pattern_words("qqp", "raw", none)[0]
 
 
 def test_one_search_has_no_agreement() -> None:
-    task = {"heads": {"all": 12, "super_survivors": 7}, "runs": [{"heads": 7}]}
+    task = {"heads": {"all": 12, "super_survivors": 7}, "runs": [{"heads": 7}], "untestable": None}
     assert survival_words("qqp", task) == "qqp: the one search keeps 7 of 12 heads."
