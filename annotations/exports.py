@@ -113,7 +113,7 @@ def read_export(
             handle.seek(0)
         is_json = start[:1] in b"[{"
         items = _json_items(handle, path) if is_json else _table_items(handle, path)
-        for item in _watched(items, path, progress):
+        for item in _watched(items, handle, path, progress):
             reading.tasks += 1
             if not isinstance(item, dict):
                 reading.leave(Left(MALFORMED))
@@ -126,12 +126,20 @@ def read_export(
     return reading
 
 
-def _watched(items: Iterator[Any], path: Path, progress: bool) -> Iterable[Any]:
+def _watched(items: Iterator[Any], handle: IO[bytes], path: Path, progress: bool) -> Iterable[Any]:
     if not progress:
-        return items
+        yield from items
+        return
     from tqdm import tqdm
 
-    return tqdm(items, f"reading {path.name}", unit=" tasks", leave=False, delay=2)
+    # How many tasks there are nobody knows before the end, but how many bytes.
+    size = path.stat().st_size
+    with tqdm(
+        total=size, desc=f"reading {path.name}", unit="B", unit_scale=True, leave=False, delay=2
+    ) as bar:
+        for item in items:
+            bar.update(handle.tell() - bar.n)
+            yield item
 
 
 @dataclass

@@ -208,6 +208,11 @@ def resumable(function: Callable[..., None]) -> Callable[[], None]:
     return command(function, after="what is done is kept, and the same command goes on from there.")
 
 
+_LIBRARIES = (
+    r"(torch|transformers|datasets|huggingface_hub|accelerate|sklearn|joblib|ray|dask|distributed)(\.|$)"
+)
+
+
 def quiet_libraries() -> None:
     """Silence the libraries' own progress bars and advice, so that what a command prints is its own."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -215,6 +220,7 @@ def quiet_libraries() -> None:
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", module=_LIBRARIES)
 
 
 def listed(words: str) -> tuple[str, ...]:

@@ -182,6 +182,7 @@ def finetune_glue(
                 say(f"warning: {warning}")
     if not is_main_process():
         return
+    say(f"model: {', '.join(map(str, folders))}")
     if as_json:
         print(json.dumps(summarise(results) if seeds else results[0], indent=2))
         return

@@ -144,7 +144,8 @@ def _show_plan(job: Any, as_json: bool) -> None:
 
     plan, folder = job.plan(), StudyFolder(job.output)
     steps = plan.matching(job.only, needed=True) if job.only else list(plan.steps)
-    found = estimates(plan, steps, folder)
+    again = {step.path for step in plan.matching(job.force)} if job.force else set()
+    found = estimates(plan, steps, folder, again)
     damaged = [damage for step in steps if (damage := folder.damage(plan, step))]
     if as_json:
         told = [{"step": damage.step.path, "what": damage.what} for damage in damaged]
@@ -155,6 +156,8 @@ def _show_plan(job: Any, as_json: bool) -> None:
     from .study_tables import print_plan
 
     print_plan(found, job.jobs)
+    if any(folder.is_done(step) for step in steps if step.path in again):
+        print("--force: what was made from these steps is done again too if they come out otherwise")
     for damage in damaged:
         say(f"{damage.step.path}: {damage.what}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from .study import WAVES, Plan, Step
@@ -19,7 +19,7 @@ class Estimate:
 
     wave: str
     name: str
-    """Of the step; draws of random subnetworks are counted together."""
+    """Of the step, as --only and --force take it; draws of random subnetworks are counted together, as random-*."""
     steps: int
     done: int
     seconds: float | None
@@ -28,8 +28,12 @@ class Estimate:
     """Of all that are left together."""
 
 
-def estimates(plan: Plan, steps: Sequence[Step], folder: StudyFolder) -> list[Estimate]:
+def estimates(
+    plan: Plan, steps: Sequence[Step], folder: StudyFolder, again: Collection[str] = ()
+) -> list[Estimate]:
     """Return how far a study is and what is left, from the times that finished steps took.
+
+    What is done of the steps whose paths are in `again` counts as to be done.
 
     A step takes as long as others of its name on its task, or else of its kind, or else on other tasks. What is
     fine-tuned again takes as long as the full model at most.
@@ -57,7 +61,8 @@ def estimates(plan: Plan, steps: Sequence[Step], folder: StudyFolder) -> list[Es
     for (wave, name), number in sorted(counts.items(), key=lambda item: WAVES.index(item[0][0])):
         alike = [step for step in steps if (step.wave, _plain(step)) == (wave, name)]
         times = [expected(step) for step in alike]
-        left = [time for step, time in zip(alike, times, strict=True) if step.path not in done]
+        open_ = [step.path not in done or step.path in again for step in alike]
+        left = [time for time, is_open in zip(times, open_, strict=True) if is_open]
         known = [time for time in times if time is not None]
         found.append(
             Estimate(
@@ -73,5 +78,5 @@ def estimates(plan: Plan, steps: Sequence[Step], folder: StudyFolder) -> list[Es
 
 
 def _plain(step: Step) -> str:
-    """The step's name, without the number of a draw."""
-    return "-".join(part for part in step.name.split("-") if not part.isdecimal())
+    """The step's name, with * for the number of a draw."""
+    return "-".join("*" if part.isdecimal() else part for part in step.name.split("-"))

@@ -25,6 +25,7 @@ from .study import Materials, Plan, Step, plan_of
 from .study_backends import BACKENDS, Workers, workers
 from .study_config import Study, from_table
 from .study_folder import STUDY, StudyFolder
+from .study_progress import told
 from .study_worker import STARTS, Job, execute
 
 _SPLITS = ("train", "validation")
@@ -113,7 +114,8 @@ class RunStudy:
                 },
             )
             try:
-                self._do(plan, chosen, folder)
+                with told(plan, chosen, folder, self.jobs):
+                    self._do(plan, chosen, folder)
             finally:
                 folder.stop_file.unlink(missing_ok=True)
             return outcome(plan, chosen, folder)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -208,6 +209,19 @@ def test_what_the_user_set_for_the_libraries_stays(monkeypatch: pytest.MonkeyPat
 def test_a_command_is_ready_without_torch() -> None:
     code = "import models.cli, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_warnings_of_the_libraries_are_not_shown_and_others_are(run: Any) -> None:
+    @command
+    def the_command() -> None:
+        """Warn."""
+        for module in ("torch.optim.lr_scheduler", "joblib.externals.loky.process_executor", "torchless"):
+            warnings.warn_explicit(f"from {module}", UserWarning, f"{module}.py", 1, module)
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        run(the_command)
+    assert [str(one.message) for one in seen] == ["from torchless"]
 
 
 def test_the_libraries_are_told_to_be_quiet(run: Any) -> None:

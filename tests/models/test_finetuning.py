@@ -976,6 +976,7 @@ class TestCommand:
         scores = [one["scores"]["accuracy"] for one in single]
         assert found["mean"]["accuracy"] == pytest.approx(np.mean(scores))
         assert found["std"]["accuracy"] == pytest.approx(np.std(scores, ddof=1))
+        assert stderr.splitlines()[-1] == f"model: {out / 'seed_1'}, {out / 'seed_2'}, {out / 'seed_3'}"
         (out / "seed_8").mkdir()
         (out / "seed_8" / "thesis.txt").write_text("mine")
         code, _, stderr = run_command(finetune_glue, *options, "--output", out, "--seeds", "9", "8")
@@ -996,6 +997,7 @@ class TestCommand:
         assert "no epoch was selected" in lines[1]
         assert [line.split()[0] for line in lines[3:]] == ["seed", "majority", "random"]
         assert lines[4].split()[-1] == "0.500"
+        assert stderr.splitlines()[-1] == f"model: {tmp_path / 'out'}"
         assert json.loads((tmp_path / "out" / "metrics.json").read_text())["seed"] == 4
 
     def test_bad_options_end_with_one_sentence(self, tmp_path: Path, run_command: Any) -> None:

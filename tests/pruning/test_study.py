@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pruning.study_config import SEARCHES, Study, Subnetworks, read_study
 from pruning.study_data import StudyData
 from pruning.study_estimate import estimates
 from pruning.study_folder import METRICS, STUDY, StudyFolder
+from pruning.study_progress import progress, told
 from pruning.study_report import tables_of, write_report
 from pruning.study_run import RunStudy, read_plan
 from pruning.study_tables import print_report
@@ -487,6 +489,64 @@ def test_options_without_sense_are_refused(copied: Path, command: Any, words: An
     code, _, err = command(copied, *words)
     assert code == 2
     assert says in err
+
+
+def test_the_names_in_a_plan_are_those_that_steps_are_chosen_by(copied: Path, command: Any) -> None:
+    plan = read_plan(copied)
+    found = estimates(plan, plan.steps, StudyFolder(copied))
+    assert "random-*-pruned" in {one.name for one in found}
+    for one in found:
+        assert len([step for step in plan.matching([one.name]) if step.wave == one.wave]) == one.steps
+        assert command(copied, "--dry-run", "--only", one.name)[0] == 0
+
+
+def test_a_dry_run_shows_what_is_forced_as_to_be_done(copied: Path, command: Any) -> None:
+    code, out, _ = command(copied, "--dry-run", "--force", "sst2/*/good-pruned", "--json")
+    assert code == 0
+    found = {one["name"]: one for one in json.loads(out)["steps"]}
+    seeds = len(read_plan(copied).study.seeds)
+    good = found.pop("good-pruned")
+    assert good["steps"] - good["done"] == seeds
+    assert good["left"] > 0
+    assert all(one["done"] == one["steps"] for one in found.values())
+    assert (copied / "sst2/seed_1/good-pruned" / METRICS).is_file()
+    code, out, _ = command(copied, "--dry-run", "--force", "sst2/*/good-pruned")
+    assert f"34 steps, {34 - seeds} done" in " ".join(out.split())
+    assert "is done again too if they come out otherwise" in out
+
+
+def test_progress_is_steps_and_time(copied: Path) -> None:
+    plan, folder = read_plan(copied), StudyFolder(copied)
+    assert progress(plan, plan.steps, folder, 1) == "34 of 34"
+    searches = [step for step in plan.steps if step.name == "search-weights"]
+    for step in searches:
+        file = folder.of(step) / METRICS
+        told = json.loads(file.read_text())
+        told["step"]["seconds"] = 90.0
+        file.write_text(json.dumps(told))
+    folder.remove(searches[0])
+    folder.remove(searches[1])
+    assert progress(plan, plan.steps, folder, 1) == "32 of 34, 3 min 0 s left"
+    assert progress(plan, plan.steps, folder, 2) == "32 of 34, 1 min 30 s left"
+    assert progress(plan, plan.steps[:3], StudyFolder(copied / "elsewhere"), 1) == "0 of 3"
+
+
+def test_progress_is_told_while_a_study_runs(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pruning.study_progress._SECONDS", 0.02)
+    plan, folder = read_plan(copied), StudyFolder(copied)
+    folder.remove(plan.steps[0])
+    folder.remove(plan.steps[1])
+    back = folder.of(plan.steps[0]) / METRICS
+    with told(plan, plan.steps, folder, 1):
+        time.sleep(0.1)
+        back.parent.mkdir(parents=True)
+        back.write_text(json.dumps({"step": {"seconds": 1.0}}))
+        time.sleep(0.3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("33 of 34, ")
+    assert line.endswith(" s left")
 
 
 def test_a_dry_run_says_what_is_left_and_for_how_long(copied: Path, command: Any) -> None:
