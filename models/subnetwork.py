@@ -23,6 +23,10 @@ Mask = npt.NDArray[np.bool_]
 _FILE = "a subnetwork's .safetensors file or folder of masks"
 
 
+SUBNETWORK_FILE, WEIGHT_MASKS_FILE = "subnetwork.safetensors", "weight_masks.safetensors"
+"""What the result of a search is called in its folder."""
+
+
 @dataclass(frozen=True, eq=False)
 class Subnetwork:
     """The heads and MLPs of a model that are kept (True) and removed (False).
@@ -119,15 +123,21 @@ class Subnetwork:
 
     @classmethod
     def load(cls, path: Path | str) -> Subnetwork:
-        """Read what :meth:`save` wrote, or a folder in the layout published by Prasanna et al. (2020).
+        """Read what :meth:`save` wrote, the folder of a search, or one as published by Prasanna et al. (2020).
 
-        That layout is ``head_mask.npy`` ``[L, H]`` and ``mlp_mask.npy`` ``[L]``, 1 for kept.
+        The published layout is ``head_mask.npy`` ``[L, H]`` and ``mlp_mask.npy`` ``[L]``, 1 for kept.
 
         Raises:
             InputError: the path is missing, corrupt, or holds something else.
         """
         path = Path(path)
-        if path.is_dir():
+        if path.is_dir() and (path / SUBNETWORK_FILE).is_file():
+            path = path / SUBNETWORK_FILE
+        elif path.is_dir() and (path / WEIGHT_MASKS_FILE).is_file():
+            raise InputError(
+                f"{path} holds a search for single weights, which keeps no heads; give one of prune-heads."
+            )
+        elif path.is_dir():
             return cls._of_file(
                 path, _published(path / "head_mask.npy"), _published(path / "mlp_mask.npy"), {}
             )

@@ -19,7 +19,7 @@ from .errors import InputError, UnsupportedModelError
 from .files import atomic_file
 from .internals import conv1d
 from .reading import booleans, open_safetensors, parse_json, plain_metadata, save_safetensors
-from .subnetwork import Subnetwork
+from .subnetwork import SUBNETWORK_FILE, WEIGHT_MASKS_FILE, Subnetwork
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 Bools = npt.NDArray[np.bool_]
 _SHAPES = "shapes"  # the key of the file's own metadata
-SUBNETWORK_FILE, WEIGHT_MASKS_FILE = "subnetwork.safetensors", "weight_masks.safetensors"
-"""What the result of a search is called in its folder."""
 
 
 class Survival(NamedTuple):

@@ -87,6 +87,13 @@ def prune_heads(
     compaction: Annotated[
         bool, typer.Option(help="Take out what is pruned while searching (faster); else gate it to zero.")
     ] = True,
+    save_model: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-model",
+            help="New folder for the model without what was pruned, with its tokenizer: a --model of every command.",
+        ),
+    ] = None,
     overwrite: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -121,6 +128,7 @@ def prune_heads(
         search=StructuredSearch(what, threshold, head_step, fine_head_step, mlp_step, protocol),
         compaction=compaction,
         overwrite=overwrite,
+        save_model=save_model,
     )
     _show(job.run(progress=True, say=say), output, as_json)
 

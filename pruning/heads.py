@@ -15,7 +15,9 @@ from models.compaction import compact, size_share
 from models.errors import InputError
 from models.evaluation import predict
 from models.files import known
+from models.outputs import Output
 from models.provenance import provenance
+from models.saving import save
 from models.subnetwork import Subnetwork
 from models.weights import SUBNETWORK_FILE
 
@@ -47,6 +49,14 @@ class PruneHeads:
     The as-released protocol always gates."""
     overwrite: bool = False
     """Whether an earlier search in the folder may be replaced."""
+    save_model: Path | None = None
+    """New folder for the model without what was pruned, with its tokenizer: a ``--model`` of every command."""
+
+    def _smaller_model(self) -> Output | None:
+        inputs = (self.subject.model, self.subject.data, self.output)
+        if self.save_model is None:
+            return None
+        return Output(self.save_model, "models.save", self.overwrite, inputs, "--save-model")
 
     def run(self, progress: bool = False, say: Say = lambda line: None) -> dict[str, Any]:
         """Search, or go on searching, and return what ``summary.json`` holds.
@@ -54,7 +64,16 @@ class PruneHeads:
         Raises:
             HeadscopeError: the model or the data is not what it should be, or the folder holds another search.
         """
+        if place := self._smaller_model():
+            place.check()
         loaded = self.subject.load()
+        summary = self._search(loaded, progress, say)
+        if self.save_model is not None:
+            smaller = compact(loaded.model, Subnetwork.load(self.output / SUBNETWORK_FILE), unshare=True)
+            save(smaller, self.save_model, tokenizer=loaded.checkpoint.tokenizer, overwrite=self.overwrite)
+        return summary
+
+    def _search(self, loaded: Loaded, progress: bool, say: Say) -> dict[str, Any]:
         folder = SearchFolder(
             self.output,
             {"command": "prune-heads", **loaded.record(), **asdict(self.search)},

@@ -44,3 +44,38 @@ def test_an_unknown_option_is_named_with_those_that_there_are(tmp_path: Path) ->
         pruning.prune_heads("m", "qqp", tmp_path / "o", treshold=0.5)
     with pytest.raises(InputError, match=r"compare_survivors\(\) has no option 'runs'"):
         pruning.compare_survivors("m", runs=3)
+
+
+def test_the_smaller_model_is_saved_with_its_tokenizer(tuned: Path, tmp_path: Path, run_command: Any) -> None:
+    """It answers as the gated model does, and every command takes its folder."""
+    import torch
+
+    from models import gated, load_checkpoint
+    from patterns.cli import classify_heads
+
+    words = ["--model", tuned / "model", "--task", "qqp", "--data", tuned / "data", "--device", "cpu"]
+    words += ["--output", tmp_path / "search", "--save-model", tmp_path / "small"]
+    assert run_command(prune_heads_command, *words)[0] == 0
+    kept = Subnetwork.load(tmp_path / "search")
+    small, whole = (load_checkpoint(str(f), task="qqp") for f in (tmp_path / "small", tuned / "model"))
+    batch = small.tokenizer("w1 w2 w3", "w4 w5", return_tensors="pt")
+    with torch.no_grad(), gated(whole.model, kept.heads, kept.mlps):
+        expected = whole.model(**batch).logits
+    with torch.no_grad():
+        torch.testing.assert_close(small.model(**batch).logits, expected, rtol=0, atol=1e-5)
+    words = ["--task", "qqp", "--data", tuned / "data", "--device", "cpu", "--examples", 4, "--maps", "raw"]
+    code, out, err = run_command(classify_heads, "--model", tmp_path / "small", *words)
+    assert code == 0, err
+    assert f"{kept.n_heads} of" in out
+    code, _, err = run_command(
+        classify_heads, "--model", tuned / "model", "--subnetwork", tmp_path / "search", *words
+    )
+    assert code == 0, err
+    code, _, err = run_command(
+        prune_heads_command, "--model", tuned / "model", "--task", "qqp", "--data", tuned / "data",
+        "--output", tmp_path / "other", "--save-model", tuned / "model" / "small",
+    )  # fmt: skip
+    assert code == 2
+    assert "--save-model" in err
+    assert "which is read" in err
+    assert not (tmp_path / "other").exists()
