@@ -100,7 +100,8 @@ def agreement(maps: AnnotatedMaps, seed: int = 0) -> dict[str, Any]:
     Returns:
         ``maps``, ``labelled`` (by anyone), ``compared`` (with two labels or more), ``disputed``; ``annotators``:
         name -> maps and labels by pattern; ``passes``: see :func:`passes_of`; ``percent``, ``alpha``: value, ci95;
-        ``fleiss``: value, ci95, maps, labels (of each map); ``pairs``: a, b, maps, percent, kappa, ci95, confusion ``[5][5]`` (rows a, columns b);
+        ``fleiss``: value, ci95, maps, labels (of each map); ``pairs``: a, b, maps, percent, kappa,
+        ci95, confusion ``[5][5]`` (rows a, columns b);
         ``patterns``: pattern -> labels, agreement, alpha; ``majority``: pattern -> maps, and ``none`` (ties);
         ``dawid_skene``: None below three annotators, else see :func:`estimates`; ``notes``.
     """
