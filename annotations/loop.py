@@ -200,10 +200,11 @@ def _number(value: float | None, bounds: list[float | None] | None = None) -> st
 def _print_agreement(report: dict[str, Any]) -> None:
     from patterns.taxonomy import ABBREVIATIONS, PATTERNS
 
-    annotators = len(report["annotators"])
+    from .agreement import labelled_by
+
     print(
-        f"{report['maps']} maps, {report['labelled']} labelled by {annotators} "
-        f"annotator{'' if annotators == 1 else 's'}; {report['compared']} with two labels or more, "
+        f"{report['maps']} maps, {report['labelled']} labelled by {labelled_by(report)}; "
+        f"{report['compared']} with two labels or more, "
         f"{report['disputed']} of them disputed"
     )
     if report["compared"]:

@@ -298,7 +298,8 @@ def _show(summary: dict[str, Any], output: Path, as_json: bool) -> None:
         f"{summary['metric']}: full model {summary['full_score']:.4f}, subnetwork {summary['score']:.4f} "
         f"(threshold {summary['threshold'] * summary['full_score']:.4f})",
         *(
-            f"{name} kept: {summary[key]['kept']} of {summary[key]['all']}"
+            f"{name} kept: {summary[key]['kept']} of {summary[key]['all']} "
+            f"({summary[key]['kept'] / max(summary[key]['all'], 1):.1%})"
             for key, name in (("heads", "heads"), ("mlps", "MLPs"), ("weights", "weights"))
             if key in summary
         ),
@@ -317,4 +318,16 @@ def _show(summary: dict[str, Any], output: Path, as_json: bool) -> None:
     else:
         lines.append(report["note"])
     print("\n".join(lines))
+    if summary["command"] == "prune-heads":
+        from models.subnetwork import Subnetwork
+        from models.weights import SUBNETWORK_FILE
+
+        from .folder import HISTORY
+        from .tables import print_kept
+
+        steps = (output / HISTORY).read_text(encoding="utf-8").splitlines()
+        print()
+        print_kept(Subnetwork.load(output / SUBNETWORK_FILE), [json.loads(step) for step in steps], summary)
+    elif "majority_score" in summary:
+        print(f"always saying the commonest label: {summary['majority_score']:.4f}")
     say(f"written to {output}")

@@ -114,6 +114,10 @@ class SearchFolder:
         self.history: list[dict[str, Any]] = self._read_history()
         """One record an iteration."""
 
+    def close(self) -> None:
+        """Let others write to the folder; the end of the process does so too."""
+        self._lock.release()
+
     @property
     def finished(self) -> bool:
         """Whether the search came to its end."""

@@ -98,7 +98,8 @@ def difference_test(
     places = np.flatnonzero(there)
     layer_of = places // survivors.shape[2]
     layers = [np.flatnonzero(layer_of == layer) for layer in np.unique(layer_of)]
-    kept, values = (of.reshape(len(of), -1)[:, places] for of in (survivors, shares))
+    kept: Bools = survivors.reshape(len(survivors), -1)[:, places]
+    values: Floats = shares.reshape(len(shares), -1)[:, places]
     weights = np.where(kept, 1 / kept.sum(axis=1, keepdims=True), -1 / (~kept).sum(axis=1, keepdims=True))
     total = float((weights * values).sum() / len(values))
     # gains [N, N]: the label of head i put on head j. Values less their layer's mean have the mean 0 over permutations.

@@ -380,7 +380,7 @@ def _patterns(data: StudyData) -> list[Finding]:
     for name, kinds in data.patterns.items():
         task, model = name.split(" ", 1)
         for kind, of_kind in kinds.items():
-            comparison = f"{kind} maps, {model}: super-survivors - other heads of their layers"
+            comparison = f"{kind} maps, {model}: super-survivors - others"
             n = of_kind["super_survivors"]["heads"] if of_kind["super_survivors"] else 0
             one = of_kind["difference"]
             why = (

@@ -277,7 +277,7 @@ _VERDICT_COLOURS = {HIGHER: BLUE, LOWER: VERMILION, NO_DIFFERENCE: INK}
 def forest(frame: pd.DataFrame) -> Figure:
     """Draw the comparisons of one question: effect and 95% interval, a row each, beside the line of no difference.
 
-    Rows stand under their comparison, first what is over all tasks. Filled marks are higher or lower after Holm's
+    Rows stand under their comparison. Filled marks are higher or lower after Holm's
     correction, open ones show no difference, grey ones are not testable; the verdict stands at the right.
 
     Args:
@@ -297,7 +297,8 @@ def forest(frame: pd.DataFrame) -> Figure:
     height = step * len(rows)
     page = Page(width, below + height + above)
     axes = page.axes(left, below, width - left - right, height)
-    axes.axvline(0, color=GREY, linewidth=0.9)
+    axes.set_facecolor("none")  # names of comparisons reach into it
+    axes.axvline(0, color=FAINT, linewidth=0.9)
     for place, row in enumerate(rows):
         y = below + height - step * (place + 0.5)
         if isinstance(row, str):

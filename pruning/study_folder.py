@@ -36,7 +36,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "fine-tune": {**_SCORE, "baselines": {"majority": "numbers", "random": "numbers"}},
     "pruned": {**_SCORE, "subnetwork": {"encoder_share": "number"}},
     "fine-tuned": _SCORE,
-    "patterns": {"warnings": "texts"},
+    "patterns": {"maps": {}},
     "search": {"warnings": "texts"},
     "search-weights": {"warnings": "texts"},
 }

@@ -181,7 +181,7 @@ def _answered(
     first = ["comparison", "of", "n", "verdict"]
     of = of[[*first, *of.columns.drop(first)]]
     name = f"{_FOREST}_{one['key']}"
-    drawn = ()
+    drawn: tuple[FigureBlock, ...] = ()
     if name in figures:
         figure, behind = figures[name]
         alt = (

@@ -219,7 +219,7 @@ def _side(labels: npt.NDArray[np.int8], seed: int) -> dict[str, Any] | None:
     """The patterns of some heads, from ``[S, E, N]``; None if they have no map to see."""
     if not (labels != EMPTY).any():
         return None
-    weights = np.stack([seen_maps(one) for one in labels])
+    weights = np.stack([seen_maps(one) for one in labels]).astype(float)
     values = np.stack([interpretable_shares(one) for one in labels])
     shares = distribution(labels.ravel())
     return {

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from models.subnetwork import Subnetwork
 from models.terminal import print_table
 from patterns.tables import interval, percent
 from patterns.taxonomy import PATTERNS, TITLES, Pattern
@@ -132,6 +133,54 @@ def _shared(pairs: Sequence[Mapping[str, Any]], untestable: set[str]) -> Table:
             ]
         table.add_row(" - ".join(pair["tasks"]), *cells)
     return table
+
+
+def print_kept(
+    kept: Subnetwork,
+    history: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    *,
+    file: IO[str] | None = None,
+    width: int | None = None,
+) -> None:
+    """Print what a search for heads and MLPs kept: the grid of layers and heads, and the score against the size.
+
+    Args:
+        kept: what was found.
+        history: its steps, as in ``history.jsonl``.
+        summary: as in ``summary.json``.
+        file: where to print; standard output if not given.
+        width: of the terminal, in characters; found out if not given.
+    """
+    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    layers, heads = kept.heads.shape
+    cell, first = max(2, len(str(heads - 1))), max(2, len(str(layers - 1)))
+    grid = first + (cell + 1) * heads + 5
+    console.print(Text("What is kept: x, what is not: .", "bold"))
+    if grid <= console.width:
+        console.print(" " * first + "".join(f" {head:>{cell}}" for head in range(heads)) + "  MLP")
+        for layer in range(layers):
+            marks = "".join(f" {_mark(one):>{cell}}" for one in kept.heads[layer])
+            console.print(f"{layer:>{first}}{marks}  {_mark(kept.mlps[layer]):>3}")
+    else:
+        table = _table("layer", "heads kept", "MLP")
+        for layer in range(layers):
+            table.add_row(str(layer), str(int(kept.heads[layer].sum())), _mark(kept.mlps[layer]))
+        console.print(table)
+    console.print()
+    table = _table("step", "heads", "MLPs", str(summary["metric"]), "")
+    for one in history:
+        failed = "" if one["accepted"] else "below the threshold, put back"
+        score = _number(one["score"], "{:.4f}")
+        table.add_row(str(one["iteration"]), str(one["heads"]), str(one["mlps"]), score, failed)
+    for name, key in (("threshold", "threshold_score"), ("commonest label", "majority_score")):
+        if key in summary:
+            table.add_row(name, "", "", f"{summary[key]:.4f}", "")
+    _print(console, "Score against size", table)
+
+
+def _mark(kept: Any) -> str:
+    return "x" if kept else "."
 
 
 _ROWS = {

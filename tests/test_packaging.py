@@ -150,7 +150,7 @@ def test_public_names_are_these(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert sorted(patterns.__all__) == [
         "HeadPatterns", "INTERPRETABLE", "Pattern", "PatternClassifier", "attention_maps", "classify_heads",
-        "load_classifier", "render_map",
+        "load_classifier", "redrawn", "render_map",
     ]  # fmt: skip
     assert sorted(annotations.__all__) == ["AnnotatedMaps"]
     assert sorted(pruning.__all__) == [

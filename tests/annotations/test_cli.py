@@ -173,7 +173,7 @@ class TestBadInput:
             (["--maps", "rollout"], "give raw or norm"),
             (["--other-kind", "-1"], "give 0 for never"),
             (["--folds", "1"], "give 0 for none, or at least 2"),
-            (["--epochs", "0"], "epochs=0"),
+            (["--epochs", "0"], "--epochs 0"),
             (["--folds", "50"], "50 folds need as many groups"),
         ],
     )

@@ -605,7 +605,7 @@ class TestAdding:
     ) -> None:
         before = {p.name: p.read_bytes() for p in folder.iterdir()}
 
-        def fail(*_: Any) -> None:
+        def fail(*_: Any, **__: Any) -> None:
             raise OSError("No space left on device")
 
         monkeypatch.setattr("annotations.folders.pq.write_table", fail)

@@ -302,12 +302,16 @@ def test_a_model_without_heads_is_refused(minilm: Any) -> None:
         classify_heads(compact(minilm.model, nothing), minilm.tokenizer, ROWS, task="qqp")
 
 
-def test_segment_ids_without_embedding_are_refused(all_tiny: Any, minilm: Any) -> None:
+def test_a_model_of_one_segment_type_is_fed_zeros(all_tiny: Any, minilm: Any) -> None:
     config = copy.deepcopy(all_tiny["bert"].config)
     config.type_vocab_size, config.vocab_size = 1, 30522
     model = dataclasses.replace(all_tiny["bert"], config=config).build()
-    with pytest.raises(InputError, match="segment id 1, but the model knows 1"):
-        classify_heads(model, minilm.tokenizer, ROWS, task="qqp", max_length=30)
+    found = classify_heads(model, minilm.tokenizer, ROWS, task="qqp", max_length=30)
+    tokenizer = copy.deepcopy(minilm.tokenizer)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # the library then takes zeros
+    plain = classify_heads(model, tokenizer, ROWS, task="qqp", max_length=30)
+    for kind in ("raw", "norm"):
+        np.testing.assert_array_equal(found.probabilities[kind], plain.probabilities[kind])
 
 
 def test_nothing_usable_is_refused(minilm: Any) -> None:

@@ -383,7 +383,7 @@ class TestBadInput:
         self.refused(command, tmp_path, match, *good, "--subnetwork", file)
 
     def test_seeds_out_of_range(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
-        self.refused(command, tmp_path, "seed=-1", *good, "--seed", "-1")
+        self.refused(command, tmp_path, "--seed -1", *good, "--seed", "-1")
 
     def test_save_maps_without_output(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
         self.refused(command, tmp_path, "--save-maps needs --output", *good[:-2], "--save-maps")

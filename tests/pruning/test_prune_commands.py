@@ -98,6 +98,30 @@ def test_prune_heads_writes_a_subnetwork_that_holds_the_threshold(tuned: Path, s
     assert summary["provenance"]["packages"]["torch"]
 
 
+def test_what_was_kept_is_shown_as_a_grid_beside_score_and_size(
+    tuned: Path, searched: Any, run_command: Any
+) -> None:
+    folder = searched["prune-heads"]
+    code, out, _ = run_command(prune_heads, *words_for(tuned, folder))  # done: it is shown again
+    assert code == 0
+    kept = Subnetwork.load(folder / "subnetwork.safetensors")
+    summary = json.loads((folder / "summary.json").read_text())
+    lines = [line.split() for line in out.splitlines()]
+    for layer in range(3):
+        marks = ["x" if one else "." for one in (*kept.heads[layer], kept.mlps[layer])]
+        assert [str(layer), *marks] in lines
+    for line in (folder / "history.jsonl").read_text().splitlines():
+        one = json.loads(line)
+        start = [str(one["iteration"]), str(one["heads"]), str(one["mlps"]), f"{one['score']:.4f}"]
+        (shown,) = [found for found in lines if found[:4] == start]
+        assert (len(shown) == 4) == one["accepted"]
+    assert ["commonest", "label", f"{summary['majority_score']:.4f}"] in lines
+    assert f"heads kept: {kept.n_heads} of 12 ({kept.n_heads / 12:.1%})" in out
+    weights = json.loads((searched["prune-weights"] / "summary.json").read_text())["weights"]
+    out = run_command(prune_weights, *words_for(tuned, searched["prune-weights"]))[1]
+    assert f"of {weights['all']} ({weights['kept'] / weights['all']:.1%})" in out
+
+
 def test_the_history_replays_to_the_subnetwork(searched: Any) -> None:
     folder = searched["prune-heads"]
     kept = Subnetwork.load(folder / "subnetwork.safetensors")

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import itertools
 import json
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -15,19 +16,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from scipy.stats import t as student
 
 from models import FineTuning, InputError, Subnetwork
 from models.glue import TASKS
 from pruning import study_steps
 from pruning.study import Materials, Plan, plan_of
 from pruning.study_cli import run_study
-from pruning.study_conclusions import ACROSS_RUNS, Finding, conclusions, findings_of, sign_flip
+from pruning.study_conclusions import (
+    ACROSS_RUNS,
+    ACROSS_TASKS,
+    BELOW_MAJORITY,
+    Finding,
+    _paired,
+    conclusions,
+    findings_frame,
+    findings_of,
+    in_short,
+    sign_flip,
+)
 from pruning.study_config import SEARCHES, Study, Subnetworks, read_study
-from pruning.study_data import StudyData
+from pruning.study_data import StudyData, metric_range, t_interval
 from pruning.study_estimate import estimates
 from pruning.study_folder import METRICS, STUDY, StudyFolder
 from pruning.study_progress import progress, told
-from pruning.study_report import tables_of, write_report
+from pruning.study_report import forests_of, tables_of, write_report
 from pruning.study_run import RunStudy, read_plan
 from pruning.study_tables import print_report
 
@@ -629,7 +644,8 @@ def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(
         frame = pd.read_parquet(home / f"{name}.parquet")
         assert len(frame) == len(pd.read_csv(home / f"{name}.csv"))
         assert r"\toprule" in (home / f"{name}.tex").read_text()
-    for name in ("1_survival", "2_importance", "3_shared_heads", "4_scores", "5_patterns"):
+    forests = [f"6_comparisons_{question}" for question in ("good", "stable", "patterns")]
+    for name in ("1_survival", "2_importance", "3_shared_heads", "4_scores", "5_patterns", *forests):
         assert len(pd.read_csv(figures / f"{name}.csv"))
         for ending in ("png", "pdf"):
             assert (figures / f"{name}.{ending}").stat().st_size > 1000
@@ -640,6 +656,14 @@ def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(
         list((finished_study / "report/figures").glob("*.png"))
     )
     assert 'src="http' not in page
+    start, end = page.index('id="in-short"'), page.index("Good, random and bad subnetworks")
+    short = re.sub("<[^>]+>", " ", page[start : page.index("</section>", start)])
+    assert not re.search(r"[+-]\d\.\d{3}|\[", short)  # plain sentences; numbers are in the plot and the table
+    assert page[start:end].count("data:image/png;base64,") == 3
+    for question in ("good", "stable", "patterns"):  # each question's plot above its table
+        assert page.index(f'id="table-6_comparisons_{question}"') < page.index(
+            f'id="table-conclusions-{question}"'
+        )
     assert all(f"<h2>{title}" in page or title in page for title in ("What survives", "All tables"))
 
 
@@ -691,6 +715,103 @@ def test_what_was_not_testable_is_no_answer_to_the_question() -> None:
     )
     assert stable["answers"] == [f"Not testable task by task (n = 72): {heads}."]
     assert patterns["answers"] == ["Not testable task by task (n = 36): raw maps."]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "matthews", "pearson_spearman"])
+def test_an_interval_of_scores_stays_within_the_metrics_range_and_holds_the_mean(metric: str) -> None:
+    span = metric_range(metric)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        values = rng.beta(*rng.uniform(0.2, 4, 2), rng.integers(3, 7)) * (span[1] - span[0]) + span[0]
+        low, high = t_interval(values, span)
+        assert span[0] <= low < values.mean() < high <= span[1]
+    for two in ([0.2, 0.9], [0.5]):
+        assert np.isnan(t_interval(np.array(two), span)).all()
+    assert np.isnan(t_interval(np.full(5, 0.7), span)).all()  # no width is no interval
+    assert np.isnan(t_interval(np.full(5, 1.0), span)).all()
+
+
+def test_far_from_its_ends_it_is_the_interval_of_student() -> None:
+    values = 0.5 + np.random.default_rng(1).normal(0, 0.01, 5)
+    plain = student.interval(0.95, 4, values.mean(), values.std(ddof=1) / 5**0.5)
+    assert t_interval(values, (0.0, 1.0)) == pytest.approx(plain, abs=1e-4)
+
+
+def test_an_interval_of_scores_covers_the_mean_that_there_is() -> None:
+    rng = np.random.default_rng(2)
+    held = []
+    for _ in range(1000):
+        low, high = t_interval(rng.beta(18, 2, 5), (0.0, 1.0))
+        held.append(low <= 0.9 <= high)
+    assert 0.92 <= np.mean(held) <= 0.99
+
+
+def test_an_estimate_over_tasks_with_unequal_seeds_lies_in_its_interval() -> None:
+    by_task = {"qqp": np.array([0.5, 0.52, 0.51, 0.5, 0.53, 0.5]), "rte": np.array([0.01, 0.0, 0.02])}
+    spans = dict.fromkeys(by_task, (0.0, 1.0))
+    for one in _paired("good", "a - b", by_task, spans, set()):
+        assert one.low is None or one.low <= one.effect <= one.high
+        if one.of == ACROSS_RUNS:
+            assert one.effect == pytest.approx((by_task["qqp"].mean() + 0.01) / 2)
+            assert one.low is not None
+
+
+def test_a_task_below_the_commonest_label_is_testable_nowhere_and_left_out_of_the_rest() -> None:
+    by_task = {task: np.linspace(0.1, 0.2, 6) for task in ("qqp", "rte", "sst2")}
+    spans = dict.fromkeys(by_task, (0.0, 1.0))
+    found = {one.of: one for one in _paired("good", "a - b", by_task, spans, {"rte"})}
+    assert found["rte"].verdict == f"not testable: {BELOW_MAJORITY}"
+    assert found["qqp"].verdict == "higher"
+    assert (found[ACROSS_RUNS].n, found[ACROSS_TASKS].n) == (12, 2)
+    marked = [replace(one, question="good") for one in found.values()]
+    assert "not testable" in conclusions(marked)[0]["answers"][1]
+
+
+def test_in_short_is_a_plain_sentence_a_question() -> None:
+    def finding(comparison: str, of: str, effect: float, p: float | None) -> Finding:
+        return Finding(
+            "good", comparison, of, 9, effect, None, None, None, p, None if p is None else 0.001, p
+        )
+
+    found = [
+        finding("structured: good - bad", ACROSS_RUNS, 0.2, 0.001),
+        finding("structured: good - random", "qqp", 0.2, 0.001),
+        finding("structured: good - random", ACROSS_RUNS, 0.01, 0.4),
+        finding("magnitude: good - bad", ACROSS_RUNS, -0.1, 0.01),
+        finding("magnitude: good - random", ACROSS_RUNS, 0.1, None),
+    ]
+    good, stable, _ = in_short(found)
+    assert good.endswith(
+        "Higher for structured: good - bad; lower for magnitude: good - bad; no difference shown for "
+        "structured: good - random; not testable for magnitude: good - random."
+    )
+    assert stable.endswith("No step of it is done.")
+
+
+def test_the_forest_plot_shows_every_comparison_and_nothing_is_cut_off() -> None:
+    found = [
+        Finding(
+            "good", f"{method}: good - {other}", of, 5, effect, effect - 0.1, effect + 0.1, 1, p, 0.001, p
+        )
+        for method in ("structured", "magnitude")
+        for other in ("random", "bad")
+        for of, effect, p in (("qqp", 0.2, 0.01), (ACROSS_RUNS, 0.05, 0.5), (ACROSS_TASKS, 0.1, None))
+    ]
+    ((name, (figure, behind)),) = forests_of(findings_frame(found)).items()
+    assert name == "6_comparisons_good"
+    assert len(behind) == len(found)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    words = [text.get_text() for text in texts]
+    for one in found:
+        assert one.comparison in words
+        assert words.count(one.of) == 4
+    assert words.count("higher") == words.count("no difference shown") == words.count("not testable") == 4
+    for text in texts:
+        box = text.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, text.get_text()
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1, text.get_text()
 
 
 @pytest.mark.parametrize("n", [2, 5, 9])

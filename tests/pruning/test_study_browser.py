@@ -12,7 +12,7 @@ import pytest
 from pruning.study_report import write_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("little_garbage")]
-FIGURES = 5
+FIGURES = 8
 
 
 @pytest.fixture(scope="module")
