@@ -19,7 +19,9 @@ from .errors import InputError, UnsupportedModelError
 from .files import atomic_file
 from .internals import conv1d
 from .reading import booleans, open_safetensors, parse_json, plain_metadata, save_safetensors
-from .subnetwork import SUBNETWORK_FILE, WEIGHT_MASKS_FILE, Subnetwork
+from .subnetwork import SUBNETWORK_FILE as SUBNETWORK_FILE
+from .subnetwork import WEIGHT_MASKS_FILE as WEIGHT_MASKS_FILE
+from .subnetwork import Subnetwork
 
 if TYPE_CHECKING:
     import torch

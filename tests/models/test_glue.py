@@ -254,7 +254,7 @@ class TestAsPeopleHaveThem:
         monkeypatch.setattr(pickle, "loads", None)
         read = load_rows(QQP, tmp_path / "d")
         assert [texts_of(row, QQP) for row in read.rows] == [texts_of(row, QQP) for row in self.ROWS]
-        assert [row["label"] for row in read.rows] == [TASKS["qqp"].labels[row["label"]] for row in self.ROWS]
+        assert [row["label"] for row in read.rows] == [row["label"] for row in self.ROWS]
         assert read.source == str(tmp_path / "d" / home / "validation")
         assert read.unread == (str(tmp_path / "d" / home / "train"),)
         (chosen,) = (row["question1"] for row in load_rows(QQP, tmp_path / "d", "train").rows[:1])
@@ -663,7 +663,7 @@ class TestRefusals:
         assert "dev.jsonl, line 1 is not JSON: the key 'question1' stands twice" in refusal(tmp_path)
         (tmp_path / "dev.jsonl").unlink()
         write(tmp_path / "dev.csv", "question1,question2,label,label", "a,b,0,1")
-        assert "dev.csv has more than one column 'label'; keep one" in refusal(tmp_path)
+        assert "dev.csv has two columns 'label'; which one counts" in refusal(tmp_path)
 
     def test_a_text_of_millions_of_characters(self, tmp_path: Path) -> None:
         write(tmp_path / "dev.jsonl", json.dumps(pair(question2="a " * 600_000)))
@@ -719,7 +719,7 @@ class TestRefusals:
     def test_a_key_that_stands_there_twice(self, tmp_path: Path, file: str) -> None:
         row = '{"question1": "a", "question2": "b", "label": 0, "label": 1}'
         write(tmp_path / file, row if file.endswith("l") else f"[{row}]")
-        assert "it names 'label' twice" in refusal(tmp_path)
+        assert "the key 'label' stands twice" in refusal(tmp_path)
 
     def test_two_labels_under_different_names(self, tmp_path: Path) -> None:
         write(tmp_path / "dev.csv", "question1,question2,label,is_duplicate", "a,b,0,1")

@@ -30,6 +30,13 @@ SUMMARY_OF_HEADS: dict[str, Any] = {
 }
 
 
+def opened(*given: Any) -> SearchFolder:
+    """The folder, for others to open too."""
+    folder = SearchFolder(*given)
+    folder.close()
+    return folder
+
+
 def line(iteration: int) -> dict[str, Any]:
     return {
         **{
@@ -43,7 +50,7 @@ def line(iteration: int) -> dict[str, Any]:
 
 
 def weights_folder(path: Path, lines: int = 3) -> SearchFolder:
-    folder = SearchFolder(path, WEIGHTS, {})
+    folder = opened(path, WEIGHTS, {})
     for iteration in range(lines):
         folder.add(line(iteration))
     return folder
@@ -58,10 +65,10 @@ def change(path: Path, old: str, new: str) -> None:
 class TestHistory:
     def test_it_goes_on_with_what_was_added_and_no_more(self, tmp_path: Path) -> None:
         weights_folder(tmp_path / "s")
-        again = SearchFolder(tmp_path / "s", WEIGHTS, {"time": "later"})
+        again = opened(tmp_path / "s", WEIGHTS, {"time": "later"})
         assert again.history == [line(i) for i in range(3)]
         again.add(line(3))
-        assert SearchFolder(tmp_path / "s", WEIGHTS, {}).history == [line(i) for i in range(4)]
+        assert opened(tmp_path / "s", WEIGHTS, {}).history == [line(i) for i in range(4)]
 
     @pytest.mark.parametrize(
         ("old", "new"),
@@ -77,7 +84,7 @@ class TestHistory:
         weights_folder(tmp_path / "s")
         change(tmp_path / "s" / HISTORY, old, new)
         with pytest.raises(InputError, match=r"history\.jsonl, line \d, or config\.json .* is not what"):
-            SearchFolder(tmp_path / "s", WEIGHTS, {})
+            opened(tmp_path / "s", WEIGHTS, {})
 
     def test_a_config_that_was_edited_to_fit_another_command_is_seen(self, tmp_path: Path) -> None:
         weights_folder(tmp_path / "s")
@@ -85,13 +92,13 @@ class TestHistory:
         with pytest.raises(
             InputError, match=r"line 1, or config\.json beside it, is not what headscope wrote"
         ):
-            SearchFolder(tmp_path / "s", WEIGHTS | {"seed": 2}, {})
+            opened(tmp_path / "s", WEIGHTS | {"seed": 2}, {})
 
     def test_a_line_that_lost_its_checksum_is_seen(self, tmp_path: Path) -> None:
         weights_folder(tmp_path / "s")
         change(tmp_path / "s" / HISTORY, '"checksum"', '"chequesum"')
         with pytest.raises(InputError, match="is not what headscope wrote"):
-            SearchFolder(tmp_path / "s", WEIGHTS, {})
+            opened(tmp_path / "s", WEIGHTS, {})
 
     def test_lines_without_checksums_of_headscope_0_1_are_taken_and_sealed_from_then_on(
         self, tmp_path: Path
@@ -99,9 +106,9 @@ class TestHistory:
         weights_folder(tmp_path / "s", 0)
         file = tmp_path / "s" / HISTORY
         file.write_text("".join(json.dumps(line(i)) + "\n" for i in range(2)))
-        SearchFolder(tmp_path / "s", WEIGHTS, {}).add(line(2))
+        opened(tmp_path / "s", WEIGHTS, {}).add(line(2))
         assert all("checksum" in json.loads(one) for one in file.read_text().splitlines())
-        assert len(SearchFolder(tmp_path / "s", WEIGHTS, {}).history) == 3
+        assert len(opened(tmp_path / "s", WEIGHTS, {}).history) == 3
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -124,13 +131,13 @@ class TestHistory:
         weights_folder(tmp_path / "s", 0)
         (tmp_path / "s" / HISTORY).write_text(text)
         with pytest.raises(InputError, match=message) as error:
-            SearchFolder(tmp_path / "s", WEIGHTS, {})
+            opened(tmp_path / "s", WEIGHTS, {})
         assert "history.jsonl" in str(error.value)
 
 
 def head_search(path: Path, model: Any) -> tuple[SearchFolder, list[Step]]:
     """A search of heads that was stopped after two steps."""
-    folder = SearchFolder(path, HEADS, {})
+    folder = opened(path, HEADS, {})
     recall, steps = Recall(folder, model), []
     heads, mlps = np.ones((3, 4), bool), np.ones(3, bool)
     for iteration in range(2):
@@ -161,7 +168,7 @@ def edit(column: str, row: int, value: Any) -> Callable[[pd.DataFrame], pd.DataF
 class TestImportances:
     def test_they_are_given_out_again(self, tmp_path: Path, tiny_bert: Any) -> None:
         _, steps = head_search(tmp_path / "s", tiny_bert)
-        recall = Recall(SearchFolder(tmp_path / "s", HEADS, {}), tiny_bert)
+        recall = Recall(opened(tmp_path / "s", HEADS, {}), tiny_bert)
         for step in steps:
             found = recall.next(step.subnetwork)
             assert found is not None
@@ -192,7 +199,7 @@ class TestImportances:
         file = tmp_path / "s" / IMPORTANCE
         damage(pd.read_parquet(file)).to_parquet(file, index=False)
         with pytest.raises(InputError, match=r"s cannot be continued|importance\.parquet"):
-            Recall(SearchFolder(tmp_path / "s", HEADS, {}), tiny_bert).next(steps[0].subnetwork)
+            Recall(opened(tmp_path / "s", HEADS, {}), tiny_bert).next(steps[0].subnetwork)
 
     def test_those_of_a_step_that_the_history_does_not_have_yet_do_no_harm(
         self, tmp_path: Path, tiny_bert: Any
@@ -201,13 +208,13 @@ class TestImportances:
         _, steps = head_search(tmp_path / "s", tiny_bert)
         file = tmp_path / "s" / HISTORY
         file.write_text(file.read_text().splitlines(keepends=True)[0])
-        recall = Recall(SearchFolder(tmp_path / "s", HEADS, {}), tiny_bert)
+        recall = Recall(opened(tmp_path / "s", HEADS, {}), tiny_bert)
         assert recall.next(steps[0].subnetwork) is not None
         assert recall.next(steps[1].subnetwork) is None
 
 
 def finished(path: Path) -> SearchFolder:
-    folder = SearchFolder(path, HEADS, {})
+    folder = opened(path, HEADS, {})
     Subnetwork(np.eye(3, 4, dtype=bool), np.array([True, False, False])).save(path / "subnetwork.safetensors")
     folder.finish(SUMMARY_OF_HEADS)
     return folder
@@ -267,7 +274,7 @@ class TestFinished:
     def test_killed_before_the_summary_it_is_finished_anew(self, tmp_path: Path) -> None:
         finished(tmp_path / "s")
         (tmp_path / "s" / SUMMARY).unlink()
-        again = SearchFolder(tmp_path / "s", HEADS, {})
+        again = opened(tmp_path / "s", HEADS, {})
         assert not again.finished
         again.finish(SUMMARY_OF_HEADS | {"score": 0.91})
         assert again.read_summary()["score"] == 0.91
