@@ -125,11 +125,9 @@ def _print_scores(scores: dict[str, Any]) -> None:
         f"{scores['maps']} maps: accuracy {scores['accuracy']:.3f} (majority {scores['majority_accuracy']:.3f}), "
         f"macro-F1 {scores['macro_f1']:.3f}, log-loss {scores['log_loss']:.3f}"
     )
-    print(
-        f"{'label':18} {'maps':>5} {'F1':>5}   predicted: "
-        + " ".join(f"{ABBREVIATIONS[p]:>4}" for p in PATTERNS)
-    )
+    print("by label, and how many of each were predicted to be what:")
+    print(f"{'label':18} {'maps':>5} {'F1':>5}  " + " ".join(f"{ABBREVIATIONS[p]:>4}" for p in PATTERNS))
     for pattern, row in zip(PATTERNS, scores["confusion"], strict=True):
         counts = " ".join(f"{n:4d}" for n in row)
         f1 = "-" if scores["f1"][pattern] is None else f"{scores['f1'][pattern]:.2f}"
-        print(f"{pattern.value:18} {scores['support'][pattern]:5d} {f1:>5}              {counts}")
+        print(f"{pattern.value:18} {scores['support'][pattern]:5d} {f1:>5}  {counts}")

@@ -182,7 +182,7 @@ def status(
             f"mean margin {found['mean_margin']:.2f}"
         )
     for note in report["notes"]:
-        print(note)
+        print(printable(note))
 
 
 def _counted(labels: dict[str, int]) -> str:
@@ -227,9 +227,9 @@ def _print_agreement(report: dict[str, Any]) -> None:
             f"\n{a} and {b}, {pair['maps']} maps: percent {_number(pair['percent'])}, "
             f"Cohen's kappa {_number(pair['kappa'], pair['ci95'])}"
         )
-        print(f"{a + ' says':18} {b} says: " + " ".join(f"{ABBREVIATIONS[p]:>4}" for p in PATTERNS))
+        print(f"{'row: first says':18} " + " ".join(f"{ABBREVIATIONS[p]:>4}" for p in PATTERNS))
         for pattern, row in zip(PATTERNS, pair["confusion"], strict=True):
-            print(f"{pattern.value:18} {'':{len(b)}}       " + " ".join(f"{n:4d}" for n in row))
+            print(f"{pattern.value:18} " + " ".join(f"{n:4d}" for n in row))
     if report["labelled"]:
         ties = report["majority"]["none"]
         print(
@@ -245,7 +245,7 @@ def _print_agreement(report: dict[str, Any]) -> None:
         accuracies = (f"{printable(name)} {a['accuracy']:.3f}" for name, a in of["annotators"].items())
         print(f"estimated share of right labels: {', '.join(accuracies)}")
     for note in report["notes"]:
-        print(note)
+        print(printable(note))
 
 
 app = group(

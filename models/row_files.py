@@ -165,7 +165,8 @@ def read_csv(path: Path) -> list[list[str]]:
     with _text(path, "") as file:
         text = file.read()
     lines = re.findall(r"[^\n]*\n|[^\n]+\Z" if "\n" in text else r"[^\r]*\r|[^\r]+\Z", text)
-    reader, table, begun = csv.reader(lines, strict=True), [], 0
+    table: list[list[str]] = []
+    reader, begun = csv.reader(lines, strict=True), 0
     try:
         for fields in reader:
             if reader.line_num > begun + 1 and table:
