@@ -184,7 +184,8 @@ class Loaded:
         score = self.score(logits)
         if not score > 0 and (doubts := self.examples.doubts(logits)):
             raise InputError(
-                f"The full model's {self.metric} on {self.task.name} is {score:.4f}. {doubts[0]}"
+                f"The full model scores {score:.4g} in {self.metric}, so that no share of its score can be held. "
+                f"{doubts[0]}"
             )
 
     @property

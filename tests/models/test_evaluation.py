@@ -41,6 +41,15 @@ class TestLoadingForATask:
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         assert type(load_checkpoint(str(folder)).model).__name__ == "BertModel"
 
+    def test_a_task_is_given_by_its_name_too(self, save_tiny: Any) -> None:
+        checkpoint = load_checkpoint(str(save_tiny("bert", labels=3)), task="MNLI-m")
+        by_name, by_task = (examples_of(checkpoint, task, pairs(5)) for task in ("mnli", MNLI))
+        assert by_name.task is by_task.task is MNLI
+        assert by_name.targets.tolist() == by_task.targets.tolist()
+        assert scores("mnli", predict(checkpoint.model, by_name), by_name.targets) == by_name.scores(
+            predict(checkpoint.model, by_task)
+        )
+
     def test_a_checkpoint_without_head_says_what_to_do(self, save_tiny: Any, minilm_folder: str) -> None:
         for folder in (save_tiny("bert"), minilm_folder):
             with pytest.raises(HeadError) as error:

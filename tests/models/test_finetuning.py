@@ -107,8 +107,10 @@ class TestLearning:
         base = save_tiny()
         rows = Rows(sentences(20), "there/train.jsonl", sha256="1a2b")
         result = finetune(
-            str(base), SST2, rows, sentences(8), replace(QUICK, max_examples=12), tmp_path / "out"
+            str(base), "SST-2", rows, sentences(8), replace(QUICK, max_examples=12), tmp_path / "out"
         )
+        assert result["task"] == "sst2"
+        assert result["inputs"]["special_tokens"] == ["[CLS]", "[SEP]"]
         assert result["examples"] == {"train": 12, "dev": 8}
         assert result["provenance"]["data"]["train"]["sha256"] == "1a2b"
         assert result["provenance"]["model"]["sha256"] == load_checkpoint(str(base)).sha256
@@ -131,6 +133,15 @@ class TestLearning:
         assert result["baselines"]["majority"]["pearson"] == 0
         checkpoint = load_checkpoint(str(tmp_path / "out"), task=STSB)
         assert checkpoint.model.config.num_labels == 1
+
+    def test_dev_rows_whose_labels_are_numbered_otherwise_are_noticed(
+        self, base: str, tmp_path: Path
+    ) -> None:
+        swapped = [{**row, "label": 1 - row["label"]} for row in sentences(60, seed=1)]
+        result = finetune(base, "sst2", sentences(200), swapped, QUICK, tmp_path / "out")
+        assert result["score"] < 0.1
+        (message,) = result["warnings"]
+        assert "in the order positive, negative its accuracy would be" in message
 
     def test_a_models_own_order_of_labels_is_kept(self, save_tiny: Any, base: str, tmp_path: Path) -> None:
         """A head that fits is trained on: what was learned in one order is worth as much in the other."""

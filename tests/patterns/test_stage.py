@@ -70,6 +70,9 @@ def test_the_summary_says_what_was_done_and_from_where(done: Any, minilm: Any) -
         assert part["classified_maps"] == 6 * 72
         assert part["warnings"] == list(result.patterns.warnings)
     origin = summary["provenance"]
+    assert origin["inputs"]["special_tokens"][0] == "[CLS]"
+    assert origin["inputs"]["segments"] == [0, 1]
+    assert len(origin["inputs"]["example"]["tokens"]) == len(origin["inputs"]["example"]["segments"])
     assert origin["model"]["sha256"] == minilm.sha256
     assert origin["model"]["parameters"] == 22_713_216
     assert origin["data"]["source"].endswith("examples/qqp/validation.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -15,12 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models import Subnetwork, compact, gated, load_checkpoint, save
+from models import InputError, Subnetwork, compact, gated, load_checkpoint, save
 from models.evaluation import examples_of, predict
 from models.glue import load_rows, task_named
 from models.outputs import LOCK, MARKER
 from models.weights import WeightMasks
 from pruning.cli import compare_survivors, prune_heads, prune_weights
+from pruning.subject import Subject
 
 COMMANDS = {"prune-heads": prune_heads, "prune-weights": prune_weights}
 
@@ -343,6 +345,46 @@ def test_degenerate_scores_are_told_in_a_sentence(
     assert code == 2
     assert "accuracy on qqp is 0.0000. The model's classes are probably in another order" in err
     assert not (tmp_path / "w" / "summary.json").exists()
+
+
+def rewritten(tuned: Path, folder: Path, change: Any) -> Subject:
+    """The tuned model with its rows changed: ``change(number, row) -> row``."""
+    rows = [json.loads(line) for line in (tuned / "data/qqp/validation.jsonl").read_text().splitlines()]
+    (folder / "qqp").mkdir()
+    lines = (json.dumps(change(number, row)) + "\n" for number, row in enumerate(rows, start=1))
+    (folder / "qqp" / "validation.jsonl").write_text("".join(lines))
+    return Subject(str(tuned / "model"), "qqp", data=str(folder))
+
+
+def test_classes_in_another_order_are_found_and_the_right_one_named(tuned: Path, tmp_path: Path) -> None:
+    for share, name in ((0, "all"), (6, "most")):  # so many of 60 labels are right
+        folder = tmp_path / name
+        folder.mkdir()
+        loaded = rewritten(
+            tuned, folder, lambda n, row, share=share: row | {"label": row["label"] ^ (n > share)}
+        ).load()
+        logits = predict(loaded.model, loaded.examples)
+        order = f"in the order duplicate, not_duplicate its accuracy would be {1 - share / 60:.4f} instead of"
+        assert any(order in message for message in loaded.warnings(share / 60))
+        if share:
+            loaded.check_meaning(logits)  # warned of, as a search can be made
+        else:
+            with pytest.raises(InputError, match=order):
+                loaded.check_meaning(logits)
+    assert not rewritten(tuned, tmp_path, lambda n, row: row).load().warnings(1.0)
+
+
+@pytest.mark.parametrize("options", [(), ("--holdout", 0.5), ("--examples", 58)])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_error_names_the_row_of_the_file_whatever_was_drawn(
+    tuned: Path, tmp_path: Path, run_command: Any, command: str, options: tuple[Any, ...]
+) -> None:
+    rewritten(tuned, tmp_path, lambda n, row: row | {"label": 7 if n % 3 == 0 else row["label"]})
+    words = ["--model", tuned / "model", "--task", "qqp", "--data", tmp_path, "--output", tmp_path / "out"]
+    code, _, err = run_command(COMMANDS[command], *words, *options)
+    assert code == 2
+    (number,) = re.findall(r"validation\.jsonl, row (\d+) has the label 7", err)
+    assert int(number) % 3 == 0
 
 
 def test_a_full_model_below_the_majority_is_warned_of(tuned: Path, tmp_path: Path, run_command: Any) -> None:
