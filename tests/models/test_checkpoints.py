@@ -190,7 +190,7 @@ class TestRefusals:
         source = Path(minilm_folder) / WEIGHTS
         with source.open("rb") as file:
             (folder / WEIGHTS).write_bytes(file.read(int(share * source.stat().st_size)))
-        assert "model.safetensors is not a readable safetensors file but truncated or corrupt: " in refusal(
+        assert "truncated or corrupt" in refusal(
             folder
         )
 
