@@ -250,7 +250,8 @@ def compare_survivors(
 
     Searches are grouped by task. Printed are the survivors, how far the seeds agree beside what chance would give,
     and how many heads tasks share. With --data, the attention patterns of super-survivors are compared with those
-    of all heads, measured in each seed's own full model, with a permutation test within layers.
+    of the other heads of their layers, measured in each seed's own full model: one difference, one interval, one
+    test, one verdict.
 
     Example: compare-survivors searches --data glue --output out/survivors
     """
