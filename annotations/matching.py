@@ -73,7 +73,7 @@ class MapIndex:
             raise Left(NO_ID)
         plain = unquote(name)  # a store's key may be written as part of an address
         names = (name, PurePosixPath(name).stem, plain, PurePosixPath(plain).stem)
-        found = next(filter(None, map(self._by_file.get, names)), None)
+        found: str | None = next(filter(None, map(self._by_file.get, names)), None)
         if found is None:
             raise Left(NO_MAP, name)
         self.by_name += 1
