@@ -26,6 +26,7 @@ INTERVALS = (
     "interval if and only if p > .05."
 )
 _NONE = "-"
+_WIDE = 76  # columns from which the table of tests fits
 _SHORT = TITLES | {Pattern.VERTICAL_DIAGONAL: "both", Pattern.HETEROGENEOUS: "heterog."}
 _MOST_PAIRS = 12  # more pairs of tasks than this are left to stability.csv
 
@@ -73,11 +74,14 @@ def print_comparison(
             _patterns({name: task["patterns"][kind] for name, task in looked_at.items()}),
         )
     if looked_at:
-        _print(
-            console,
-            "Are super-survivors heterogeneous more often than the other heads of their layers? In percentage points",
-            _tests(looked_at, summary["maps"]),
-        )
+        title = "Are super-survivors more often heterogeneous than the other heads of their layers? In percent points"
+        if console.width < _WIDE:
+            console.print(Text(title, "bold"))
+            for line in _test_lines(looked_at, summary["maps"]):
+                console.print(line)
+            console.print()
+        else:
+            _print(console, title, _tests(looked_at, summary["maps"]))
         console.print(Text(INTERVALS, "dim"))
         console.print()
 
@@ -220,6 +224,21 @@ def _tests(tasks: Mapping[str, Any], kinds: Sequence[str]) -> Table:
             p = p_words(one["p_holm"])
             table.add_row(name if kind == kinds[0] else "", kind, *points, bounds, p, one["verdict"])
     return table
+
+
+def _test_lines(tasks: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
+    """The same in sentences, where a table of eight columns does not fit."""
+    lines = []
+    for name, task in tasks.items():
+        for kind in kinds:
+            one = task["patterns"][kind]["difference"]
+            line = f"{name}, {kind} maps: {one['verdict']}"
+            if one["verdict"] != UNTESTABLE:
+                line += f"; difference {_points(one['value'])} {_interval(one['ci95'])}, p {p_words(one['p_holm'])}"
+            lines.append(
+                f"{line}; super - others {_points(one['total'])}, by layers {_points(one['by_layers'])}"
+            )
+    return lines
 
 
 def count_words(number: int, what: str) -> str:
