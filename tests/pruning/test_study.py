@@ -8,9 +8,9 @@ import itertools
 import json
 import re
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from scipy.stats import t as student
 from models import FineTuning, InputError, Subnetwork
 from models.glue import TASKS
 from pruning import study_steps
-from pruning.study import Materials, Plan, plan_of
+from pruning.study import Materials, Plan, Step, plan_of
 from pruning.study_cli import run_study
 from pruning.study_conclusions import (
     ACROSS_RUNS,
@@ -530,15 +530,19 @@ def test_a_dry_run_shows_what_is_forced_as_to_be_done(copied: Path, command: Any
     assert "is done again too if they come out otherwise" in out
 
 
-def test_progress_is_steps_and_time(copied: Path) -> None:
+def test_progress_is_steps_and_time(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, folder = read_plan(copied), StudyFolder(copied)
     assert progress(plan, plan.steps, folder, 1) == "34 of 34"
     searches = [step for step in plan.steps if step.name == "search-weights"]
-    for step in searches:
-        file = folder.of(step) / METRICS
-        told = json.loads(file.read_text())
-        told["step"]["seconds"] = 90.0
-        file.write_text(json.dumps(told))
+    read = StudyFolder.read
+
+    def slow(self: StudyFolder, step: Step) -> dict[str, Any]:
+        found = read(self, step)
+        if step.name == "search-weights":
+            found["step"]["seconds"] = 90.0
+        return found
+
+    monkeypatch.setattr(StudyFolder, "read", slow)
     folder.remove(searches[0])
     folder.remove(searches[1])
     assert progress(plan, plan.steps, folder, 1) == "32 of 34, 3 min 0 s left"
@@ -546,22 +550,35 @@ def test_progress_is_steps_and_time(copied: Path) -> None:
     assert progress(plan, plan.steps[:3], StudyFolder(copied / "elsewhere"), 1) == "0 of 3"
 
 
-def test_progress_is_told_while_a_study_runs(
-    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("pruning.study_progress._SECONDS", 0.02)
+def test_progress_is_told_while_a_study_runs(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    looked, told_of = Event(), Event()
+    done = StudyFolder.is_done
+
+    def look(self: StudyFolder, step: Step) -> bool:
+        if step == plan.steps[-1]:  # the last of a round
+            looked.set()
+        return done(self, step)
+
+    def say(line: str) -> None:
+        said.append(line)
+        told_of.set()
+
+    monkeypatch.setattr("pruning.study_progress._SECONDS", 0.01)
+    monkeypatch.setattr("pruning.study_progress.say", say)
+    monkeypatch.setattr(StudyFolder, "is_done", look)
     plan, folder = read_plan(copied), StudyFolder(copied)
-    folder.remove(plan.steps[0])
+    kept = folder.of(plan.steps[0]).with_name("kept")
+    folder.of(plan.steps[0]).rename(kept)
     folder.remove(plan.steps[1])
-    back = folder.of(plan.steps[0]) / METRICS
+    looked.clear()
     with told(plan, plan.steps, folder, 1):
-        time.sleep(0.1)
-        back.parent.mkdir(parents=True)
-        back.write_text(json.dumps({"step": {"seconds": 1.0}}))
-        time.sleep(0.3)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("33 of 34, ")
-    assert line.endswith(" s left")
+        assert looked.wait(60)
+        kept.rename(folder.of(plan.steps[0]))
+        assert told_of.wait(60)
+    assert len(said) == 1
+    assert said[0].startswith("33 of 34, ")
+    assert said[0].endswith(" s left")
 
 
 def test_a_dry_run_says_what_is_left_and_for_how_long(copied: Path, command: Any) -> None:
