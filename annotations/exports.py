@@ -294,7 +294,7 @@ def _time(row: Mapping[str, Any]) -> datetime | None:
 class _Gauge:
     """A file that counts what is read, so that one endless task does not fill the memory."""
 
-    def __init__(self, handle: IO[bytes], path: Path) -> None:
+    def __init__(self, handle: "IO[bytes] | _WithoutNaN", path: Path) -> None:
         self._handle, self._path = handle, path
         self.since_task = 0
 

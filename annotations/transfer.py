@@ -273,7 +273,8 @@ def one_name(
     ).loc[both["annotator"] != both["annotator_there"]]
     owned = set(numbers.values())
     same: list[tuple[bool, str, str]] = []
-    for (here, other), found in pairs.groupby(["annotator", "annotator_there"]):
+    for names, found in pairs.groupby(["annotator", "annotator_there"]):
+        here, other = map(str, names)
         number, name = (here, other) if _is_number(here) else (other, here)
         agreed, against = int(found["same"].sum()), int((~found["same"]).sum())
         told = numbers.get(name) == number
@@ -301,7 +302,7 @@ def one_name(
 def _telling_times(labels: pd.DataFrame) -> set[Any]:
     """Return the times that one label alone has, or one annotator alone to a fraction of a second."""
     by_time = labels.groupby("time")["annotator"].agg(["size", "nunique"])
-    fraction = by_time.index != by_time.index.floor("s")
+    fraction = by_time.index != pd.DatetimeIndex(by_time.index).floor("s")
     return set(by_time.index[(by_time["size"] == 1) | ((by_time["nunique"] == 1) & fraction)])
 
 
