@@ -300,8 +300,7 @@ def one_name(
 def _telling_times(labels: pd.DataFrame) -> set[Any]:
     """Return the times that one label alone has, or one annotator alone to a fraction of a second."""
     by_time = labels.groupby("time")["annotator"].agg(["size", "nunique"])
-    times: Any = by_time.index
-    fraction = times != times.floor("s")
+    fraction = by_time.index != pd.DatetimeIndex(by_time.index).floor("s")
     return set(by_time.index[(by_time["size"] == 1) | ((by_time["nunique"] == 1) & fraction)])
 
 
