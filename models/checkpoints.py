@@ -90,7 +90,10 @@ def load_checkpoint(
             report: dict[str, Any] = {"missing_keys": new, "mismatched_keys": [], "unexpected_keys": []}
         else:
             if folder is not None:
-                check_weights(folder, config)
+                try:
+                    check_weights(folder, config)
+                except InputError as error:
+                    raise InputError(f"--model {name}: {error}") from error
             model, said = auto.from_pretrained(
                 name,
                 config=config,

@@ -190,9 +190,7 @@ class TestRefusals:
         source = Path(minilm_folder) / WEIGHTS
         with source.open("rb") as file:
             (folder / WEIGHTS).write_bytes(file.read(int(share * source.stat().st_size)))
-        assert "truncated or corrupt" in refusal(
-            folder
-        )
+        assert "truncated or corrupt" in refusal(folder)
 
     @pytest.mark.parametrize(
         ("content", "problem"),
