@@ -36,9 +36,6 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "fine-tune": {**_SCORE, "baselines": {"majority": "numbers", "random": "numbers"}},
     "pruned": {**_SCORE, "subnetwork": {"encoder_share": "number"}},
     "fine-tuned": _SCORE,
-    "patterns": {"maps": {}},
-    "search": {"warnings": "texts"},
-    "search-weights": {"warnings": "texts"},
 }
 """Of each kind of step, what is read of its result."""
 

@@ -29,14 +29,20 @@ def report(minilm_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path
     home = tmp_path_factory.mktemp("report")
     rows = pd.read_json(EXAMPLES / "qqp" / "validation.jsonl", lines=True).head(12)
     rows.loc[0, "question1"] = f"What does {EVIL} do?"
-    rows.to_json(home / "validation.jsonl", orient="records", lines=True)
+    (home / "data").mkdir()
+    rows.to_json(home / "data" / "validation.jsonl", orient="records", lines=True)
     heads = np.random.default_rng(0).random((6, 12)) < 0.4
     Subnetwork(heads, np.ones(6, dtype=bool)).save(home / "kept.safetensors")
     ClassifyHeads(
-        model=minilm_folder, task="qqp", data=str(home), device="cpu", output=home / "all", batch_size=4
+        model=minilm_folder,
+        task="qqp",
+        data=str(home / "data"),
+        device="cpu",
+        output=home / "all",
+        batch_size=4,
     ).run()
     ClassifyHeads(
-        model=minilm_folder, task="qqp", data=str(home), device="cpu", output=home / "kept",
+        model=minilm_folder, task="qqp", data=str(home / "data"), device="cpu", output=home / "kept",
         subnetwork=str(home / "kept.safetensors"),
     ).run()  # fmt: skip
     np.save(home / "heads.npy", heads)
