@@ -35,14 +35,15 @@ def job(save_tiny: Any, tmp_path: Path) -> Any:
     words = ("good", "bad", "the film was rather long", "and the plot", "so is it")
     for split, n in (("train", 400), ("validation", 20)):
         rows = [{"sentence": " ".join(words[: 1 + i % 5]), "label": i % 2} for i in range(n)]
-        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     script = tmp_path / "script.py"
     script.write_text("from models.commands import finetune_glue\nfinetune_glue()\n")
 
     def start(out: Path, *more: Any, processes: int = 1) -> subprocess.Popen[str]:
         launcher = ["-m", "torch.distributed.run", "--nproc_per_node", processes] if processes > 1 else []
         options = [
-            "--model", base, "--task", "sst2", "--data", tmp_path, "--output", out, "--device", "cpu",
+            "--model", base, "--task", "sst2", "--data", tmp_path / "data", "--output", out, "--device", "cpu",
             "--batch-size", 8, "--learning-rate", 1e-3, "--checkpoint-steps", 5, *more,
         ]  # fmt: skip
         return subprocess.Popen(
