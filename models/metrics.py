@@ -16,6 +16,7 @@ _THRESHOLD_METRICS = {"cola": "matthews", "stsb": "pearson_spearman"}
 _WITH_F1 = ("mrpc", "qqp")
 _DRAWS = 20
 _RARE = 1e-4
+_NO_CHANCE = 1e-6
 _SURE = 4.0  # standard errors
 _SLOPE = 2.0
 _CONSTANT = 1e-6  # relative spread: float32 noise of a model that says the same to everything
@@ -124,6 +125,10 @@ def _order_doubts(
     # Always saying the commonest label is no order of the classes.
     if not _far_below(max(own, agreed.sum(axis=0).max()), len(wanted), right / len(wanted)):
         return []
+    # Of few rows, some order always fits outputs that have nothing to do with the labels.
+    expected = float(agreed.sum(axis=1) @ agreed.sum(axis=0)[list(best)]) / len(wanted) ** 2
+    if not _by_no_chance(right, len(wanted), expected, len(orders)):
+        return []
     names = dict(zip(classes, task.labels, strict=True))
     now, then = (", ".join(names[i] for i in order) for order in (range(len(classes)), best))
     return [
@@ -138,6 +143,13 @@ def _far_below(hits: float, number: int, share: float) -> bool:
     from scipy.stats import binom
 
     return bool(binom.cdf(hits, number, share) < _RARE)
+
+
+def _by_no_chance(hits: float, number: int, share: float, tries: int) -> bool:
+    """Return whether so many hits of a number, the most of some tries, come from chance in no case worth a mention."""
+    from scipy.stats import binom
+
+    return bool(binom.sf(hits - 1, number, share) * tries < _NO_CHANCE)
 
 
 def _scale_doubts(outputs: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> list[str]:

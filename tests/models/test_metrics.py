@@ -205,3 +205,11 @@ class TestDoubts:
         found = doubts(STSB, noisy[:, None], targets, (0,))
         assert [words in message for message in found] == [True] * len(found) if words else not found
         assert bool(found) == bool(words)
+
+
+def test_few_rows_are_no_reason_to_doubt_the_order_of_classes() -> None:
+    """Six rows, all of them wrong: one in 64 models that know nothing is so."""
+    targets = np.array([0, 1, 1, 0, 0, 1])
+    assert not doubts(QQP, logits_for(1 - targets), targets, (0, 1))
+    many = np.tile(targets, 10)
+    assert doubts(QQP, logits_for(1 - many), many, (0, 1))
