@@ -210,6 +210,14 @@ def test_a_linear_layer_that_computes_something_else_is_noticed(monkeypatch: pyt
     assert conv1d() is transformers.pytorch_utils.Conv1D
 
 
+def test_looking_at_the_library_draws_no_random_numbers() -> None:
+    """Done once a process: a step of a study run in a process of its own would end with other weights."""
+    before = torch.get_rng_state()
+    conv1d.cache_clear()
+    conv1d()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_report_of_other_words_is_noticed() -> None:
     assert loading_report(
         {"missing_keys": {"b", "a"}, "unexpected_keys": set(), "mismatched_keys": set()}
