@@ -54,11 +54,17 @@ def write_report(folder: Path | str) -> dict[str, Any]:
         "warnings": data.warnings,
     }
     output = Output(home.path / REPORT, "run-study report", overwrite=True, option="The report's folder")
-    output.adopt((FILE, PAGE, "tables/", "figures/"))
+    figures = figures_of(data) | forests_of(tables["conclusions"])
+    output.adopt(
+        (
+            *(FILE, PAGE),
+            *(f"tables/{name}.{ending}" for name in tables for ending in ("parquet", "csv", "tex")),
+            *(f"figures/{name}.{ending}" for name in figures for ending in ("png", "pdf", "csv")),
+        )
+    )
     with output.making() as made:
         for name, table in tables.items():
             write_table(table, made / "tables" / name)
-        figures = figures_of(data) | forests_of(tables["conclusions"])
         for name, (figure, behind) in figures.items():
             save_figure(figure, made / "figures" / f"{name}.png")
             save_figure(figure, made / "figures" / f"{name}.pdf")

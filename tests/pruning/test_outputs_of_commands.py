@@ -280,6 +280,25 @@ def test_links_planted_in_a_study_are_not_followed(
         assert snapshot(victim) == {"p.txt": b"precious"}
 
 
+def test_a_report_of_0_1_without_a_marker_is_replaced_and_what_else_lies_there_stays(
+    finished_study: Path, tmp_path: Path
+) -> None:
+    from pruning import write_report
+
+    study = tmp_path / "study"
+    shutil.copytree(finished_study, study)
+    write_report(study)
+    written = snapshot(study / "report")
+    (study / "report" / MARKER).unlink()
+    for folder in ("tables", "figures"):
+        (study / "report" / folder / "notes.csv").write_text("mine")
+    (study / "report" / "report.md").write_text("old")
+    write_report(study)
+    after = snapshot(study / "report")
+    assert after["tables/notes.csv"] == after["figures/notes.csv"] == b"mine"
+    assert after["report.md"] == written["report.md"]
+
+
 def test_labels_of_imports_at_once_are_all_kept(material: Material, tmp_path: Path) -> None:
     """Each in a process of its own: what one read before the other wrote was lost."""
     import subprocess
