@@ -9,7 +9,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -166,11 +166,12 @@ def read_csv(path: Path) -> list[list[str]]:
         text = file.read()
     lines = re.findall(r"[^\n]*\n|[^\n]+\Z" if "\n" in text else r"[^\r]*\r|[^\r]+\Z", text)
     table: list[list[str]] = []
+    wide: dict[int, tuple[int, int]] = {}  # rows over several lines: the first and the one after the last
     reader, begun = csv.reader(lines, strict=True), 0
     try:
         for fields in reader:
             if reader.line_num > begun + 1 and table:
-                _check_quotes(path, lines[begun : reader.line_num], begun + 1, len(table[0]))
+                wide[len(table)] = begun, reader.line_num
             begun = reader.line_num
             if fields:
                 table.append(fields)
@@ -179,21 +180,48 @@ def read_csv(path: Path) -> list[list[str]]:
         if "unexpected end" in str(error):
             raise InputError(f"{where} opens a quotation mark that is never closed.") from error
         raise InputError(f"{where} is no CSV: {reason(error)}.") from error
+    if wide:
+        _check_quotes(path, table, [(start, lines[start:end]) for start, end in wide.values()], set(wide))
     return table
 
 
-def _check_quotes(path: Path, lines: Sequence[str], first: int, columns: int) -> None:
-    """Refuse lines that were read as one row, although each is a whole row: a quotation mark swallowed them."""
+def _check_quotes(
+    path: Path, table: Sequence[Sequence[str]], wide: Sequence[tuple[int, Sequence[str]]], known: Container[int]
+) -> None:
+    """Refuse lines that were read as one row, although each is a whole row: a quotation mark swallowed them.
 
-    def fields(line: str) -> int:
+    A text may well hold line ends and as many commas as a row. What tells them apart is a column whose values come
+    again and again, such as labels, and whether every line has one of them there; without such a column, whether every
+    line has anything there.
+
+    Args:
+        path: of the file.
+        table: all rows, the first with the names of the columns.
+        wide: rows that lie on several lines: where they begin, and their lines.
+        known: their places in the table.
+    """
+    columns = len(table[0])
+    others = [row for place, row in enumerate(table) if place and place not in known and len(row) == columns]
+    seen = [{row[column] for row in others} for column in range(columns)]
+    telling = [column for column in range(columns) if len(seen[column]) < len(others)]
+
+    def fields(line: str) -> list[str]:
         closed = line.count('"') % 2 == 0
-        return len(next(csv.reader([line]), [])) if closed else line.count(",") + 1
+        bare = line.rstrip("\r\n")
+        return next(csv.reader([bare]), []) if closed else bare.split(",")
 
-    if columns > 1 and all(fields(line) == columns for line in lines):
-        raise InputError(
-            f"{path}, lines {first} to {first + len(lines) - 1} would be one row, although each is a whole one: "
-            f"line {first} opens a quotation mark that it does not close."
-        )
+    for first, lines in wide:
+        parts = [fields(line) for line in lines]
+        if columns < 2 or any(len(part) != columns for part in parts):
+            continue
+        if any(
+            all(part[column] in seen[column] if telling else part[column] for part in parts)
+            for column in telling or range(columns)
+        ):
+            raise InputError(
+                f"{path}, lines {first + 1} to {first + len(lines)} would be one row, although each is a whole one: "
+                f"line {first + 1} opens a quotation mark that it does not close."
+            )
 
 
 def columns_of(path: Path, head: Sequence[str]) -> list[str]:

@@ -284,8 +284,7 @@ def test_a_closed_terminal_cleans_up_unless_it_was_to_be_outlived(ignored: bool,
     code = f"""
 import signal, sys, time
 from pathlib import Path
-if {ignored}:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN if {ignored} else signal.SIG_DFL)
 from models.cli import command
 from models.outputs import Output
 def work() -> None:

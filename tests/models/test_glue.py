@@ -143,7 +143,9 @@ class TestFormats:
             write_jsonl(folder / "a.jsonl", rows)
             pd.DataFrame(rows).to_parquet(folder / "b.parquet")
             with (folder / "c.csv").open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([("question1", "question2"), *texts])
+                csv.writer(file).writerows(
+                    [("question1", "question2", "label"), *((*both, 1) for both in texts)]
+                )
             for split in "abc":
                 read = load_rows(QQP, folder, split)
                 assert [texts_of(row, QQP) for row in read.rows] == texts, split
@@ -677,6 +679,21 @@ class TestRefusals:
         config = SimpleNamespace(id2label={0: "not_duplicate", 1: "duplicate"})
         with pytest.raises(InputError, match="row 1 has the label "):
             targets_of(rows, QQP, config)  # type: ignore[arg-type]
+
+    def test_a_csv_text_of_lines_with_commas_is_no_swallowed_row(self, tmp_path: Path) -> None:
+        """Its lines have as many fields as a row, but no label where the other rows have theirs."""
+        rows = [
+            "question1,question2,label",
+            "a,b,0",
+            "c,d,0",
+            '"Dear Sir, I, too',
+            'thank you",yes,0',
+            "e,f,1",
+        ]
+        write(tmp_path / "dev.csv", *rows)
+        assert load_rows(QQP, tmp_path).rows[2]["question1"] == "Dear Sir, I, too\nthank you"
+        write(tmp_path / "dev.csv", *rows[:3], '"Dear Sir,I,0', 'thank you",yes,0', rows[-1])
+        assert "lines 4 to 5 would be one row" in refusal(tmp_path)
 
     def test_a_csv_file_with_a_quotation_mark_that_is_never_closed(self, tmp_path: Path) -> None:
         write(tmp_path / "dev.csv", "question1,question2", 'a,"b', "c,d")
