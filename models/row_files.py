@@ -186,7 +186,10 @@ def read_csv(path: Path) -> list[list[str]]:
 
 
 def _check_quotes(
-    path: Path, table: Sequence[Sequence[str]], wide: Sequence[tuple[int, Sequence[str]]], known: Container[int]
+    path: Path,
+    table: Sequence[Sequence[str]],
+    wide: Sequence[tuple[int, Sequence[str]]],
+    known: Container[int],
 ) -> None:
     """Refuse lines that were read as one row, although each is a whole row: a quotation mark swallowed them.
 
