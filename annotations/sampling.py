@@ -22,11 +22,12 @@ from models.anatomy import Anatomy, anatomy_of
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
 from models.errors import InputError
 from models.files import write_json
-from models.glue import load_rows, select_rows, task_named
+from models.glue import load_rows, select_rows
 from models.inputs import Encoded, batches
 from models.outputs import Output
 from models.provenance import provenance
 from models.tap import observe
+from models.task import Task, task_named
 from models.token_text import shown_tokens
 from patterns import store
 from patterns.classifier import classifier_records, load_classifiers
@@ -65,8 +66,8 @@ class SampleMaps:
 
     model: str
     """Hub id or folder."""
-    task: str
-    """A GLUE task, in any spelling."""
+    task: str | Task
+    """A GLUE task in any spelling, or what describes one of the user's own: see :func:`models.task.task_named`."""
     output: Path
     """Folder to write to."""
     strategy: str = "random"
@@ -78,7 +79,7 @@ class SampleMaps:
     examples: int = 100
     """Rows to draw at random, of whose maps some are chosen."""
     data: str | None = None
-    """Folder or Hub data set with the task's rows; the Hub's GLUE if None."""
+    """Folder or Hub data set with the task's rows; what the task says if None, the Hub's GLUE for its nine."""
     revision: str | None = None
     """Branch, tag or commit of a Hub model."""
     split: str = "validation"
@@ -173,6 +174,7 @@ class SampleMaps:
             "model": model_record(checkpoint),
             "base_model": self.base_model,
             "task": task.name,
+            **({"task_definition": task.record()} if task.own else {}),
             "split": self.split,
             "data": rows.record(),
             "not_read": list(rows.unread),

@@ -30,9 +30,10 @@ from speed_pruning import interleaved
 from models.checkpoints import Checkpoint
 from models.evaluation import examples_of, predict
 from models.finetuning import with_head
-from models.glue import Row, Task, load_rows, select_rows, task_named
+from models.glue import Row, load_rows, select_rows
 from models.internals import printer_callback
 from models.metrics import threshold_metric
+from models.task import Task, task_named
 from models.training import FineTuning, train
 
 BARS = {f"training_{task}": ("at least", 2.0) for task in ("qqp", "cola")}

@@ -27,9 +27,10 @@ from transformers import (
 )
 
 from models.files import write_json
-from models.glue import TASKS, load_rows, texts_of
+from models.glue import load_rows, texts_of
 from models.outputs import Output
 from models.provenance import provenance
+from models.task import TASKS
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

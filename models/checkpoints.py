@@ -15,7 +15,7 @@ import torch
 from .anatomy import STRUCTURE, anatomy_of, family_of
 from .errors import HeadError, HeadscopeError, InputError
 from .files import reason
-from .glue import Task, check_problem, class_ids, class_names, task_named
+from .glue import check_problem, class_ids, class_names
 from .hub import hub_answers, stored_file
 from .internals import loading_report, raw_config, sees_both_ways
 from .saving import check_weights, read_model
@@ -29,6 +29,7 @@ from .stored import (
     settle,
     unwrapped,
 )
+from .task import Task, task_named
 from .tokens import load_tokenizer
 
 if TYPE_CHECKING:

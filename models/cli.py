@@ -25,14 +25,20 @@ ModelOption = Annotated[str, typer.Option("--model", help="Hub id or folder of t
 RevisionOption = Annotated[
     str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub model.")
 ]
-TaskOption = Annotated[str, typer.Option("--task", help="A GLUE task, in any spelling: SST-2, sst2, QQP.")]
+TaskOption = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        help="A GLUE task in any spelling (SST-2, sst2, QQP), or a .toml file that describes a task of your own.",
+    ),
+]
 DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
         help="Folder with <task>/<split>.* or <split>.* (jsonl, json, parquet, csv, tsv, also with .gz; "
         "or what save_to_disk wrote), or a Hub data set. "
-        "Default: nyu-mll/glue from the Hub.",
+        "Default: what the task's file says, of GLUE nyu-mll/glue from the Hub.",
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]

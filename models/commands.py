@@ -99,7 +99,7 @@ def finetune_glue(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune a model on a GLUE task, with the settings of Prasanna et al. (2020) if none are given.
+    """Fine-tune a model on a task, with the settings of Prasanna et al. (2020) if none are given.
 
     The model, its tokenizer, a learning curve and metrics.json go to the output folder. Printed are the scores on
     the dev rows, beside those of always saying the commonest label and of guessing. If it is stopped, the same
@@ -119,8 +119,9 @@ def finetune_glue(
         search_of,
         summarise,
     )
-    from .glue import load_mismatched, load_rows, task_named
+    from .glue import load_mismatched, load_rows
     from .outputs import Output, apart
+    from .task import task_named
     from .training import is_main_process
     from .weights import load_masks
 

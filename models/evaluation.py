@@ -1,4 +1,4 @@
-"""A fine-tuned model's outputs and losses on rows of a GLUE task."""
+"""A fine-tuned model's outputs and losses on rows of a task."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from torch.nn import functional
 from . import metrics
 from .checkpoints import Checkpoint
 from .errors import InputError
-from .glue import Row, Task, class_ids, row_number, targets_of, task_named
+from .glue import Row, class_ids, row_number, targets_of
 from .inputs import Encoded, as_texts, batches, feed
+from .task import Task, task_named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,7 +29,7 @@ class Examples:
     task: Task
     encoded: list[Encoded]
     targets: npt.NDArray[Any]
-    """``[N]`` int64 class ids of the model, or float32 scores for STS-B."""
+    """``[N]`` int64 class ids of the model, or float32 numbers."""
     classes: tuple[int, ...]
     """For each of the task's labels in its order, the model's class id."""
     pad_token_id: int
@@ -68,7 +69,7 @@ class Examples:
 
     def scores(self, logits: npt.ArrayLike) -> dict[str, float]:
         """Score the model's outputs ``[N, C]``, in the order of the rows: see :func:`models.metrics.scores`."""
-        return metrics.scores(self.task, logits, self.targets, positive=self.classes[-1])
+        return metrics.scores(self.task, logits, self.targets, classes=self.classes)
 
     def doubts(self, logits: npt.ArrayLike) -> list[str]:
         """Return what makes it doubtful that the outputs mean what they are taken for: see :func:`metrics.doubts`."""

@@ -1,4 +1,4 @@
-"""Fine-tune a pre-trained model, whole or cut down to a subnetwork, on one GLUE task with the library's Trainer."""
+"""Fine-tune a pre-trained model, whole or cut down to a subnetwork, on one task with the library's Trainer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .drawing import save_figure
 from .errors import HeadError, InputError
 from .evaluation import Examples, examples_of, predict
 from .files import differences, read_json, write_json
-from .glue import Row, Rows, Task, class_ids, hold_out, select_rows, targets_of, task_named
+from .glue import Row, Rows, class_ids, hold_out, select_rows, targets_of
 from .learning_curve import learning_curve
 from .metrics import baselines, threshold_metric
 from .outputs import Output
@@ -37,6 +37,7 @@ from .provenance import provenance
 from .reading import check_fields
 from .saving import save
 from .subnetwork import Subnetwork
+from .task import Task, task_named
 from .training import FineTuning as FineTuning
 from .training import is_main_process, n_processes, train
 from .weights import WeightMasks
@@ -119,6 +120,7 @@ def finetune(
         "revision": record["revision"],
         "model_sha256": record["sha256"],
         "task": task.name,
+        **({"task_definition": task.meaning()} if task.own else {}),
         "train": of_train.digest,
         "dev": of_dev.digest,
         "mismatched": of_mismatched.digest if mismatched_rows else None,
@@ -181,22 +183,24 @@ def finetune(
             progress=progress,
         )
         final = held_out or dev
-        positive = training.classes[-1]
         outputs = predict(model, final, batch_size=2 * settings.batch_size)
         scores = final.scores(outputs)
         warnings += final.warnings
         if task.labels:  # scores that it has learned too little to reach are no other scale
             warnings += final.doubts(outputs)
-        always = baselines(task, training.targets, final.targets, positive=positive, seed=settings.seed)
+        always = baselines(
+            task, training.targets, final.targets, classes=training.classes, seed=settings.seed
+        )
         if others:
             scores |= _prefixed(scored(others))
             of_others = baselines(
-                task, training.targets, others.targets, positive=positive, seed=settings.seed
+                task, training.targets, others.targets, classes=training.classes, seed=settings.seed
             )
             always = {name: always[name] | _prefixed(of_others[name]) for name in always}
         result: dict[str, Any] = {
             "model": model_name,
             "task": task.name,
+            **({"task_definition": task.record()} if task.own else {}),
             "seed": settings.seed,
             "metric": metric,
             "score": scores[metric],
@@ -251,7 +255,7 @@ class _Part:
         digest = hashlib.sha256()
         listed = rows.rows if isinstance(rows, Rows) else rows
         for row in listed:
-            told = [row.get(column) for column in (*task.columns, "label")]
+            told = [row.get(column) for column in (*task.columns, task.label)]
             digest.update(json.dumps(told, default=str).encode())
         source = rows.record() if isinstance(rows, Rows) else Rows([], name).record()
         return cls(listed, source, digest.hexdigest())

@@ -1,9 +1,10 @@
-"""The nine GLUE tasks (Wang et al. 2019): their columns and labels, and rows from wherever they lie."""
+"""Rows of a task from wherever they lie, and their labels as a model's classes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import row_files
 from .errors import InputError, MissingSplitError, one_line
 from .files import reason
+from .task import HUB_DATASET, Task, plain_label, plain_name, task_named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,43 +25,6 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 """One example in the Hub's column names, or as read from a file after renaming."""
 
-HUB_DATASET = "nyu-mll/glue"
-
-
-@dataclass(frozen=True)
-class Task:
-    """One GLUE task."""
-
-    name: str
-    columns: tuple[str, ...]
-    """The one or two text columns, in the order in which the model reads them."""
-    labels: tuple[str, ...] = ()
-    """Label names in label order; empty for a regression task."""
-
-
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task("cola", ("sentence",), ("unacceptable", "acceptable")),
-        Task("sst2", ("sentence",), ("negative", "positive")),
-        Task("mrpc", ("sentence1", "sentence2"), ("not_equivalent", "equivalent")),
-        Task("stsb", ("sentence1", "sentence2")),
-        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate")),
-        Task("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
-        Task("qnli", ("question", "sentence"), ("entailment", "not_entailment")),
-        Task("rte", ("sentence1", "sentence2"), ("entailment", "not_entailment")),
-        Task("wnli", ("sentence1", "sentence2"), ("not_entailment", "entailment")),
-    )
-}
-
-# What the files that the GLUE authors distribute call the Hub's columns.
-_TSV_COLUMNS: dict[str, dict[str, str]] = {
-    "mrpc": {"#1 String": "sentence1", "#2 String": "sentence2", "Quality": "label"},
-    "mnli": {"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"},
-    "qqp": {"is_duplicate": "label"},
-    "stsb": {"score": "label"},
-}
-_COLA_TSV = ["source", "label", "star", "sentence"]  # the only file of the nine without a header line
 _SPLITS = {
     "validation": ("validation", "validation_matched", "dev", "dev_matched"),
     "validation_matched": ("validation_matched", "validation", "dev_matched", "dev"),
@@ -67,8 +32,6 @@ _SPLITS = {
 }
 _LARGEST_ID = 2**63 - 1
 _LONGEST = 1_000_000  # characters of a text; of longer ones, tokenizers take gigabytes
-_TSV_ONLY = ("stsb",)  # elsewhere a column called score may have another range
-_SCORES = (0.0, 5.0)  # the range of STS-B's similarity
 _BROKEN_OFF = 100  # GLUE's QQP files have lines that break off: at most one row in so many may be left out
 
 
@@ -85,27 +48,6 @@ class FileRow(dict[str, Any]):
 def row_number(row: Any, otherwise: int) -> int:
     """Return a row's number in its file, or `otherwise` of a row that comes from none."""
     return int(getattr(row, "number", otherwise))
-
-
-def task_named(name: str | Task) -> Task:
-    """Return a task by any common spelling: ``SST-2``, ``sst2``, ``STS-B``, ``MNLI-m``; a task is itself.
-
-    Raises:
-        InputError: it is none of the nine.
-    """
-    if isinstance(name, Task):
-        return name
-    if not isinstance(name, str):
-        raise InputError(f"A task is given by its name, not by a {type(name).__name__}.")
-    key = _plain(name)
-    if key not in TASKS:
-        raise InputError(f"Unknown task {name!r}; the nine GLUE tasks are {', '.join(TASKS)}.")
-    return TASKS[key]
-
-
-def _plain(name: str) -> str:
-    key = re.sub(r"[^a-z0-9]", "", name.lower())
-    return {"mnlim": "mnli", "mnlimatched": "mnli", "sst": "sst2", "sts": "stsb"}.get(key, key)
 
 
 @dataclass(frozen=True)
@@ -151,13 +93,21 @@ def load_rows(task: str | Task, data: str | Path | None = None, split: str = "va
         task: which task; decides the columns that a row must have.
         data: a folder that holds ``<task>/<split>.*`` or ``<split>.*`` (jsonl, json, parquet, csv, GLUE's tsv, all
             but parquet also with .gz; in one file or in the Hub's shards; or a folder that ``save_to_disk`` wrote; the
-            task in any spelling), or the id of a Hub data set; the Hub's ``nyu-mll/glue`` if None.
-        split: ``validation`` also finds ``validation_matched`` and ``dev``.
+            task in any spelling), or the id of a Hub data set; if None, what the task says, of GLUE the Hub's
+            ``nyu-mll/glue``.
+        split: ``validation`` also finds ``validation_matched`` and ``dev``; a task of one's own says what its data call
+            ``train`` and ``validation``.
 
     Raises:
         InputError: nothing to read, more than one file that fits, or a row without the task's columns.
     """
     task = task_named(task)
+    split = task.split(split)
+    data = task.data if data is None else data
+    if data is None and task.own:
+        raise InputError(
+            f"{task.name} does not say where its rows lie: give --data, or data in the task's file."
+        )
     if data is not None and Path(data).is_dir():
         return _from_folder(task, Path(data), split)
     if data is not None and (Path(data).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(data))):
@@ -169,16 +119,16 @@ def load_rows(task: str | Task, data: str | Path | None = None, split: str = "va
 
 
 def load_mismatched(task: str | Task, data: str | Path | None = None) -> Rows | None:
-    """Read MNLI's dev rows of other genres than the training rows', if there are any; None for other tasks.
+    """Read MNLI's dev rows of other genres than the training rows', if there are any; None for tasks without.
 
     Raises:
         InputError: there are some and they cannot be read.
     """
     task = task_named(task)
-    if task.name != "mnli":
+    if task.mismatched is None:
         return None
     try:
-        return load_rows(task, data, "validation_mismatched")
+        return load_rows(task, data, task.mismatched)
     except MissingSplitError:
         return None
 
@@ -201,15 +151,14 @@ def class_ids(task: str | Task, config: PreTrainedConfig) -> tuple[int, ...]:
     task = task_named(task)
     check_problem(task, config)
     names = class_names(config.id2label, getattr(config, "label2id", None))
-    known = {_plain_label(label): i for i, label in enumerate(task.labels)}
-    known |= {f"{prefix}{i}": i for i in range(len(task.labels)) for prefix in ("label", "")}
-    found = [known.get(_plain_label(name), -1) for name in names]
+    places = ("label",) if task.numbered else ("label", "")  # of stars, 3 is no place
+    known = {f"{prefix}{i}": i for i in range(len(task.labels)) for prefix in places}
+    known |= {plain_label(label): i for i, label in enumerate(task.labels)}
+    found = [known.get(plain_label(name), -1) for name in names]
     if not task.labels and len(names) == 1:
         return (0,)
     if not task.labels or sorted(found) != list(range(len(task.labels))):
-        wanted = (
-            f"{len(task.labels)}: {', '.join(task.labels)}" if task.labels else "one output, a similarity"
-        )
+        wanted = f"{len(task.labels)}: {', '.join(task.labels)}" if task.labels else "one output, a number"
         raise InputError(
             f"The model has {len(names)} classes ({', '.join(names)}), but {task.name} has {wanted}."
         )
@@ -248,12 +197,12 @@ def class_names(id2label: Any, label2id: Any) -> list[str]:
             f"id2label and label2id in the model's config must be tables of ids and names, not {id2label!r} and "
             f"{label2id!r}."
         ) from error
-    ids = {_plain_label(name): i for name, i in other.items() if not _is_number(name)}
+    ids = {plain_label(name): i for name, i in other.items() if not _is_number(name)}
     for i, name in one.items():
-        if ids.get(_plain_label(name), i) != i:
+        if ids.get(plain_label(name), i) != i:
             raise InputError(
                 f"The model's config contradicts itself: class {i} is {name!r} in id2label "
-                f"({', '.join(one[i] for i in sorted(one))}), but {name!r} is class {ids[_plain_label(name)]} in "
+                f"({', '.join(one[i] for i in sorted(one))}), but {name!r} is class {ids[plain_label(name)]} in "
                 f"label2id ({', '.join(sorted(other, key=lambda name: other[name]))}); correct the wrong one."
             )
     named = sorted(other, key=lambda name: other[name])
@@ -265,15 +214,15 @@ def class_names(id2label: Any, label2id: Any) -> list[str]:
 
 def _is_number(name: str) -> bool:
     """Return whether a class is only numbered."""
-    return re.fullmatch(r"(label)?\d+", _plain_label(name)) is not None
+    return re.fullmatch(r"(label)?\d+", plain_label(name)) is not None
 
 
 def targets_of(
     rows: Sequence[Row], task: str | Task, config: PreTrainedConfig, source: str = "rows"
 ) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
-    """Return the rows' labels ``[N]`` as class ids of the model, or for STS-B as float32 scores.
+    """Return the rows' labels ``[N]`` as class ids of the model, or for a regression as float32 numbers.
 
-    A row's ``label`` is a place in the task's order (as on the Hub), digits included, or a label's name.
+    A row's label is a place in the task's order (as on the Hub), digits included, or a label's name.
 
     Args:
         rows: with their labels.
@@ -299,25 +248,41 @@ def targets_of(
 
 def _label_of(row: Row, task: Task, where: str) -> float:
     """Return the place in the task's order, or the score."""
-    choices = " or ".join(f"{i} ({name})" for i, name in enumerate(task.labels))
-    right = choices or f"a number from {_SCORES[0]:g} to {_SCORES[1]:g}"
-    value = row.get("label")
+    right = _wanted(task)
+    value = row.get(task.label)
     if value is None or value == "":
-        problem = "has no label" if "label" in row else "has no column 'label'"
+        problem = "has no label" if task.label in row else f"has no column {task.label!r}"
         raise InputError(f"{where} {problem}; {task.name} needs {right}.")
-    names = {_plain_label(label): i for i, label in enumerate(task.labels)}
-    if isinstance(value, str) and _plain_label(value) in names:
-        return names[_plain_label(value)]
-    try:
-        number = float(value) if isinstance(value, str | Real) and not isinstance(value, bool) else None
-    except (ValueError, OverflowError):
-        number = None
-    low, high = (0, len(task.labels) - 1) if task.labels else _SCORES
+    names = {plain_label(label): i for i, label in enumerate(task.labels)}
+    number = _as_number(value)
+    said = str(int(number)) if task.numbered and number is not None and number.is_integer() else value
+    if isinstance(said, str) and plain_label(said) in names:
+        return names[plain_label(said)]
+    low, high = (0, len(task.labels) - 1) if task.labels else task.span
     # A comparison with NaN is false.
-    if number is None or not low <= number <= high or (task.labels and number != int(number)):
+    fits = number is not None and low <= number <= high and math.isfinite(number)
+    if number is None or not fits or (task.labels and (task.numbered or number != int(number))):
         hint = " (-1 stands in splits without labels, such as test)" if number == -1 else ""
         raise InputError(f"{where} has the label {_quoted(value)}{hint}; {task.name} needs {right}.")
     return number
+
+
+def _wanted(task: Task) -> str:
+    """Return in words what labels a task has."""
+    if task.numbered:
+        return " or ".join(task.labels)
+    if task.labels:
+        return " or ".join(f"{i} ({name})" for i, name in enumerate(task.labels))
+    low, high = task.span
+    ends = (f"from {low:g}" if math.isfinite(low) else "", f"to {high:g}" if math.isfinite(high) else "")
+    return " ".join(("a number", *(end for end in ends if end)))
+
+
+def _as_number(value: Any) -> float | None:
+    try:
+        return float(value) if isinstance(value, str | Real) and not isinstance(value, bool) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _quoted(value: Any) -> str:
@@ -326,10 +291,6 @@ def _quoted(value: Any) -> str:
         return one_line(repr(value), 80)
     except ValueError:
         return f"of type {type(value).__name__}, too long to show"
-
-
-def _plain_label(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def select_rows(rows: Sequence[Row], task: str | Task, examples: int, seed: int) -> list[Row]:
@@ -426,8 +387,17 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+def _called(name: str, task: Task) -> bool:
+    """Return whether a name is the task's, GLUE's in any spelling."""
+    return (name if task.own else plain_name(name)) == task.name
+
+
 def _from_folder(task: Task, folder: Path, split: str) -> Rows:
-    homes = [home for home in folder.iterdir() if home.is_dir() and _plain(home.name) == task.name]
+    homes = [
+        home
+        for home in folder.iterdir()
+        if home.is_dir() and (home.name if task.own else plain_name(home.name)) == task.name
+    ]
     homes.sort(key=lambda home: (home.name != task.name, home.name))
     seen: list[Path] = []
     for home in [*homes, folder]:
@@ -478,14 +448,14 @@ def _read(path: Path, task: Task) -> list[Row]:
             rows = row_files.read_json(path)
         elif ending in (".parquet", ".arrow"):
             rows, schema = row_files.read_columns(path)
-            named = _schema_names(schema)
+            named = _schema_names(schema, task)
         else:
             rows = _read_table(path, task)
     except InputError:
         raise
     except Exception as error:  # a damaged file leads parsers to nearly any
         raise InputError(f"{path} cannot be read: {reason(error)}.") from error
-    names = _TSV_COLUMNS.get(task.name, {}) if ending == ".tsv" or task.name not in _TSV_ONLY else {}
+    names = task.tsv_columns if ending == ".tsv" or not task.tsv_only else {}
     named = named or _card_names(path.parent, task)
     return [
         FileRow(_by_name(_renamed(row, names, f"{path}, row {number}"), task, named), number)
@@ -493,11 +463,11 @@ def _read(path: Path, task: Task) -> list[Row]:
     ]
 
 
-def _schema_names(schema: Any) -> list[str]:
+def _schema_names(schema: Any, task: Task) -> list[str]:
     """Return the names of the label's classes that the ``datasets`` library wrote into a file's schema, if it did."""
     try:
         said = json.loads((schema.metadata or {})[b"huggingface"])
-        names = said["info"]["features"]["label"]["names"]
+        names = said["info"]["features"][task.label]["names"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return []
     return [str(name) for name in names] if isinstance(names, list) else []
@@ -514,11 +484,11 @@ def _card_names(folder: Path, task: Task) -> list[str]:
             continue
         infos = [info for info in (said if isinstance(said, list) else [said]) if isinstance(info, dict)]
         for info in infos:
-            if len(infos) > 1 and _plain(str(info.get("config_name"))) != task.name:
+            if len(infos) > 1 and not _called(str(info.get("config_name")), task):
                 continue
             for column in info.get("features") or []:
                 try:
-                    names = column["dtype"]["class_label"]["names"] if column["name"] == "label" else {}
+                    names = column["dtype"]["class_label"]["names"] if column["name"] == task.label else {}
                     if isinstance(names, list):
                         return [str(name) for name in names]
                     if names:
@@ -533,16 +503,19 @@ def _by_name(row: Row, task: Task, names: Sequence[str]) -> dict[str, Any]:
 
     A class that the task does not have goes by its name, and is refused by it when labels are looked up.
     """
-    label = row.get("label")
-    if isinstance(label, str) and label.isdecimal():  # as csv and tsv have it
+    label = row.get(task.label)
+    if isinstance(label, str) and label.isdecimal() and label not in names:  # as csv and tsv have it
         label = int(label)
     if not isinstance(label, Integral) or isinstance(label, bool) or not 0 <= int(label) < len(names):
         return dict(row)
-    name = _plain_label(names[int(label)])
-    places: dict[str, Any] = {_plain_label(known): i for i, known in enumerate(task.labels)}
-    if _is_number(name):
+    name = plain_label(names[int(label)])
+    places = {plain_label(known): i for i, known in enumerate(task.labels)}
+    if _is_number(name) and name not in places:
         places[name] = int(name.removeprefix("label"))
-    return {**row, "label": places.get(name, names[int(label)])}
+    place = places.get(name, -1)
+    if task.numbered and 0 <= place < len(task.labels):  # a number is no place there
+        return {**row, task.label: task.labels[place]}
+    return {**row, task.label: names[int(label)] if place < 0 else place}
 
 
 def _renamed(row: Row, names: Mapping[str, str], where: str) -> Row:
@@ -566,8 +539,8 @@ def _read_table(path: Path, task: Task) -> list[dict[str, Any]]:
     table = row_files.read_tsv(path) if tsv else row_files.read_csv(path)
     if not table:
         return []
-    if tsv and task.name == "cola" and "sentence" not in table[0]:
-        table.insert(0, _COLA_TSV)
+    if tsv and task.tsv_header and not set(task.columns) & set(table[0]):
+        table.insert(0, list(task.tsv_header))
     columns = row_files.columns_of(path, table[0])
     for number, fields in enumerate(table[1:], start=1):
         if len(fields) > len(columns):
@@ -592,9 +565,10 @@ def _from_hub(task: Task, dataset: str, split: str) -> Rows:
     try:
         if online:
             configs = datasets.get_dataset_config_names(dataset)
-            table = datasets.load_dataset(dataset, task.name if task.name in configs else None, split=split)
+            config = task.config or (task.name if task.name in configs else None)
+            table = datasets.load_dataset(dataset, config, split=split)
         else:
-            table = _from_cache(dataset, task.name, split)
+            table = _from_cache(dataset, task.config or task.name, split)
     # Besides its own, the library lets errors of the HTTP client through, which are of no common type.
     except Exception as error:
         if isinstance(error, datasets.exceptions.DataFilesNotFoundError) or "nknown split" in str(error):
@@ -608,12 +582,12 @@ def _from_hub(task: Task, dataset: str, split: str) -> Rows:
         if not online:
             problem = "is not in the cache while the Hub cannot be reached"
         raise InputError(f"{what} {problem}; {advice}.") from error
-    label = (getattr(table, "features", None) or {}).get("label")
+    label = (getattr(table, "features", None) or {}).get(task.label)
     names = list(getattr(label, "names", None) or [])
     rows: list[Row] = [
         FileRow(_by_name(row, task, names), number) for number, row in enumerate(table, start=1)
     ]
-    source = f"{dataset}/{task.name}/{split}"
+    source = f"{dataset}/{task.config or task.name}/{split}"
     check_rows(rows, task, source)
     return Rows(rows, source, revision=getattr(table, "_fingerprint", None))
 

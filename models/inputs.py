@@ -11,7 +11,8 @@ import torch
 
 from .anatomy import anatomy_of
 from .errors import InputError
-from .glue import Row, Task, check_rows, is_unicode, task_named, texts_of
+from .glue import Row, check_rows, is_unicode, texts_of
+from .task import Task, task_named
 from .tokens import token_warnings
 
 if TYPE_CHECKING:

@@ -1,57 +1,81 @@
-"""How well a fine-tuned model does a GLUE task, and how well one would do that has learned nothing."""
+"""How well a fine-tuned model does a task, and how well one would do that has learned nothing."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from itertools import permutations
+from math import lgamma, log
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
-from .glue import Task, task_named
+from .files import reason
+from .measures import OF_NUMBERS, measure, pearson
+from .task import Task, task_named
 
-_THRESHOLD_METRICS = {"cola": "matthews", "stsb": "pearson_spearman"}
-_WITH_F1 = ("mrpc", "qqp")
 _DRAWS = 20
 _RARE = 1e-4
 _NO_CHANCE = 1e-6
 _SURE = 4.0  # standard errors
 _SLOPE = 2.0
-_CONSTANT = 1e-6  # relative spread: float32 noise of a model that says the same to everything
 
 
 def threshold_metric(task: str | Task) -> str:
-    """Return which of :func:`scores` pruning goes by: as in Prasanna et al. (2020), never F1."""
-    task = task_named(task)
-    return _THRESHOLD_METRICS.get(task.name, "accuracy")
+    """Return which of :func:`scores` pruning goes by: for GLUE as in Prasanna et al. (2020), never F1."""
+    return task_named(task).metric
 
 
 def scores(
-    task: str | Task, logits: npt.ArrayLike, targets: npt.ArrayLike, *, positive: int = 1
+    task: str | Task, logits: npt.ArrayLike, targets: npt.ArrayLike, *, classes: Sequence[int] | None = None
 ) -> dict[str, float]:
     """Score a model's outputs on a task.
 
-    Accuracy for all but STS-B; also ``f1`` of the task's second label for MRPC and QQP and ``matthews`` for CoLA;
-    for STS-B ``pearson``, ``spearman`` and their mean ``pearson_spearman``. Where predictions or targets are
-    constant, a correlation and Matthews' coefficient are 0: nothing is told apart.
+    Of classes ``accuracy``, of numbers ``pearson``, ``spearman`` and their mean ``pearson_spearman``; besides, the
+    task's own metric and what it reports (``matthews`` for CoLA, ``f1`` of the second label for MRPC and QQP). Where
+    predictions or targets are constant, a correlation and Matthews' coefficient are 0: nothing is told apart.
 
     Args:
         task: which task.
         logits: ``[N, C]``; the largest is the prediction, the first of equals.
-        targets: ``[N]`` class ids of the model, or scores for STS-B.
-        positive: the model's class id of the task's second label (``Examples.scores`` knows it).
+        targets: ``[N]`` class ids of the model, or numbers.
+        classes: for each of the task's labels in its order, the model's class id (``Examples.scores`` knows them); the
+            same order if None.
 
     Raises:
-        InputError: nothing to score, an output is not finite, or the shapes or targets do not fit the task.
+        InputError: nothing to score, an output is not finite, or the shapes or targets do not fit the task or its
+            metric.
     """
     task = task_named(task)
-    logits, targets = _checked(task, logits, targets)
+    outputs, targets = _checked(task, logits, targets)
     if not task.labels:
-        pearson, spearman = _correlations(logits[:, 0], targets)
-        return {"pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2}
-    return _class_scores(task, logits.argmax(axis=1), targets, positive)
+        return {name: _measured(task, name, outputs[:, 0], targets) for name in _reported(task)}
+    order = np.arange(len(task.labels)) if classes is None else np.asarray(classes)
+    said, wanted = np.argsort(order)[outputs.argmax(axis=1)], np.argsort(order)[targets]
+    return {name: _measured(task, name, said, wanted, outputs[:, order]) for name in _reported(task)}
+
+
+def _reported(task: Task) -> tuple[str, ...]:
+    usual = ("accuracy",) if task.labels else tuple(OF_NUMBERS)
+    return tuple(dict.fromkeys((*usual, *task.also, task.metric)))
+
+
+def _measured(
+    task: Task,
+    name: str,
+    predictions: npt.NDArray[Any],
+    targets: npt.NDArray[Any],
+    outputs: npt.NDArray[Any] | None = None,
+) -> float:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of labels that are never said, and the like: the score tells
+            return measure(name, predictions, targets, outputs)
+    except ValueError as error:
+        raise InputError(
+            f"{name} of {len(targets)} rows of {task.name} cannot be measured: {reason(error)}."
+        ) from error
 
 
 def baselines(
@@ -59,12 +83,12 @@ def baselines(
     train_targets: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
-    positive: int = 1,
+    classes: Sequence[int] | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Score two predictors that look at no input: ``majority`` and ``random``.
 
-    The first always says the commonest training label (STS-B: their mean); the second draws one of the training
+    The first always says the commonest training label (of numbers: their mean); the second draws one of the training
     labels at random, and its scores are means over 20 draws.
 
     Raises:
@@ -75,13 +99,19 @@ def baselines(
     train = _checked(task, np.zeros((np.size(train_targets), width)), train_targets)[1]
     wanted = _checked(task, np.zeros((np.size(targets), width)), targets)[1]
     generator = np.random.default_rng(seed)
-    always = np.bincount(train).argmax() if task.labels else train.mean()
-    draws = [
-        _plain_scores(task, generator.choice(train, size=len(wanted)), wanted, positive)
-        for _ in range(_DRAWS)
-    ]
+    if task.labels:  # metrics of probabilities get those of the training labels
+        shares = np.bincount(train, minlength=width) / len(train)
+        always = np.log(np.maximum(shares, _NO_CHANCE))
+    else:
+        always = train.mean(keepdims=True)
+
+    def drawn() -> npt.NDArray[np.float64]:
+        said = generator.choice(train, size=len(wanted))
+        return np.where(np.eye(width)[said], 0.0, log(_NO_CHANCE)) if task.labels else said[:, None]
+
+    draws = [scores(task, drawn(), wanted, classes=classes) for _ in range(_DRAWS)]
     return {
-        "majority": _plain_scores(task, np.full(len(wanted), always), wanted, positive),
+        "majority": scores(task, np.tile(always, (len(wanted), 1)), wanted, classes=classes),
         "random": {name: float(np.mean([draw[name] for draw in draws])) for name in draws[0]},
     }
 
@@ -115,19 +145,20 @@ def doubts(
 def _order_doubts(
     task: Task, outputs: npt.NDArray[Any], wanted: npt.NDArray[Any], classes: Sequence[int]
 ) -> list[str]:
+    from scipy.optimize import linear_sum_assignment
+
     said = outputs.argmax(axis=1)
     agreed = np.zeros((len(classes), len(classes)))  # row: said, column: wanted
     np.add.at(agreed, (said, wanted), 1)
     own = float(np.trace(agreed))
-    orders = list(permutations(range(len(classes))))  # class i means what is taken for class order[i]
-    best = max(orders, key=lambda order: agreed[range(len(classes)), order].sum())
+    best = linear_sum_assignment(agreed, maximize=True)[1]  # class i means what is taken for class best[i]
     right = float(agreed[range(len(classes)), best].sum())
     # Always saying the commonest label is no order of the classes.
     if not _far_below(max(own, agreed.sum(axis=0).max()), len(wanted), right / len(wanted)):
         return []
     # Of few rows, some order always fits outputs that have nothing to do with the labels.
-    expected = float(agreed.sum(axis=1) @ agreed.sum(axis=0)[list(best)]) / len(wanted) ** 2
-    if not _by_no_chance(right, len(wanted), expected, len(orders)):
+    expected = float(agreed.sum(axis=1) @ agreed.sum(axis=0)[best]) / len(wanted) ** 2
+    if not _by_no_chance(right, len(wanted), expected, len(classes)):
         return []
     names = dict(zip(classes, task.labels, strict=True))
     now, then = (", ".join(names[i] for i in order) for order in (range(len(classes)), best))
@@ -145,28 +176,26 @@ def _far_below(hits: float, number: int, share: float) -> bool:
     return bool(binom.cdf(hits, number, share) < _RARE)
 
 
-def _by_no_chance(hits: float, number: int, share: float, tries: int) -> bool:
-    """Return whether so many hits of a number, the most of some tries, come from chance in no case worth a mention."""
+def _by_no_chance(hits: float, number: int, share: float, classes: int) -> bool:
+    """Return whether so many hits of a number, the most of all orders, come from chance in no case worth a mention."""
     from scipy.stats import binom
 
-    return bool(binom.sf(hits - 1, number, share) * tries < _NO_CHANCE)
+    return bool(binom.logsf(hits - 1, number, share) + lgamma(classes + 1) < log(_NO_CHANCE))
 
 
 def _scale_doubts(outputs: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> list[str]:
-    pearson, _ = _correlations(outputs, wanted)
-    if abs(pearson) * np.sqrt(len(wanted)) < _SURE:
+    r = pearson(outputs, wanted)
+    if abs(r) * np.sqrt(len(wanted)) < _SURE:
         return []
     low, high = outputs.min(), outputs.max()
     range_of = (
         f"The model's answers lie between {low:.2f} and {high:.2f}, the labels between {wanted.min():g} and "
         f"{wanted.max():g}"
     )
-    if pearson < 0:
-        return [
-            f"{range_of}, and run against them (Pearson {pearson:.3f}): a high answer probably means unlike."
-        ]
+    if r < 0:
+        return [f"{range_of}, and run against them (Pearson {r:.3f}): a high answer probably means unlike."]
     # A model that has learned these labels by their squared error has a slope of 1, however little it knows.
-    slope = pearson * wanted.std() / outputs.std()
+    slope = r * wanted.std() / outputs.std()
     off = abs(outputs.mean() - wanted.mean())
     if 1 / _SLOPE < slope < _SLOPE and off < wanted.std():
         return []
@@ -174,37 +203,6 @@ def _scale_doubts(outputs: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> list[s
         f"{range_of}: it was trained on another scale, or hardly at all. Its correlations do not depend on that, but "
         "its loss does, and with it the importance of heads and MLPs and what is pruned by it; nothing was rescaled."
     ]
-
-
-def _plain_scores(
-    task: Task, predictions: npt.NDArray[Any], targets: npt.NDArray[Any], positive: int
-) -> dict[str, float]:
-    if not task.labels:
-        return scores(task, predictions[:, None], targets)
-    return _class_scores(task, predictions, targets, positive)
-
-
-def _class_scores(
-    task: Task, predictions: npt.NDArray[Any], targets: npt.NDArray[Any], positive: int
-) -> dict[str, float]:
-    from sklearn.metrics import f1_score, matthews_corrcoef
-
-    result = {"accuracy": float(np.mean(predictions == targets))}
-    if task.name in _WITH_F1:
-        hits = (targets == positive, predictions == positive)
-        result["f1"] = float(f1_score(*hits, zero_division=0.0))
-    if task.name == "cola":
-        constant = len(np.unique(predictions)) == 1 or len(np.unique(targets)) == 1
-        result["matthews"] = 0.0 if constant else float(matthews_corrcoef(targets, predictions))
-    return result
-
-
-def _correlations(predictions: npt.NDArray[Any], targets: npt.NDArray[Any]) -> tuple[float, float]:
-    from scipy.stats import pearsonr, spearmanr
-
-    if any(np.ptp(values) <= _CONSTANT * np.abs(values).max() for values in (predictions, targets)):
-        return 0.0, 0.0
-    return float(pearsonr(predictions, targets).statistic), float(spearmanr(predictions, targets).statistic)
 
 
 def _checked(

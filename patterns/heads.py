@@ -12,10 +12,11 @@ import torch
 
 from models.anatomy import Anatomy, anatomy_of
 from models.errors import InputError
-from models.glue import Row, Task, row_ids, task_named
+from models.glue import Row, row_ids
 from models.inputs import Encoded, TextPair, as_texts, batches, feed
 from models.subnetwork import Subnetwork
 from models.tap import observe
+from models.task import Task, task_named
 
 from .classifier import PatternClassifier, load_classifier
 from .distribution import COVERS, EMPTY, FEW_EXAMPLES, check_seed

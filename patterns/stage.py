@@ -12,11 +12,12 @@ from models.anatomy import Anatomy, anatomy_of
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
 from models.errors import InputError
 from models.files import known, write_json
-from models.glue import Rows, load_rows, select_rows, task_named
+from models.glue import Rows, load_rows, select_rows
 from models.isolating import check_mode, isolated
 from models.outputs import Output
 from models.provenance import provenance
 from models.subnetwork import Subnetwork
+from models.task import Task, task_named
 
 from .classifier import PatternClassifier, classifier_records, load_classifiers
 from .control import redrawn
@@ -52,12 +53,12 @@ class ClassifyHeads:
 
     model: str
     """Hub id or folder."""
-    task: str
-    """A GLUE task, in any spelling."""
+    task: str | Task
+    """A GLUE task in any spelling, or what describes one of the user's own: see :func:`models.task.task_named`."""
     revision: str | None = None
     """Branch, tag or commit of a Hub model."""
     data: str | None = None
-    """Folder or Hub data set with the task's rows; the Hub's GLUE if None."""
+    """Folder or Hub data set with the task's rows; what the task says if None, the Hub's GLUE for its nine."""
     split: str = "validation"
     """Which split of the data."""
     examples: int = 100
@@ -211,9 +212,11 @@ class ClassifyHeads:
         rows: Rows,
         classifiers: Mapping[str, PatternClassifier],
     ) -> dict[str, Any]:
+        task = task_named(self.task)
         return {
             "model": self.model,
-            "task": task_named(self.task).name,
+            "task": task.name,
+            **({"task_definition": task.record()} if task.own else {}),
             "split": self.split,
             "examples": len(patterns.examples),
             "seed": self.seed,

@@ -224,7 +224,8 @@ def compare_survivors(
     task: Annotated[
         str | None,
         typer.Option(
-            "--task", help="Only this GLUE task; runs that do not say theirs are taken to be of it."
+            "--task",
+            help="Only this task (GLUE's, or a .toml file); runs that do not say theirs are taken to be of it.",
         ),
     ] = None,
     maps: MapsOption = "raw,norm",

@@ -13,7 +13,7 @@ from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_d
 from models.cli import say
 from models.errors import InputError
 from models.files import write_json
-from models.glue import Rows, load_rows, select_rows, task_named
+from models.glue import Rows, load_rows, select_rows
 from models.isolating import check_mode
 from models.outputs import Output
 from models.provenance import provenance
@@ -163,8 +163,8 @@ class CompareSurvivors:
         """Measure and compare; add to the summary and to the views what that gives, and return what to warn of."""
         models = {group.name: [self._model_of(run) for run in group.runs] for group in groups}
         rows = {
-            name: load_rows(task_named(name), self.data, self.split)
-            for name in dict.fromkeys(group.task for group in groups)
+            name: load_rows(task, self.data, self.split)
+            for name, task in {group.task: group.described for group in groups}.items()
         }
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps))
@@ -173,7 +173,7 @@ class CompareSurvivors:
         comparisons = []
         warnings: list[str] = []
         for group in groups:
-            drawn = select_rows(rows[group.task].numbered(), task_named(group.task), self.examples, self.seed)
+            drawn = select_rows(rows[group.task].numbered(), group.described, self.examples, self.seed)
             measured = measure(
                 group,
                 models[group.name],

@@ -20,7 +20,7 @@ def prune_heads(
 
     Args:
         model: folder or Hub id of a model fine-tuned on the task.
-        task: a GLUE task, in any spelling.
+        task: a GLUE task in any spelling, or what describes one's own: see :func:`models.task.task_named`.
         output: the search's folder; a search with the same options that was stopped there is continued.
         progress: show progress bars on stderr.
         options: the fields of :class:`pruning.subject.Subject` (``data``, ``examples``, ``holdout``, ``device`` ...),
@@ -50,7 +50,7 @@ def prune_weights(
 
     Args:
         model: folder or Hub id of a model fine-tuned on the task.
-        task: a GLUE task, in any spelling.
+        task: a GLUE task in any spelling, or what describes one's own: see :func:`models.task.task_named`.
         output: the search's folder; a search with the same options that was stopped there is continued.
         progress: show progress bars on stderr.
         options: the fields of :class:`pruning.subject.Subject` and :class:`pruning.weight_search.PruneWeights`

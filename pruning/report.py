@@ -65,6 +65,7 @@ def heads_view(
         options: of the run.
     """
     model, revision = measured.models[0]
+    task = options.get("task") or (f"{group.task}.toml" if group.described.own else group.task)
     bars = [
         distribution_row(
             f"{kind}, {count_words(part['heads'], words)}{' alone' if side.endswith('alone') else ''}",
@@ -84,7 +85,7 @@ def heads_view(
         kept=np.sum([one.heads for one in group.subnetworks], axis=0),
         seeds=len(group.runs),
         importance=mean_importance(group),
-        annotate=sampling_command({**options, "model": model, "revision": revision, "task": group.task}),
+        annotate=sampling_command({**options, "model": model, "revision": revision, "task": task}),
         bars=tuple(bars),
         covers=INTERVALS_COVER["interpretable_ratio_ci95"],
     )

@@ -11,9 +11,9 @@ from typing import Any
 
 from models.errors import InputError, one_line
 from models.files import read_json
-from models.glue import TASKS, task_named
 from models.reading import check_fields, open_safetensors, reason, regular_file
 from models.subnetwork import Subnetwork
+from models.task import TASKS, Task, plain_name, task_named
 
 from .folder import check_search
 from .subject import BELOW_MAJORITY
@@ -33,7 +33,7 @@ class Run:
     """The search's folder, the folder of masks, or the file."""
     subnetwork: Subnetwork
     task: str
-    """A GLUE task's name."""
+    """Its name."""
     seed: int
     method: str
     """How it was found, as far as that is known: ``prune-heads heads-and-mlps``, ``heads_mlps``; or empty."""
@@ -44,6 +44,8 @@ class Run:
     """Digest of that checkpoint's weights when it was pruned."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of a search: what all seeds should have in common."""
+    task_definition: Mapping[str, Any] | None = None
+    """Of a task of the user's own: see :meth:`models.task.Task.record`."""
     untestable: bool = False
     """Whether the search's threshold lies below what always saying the commonest label scores."""
 
@@ -57,6 +59,20 @@ class Group:
     task: str
     method: str
     runs: tuple[Run, ...]
+
+    @property
+    def described(self) -> Task:
+        """The task itself.
+
+        Raises:
+            InputError: it is none of GLUE's, and no run says what it is.
+        """
+        told = next((run.task_definition for run in self.runs if run.task_definition), None)
+        if told is None and self.task not in TASKS:
+            raise InputError(
+                f"No run of {self.task} says what that task is; give --task with the .toml file that describes it."
+            )
+        return task_named(told or self.task)
 
     @property
     def subnetworks(self) -> list[Subnetwork]:
@@ -91,7 +107,7 @@ def find_groups(sources: Sequence[Path | str], task: str | None = None) -> tuple
         InputError: nothing found, a run is unreadable or does not say its task or seed, two have the same task,
             method and seed, or they are of models of different sizes.
     """
-    wanted = task_named(task).name if task else None
+    wanted = task_named(task) if task else None
     places, warnings = [], []
     for source in map(Path, sources):
         found, lacking = _find(source)
@@ -174,7 +190,7 @@ def _is_subnetwork(path: Path) -> bool:
         return {"heads", "mlps"} <= set(file.keys())
 
 
-def _read(place: Path, wanted: str | None) -> Run | None:
+def _read(place: Path, wanted: Task | None) -> Run | None:
     """Read one run; None if it is of another task than the one wanted."""
     config: dict[str, Any] = {}
     if place.is_dir() and _is_search(place):
@@ -191,8 +207,18 @@ def _read(place: Path, wanted: str | None) -> Run | None:
         method = subnetwork.metadata.get("method", "") or _method_in(place)
     told = subnetwork.metadata | {key: value for key, value in config.items() if value is not None}
     task = _task(place, told, wanted)
-    if wanted and task != wanted:
+    if wanted and task != wanted.name:
         return None
+    definition = config.get("task_definition")
+    if wanted is not None and wanted.own:
+        definition = wanted.record()
+    elif definition is not None:
+        definition = task_named(check_fields(place / _CONFIG, definition, {})).record()
+    elif config and task not in TASKS:
+        raise InputError(
+            f"{place}: Unknown task {one_line(repr(task), 60)}: it is none of GLUE's, and the search's config does not "
+            "describe it; give --task with the .toml file that does."
+        )
     model, revision, sha256 = (
         str(told[key]) if told.get(key) else None for key in ("model", "revision", "model_sha256")
     )
@@ -207,27 +233,23 @@ def _read(place: Path, wanted: str | None) -> Run | None:
         revision,
         sha256,
         settings,
+        definition,
         subnetwork.metadata.get(BELOW_MAJORITY) == "yes",
     )
 
 
-def _task(place: Path, told: Mapping[str, Any], wanted: str | None) -> str:
+def _task(place: Path, told: Mapping[str, Any], wanted: Task | None) -> str:
     if "task" in told:
-        try:
-            return task_named(str(told["task"])).name
-        except InputError as error:
-            raise InputError(f"{place}: {error}") from error
+        name = str(told["task"])
+        return TASKS[plain].name if (plain := plain_name(name)) in TASKS else name
     folder = _seed_folder(place)
-    if folder is not None:
-        try:
-            return task_named(folder.parent.name).name
-        except InputError:
-            pass  # it says nothing of a task, then
+    if folder is not None and (plain := plain_name(folder.parent.name)) in TASKS:
+        return plain
     if wanted is None:
         raise InputError(
             f"{place} does not say its task; give --task, or name its folders <TASK>/seed_<n>, e.g. QQP/seed_42."
         )
-    return wanted
+    return wanted.name
 
 
 def _seed(place: Path, told: Mapping[str, Any]) -> int:
@@ -271,10 +293,14 @@ def _check_same_model(runs: Sequence[Run]) -> None:
 
 
 def _grouped(runs: Sequence[Run]) -> list[Group]:
-    """In GLUE's order of tasks."""
+    """In GLUE's order of tasks, then others by their names."""
     together: dict[tuple[str, str], dict[int, Run]] = {}
     order = list(TASKS)
-    for run in sorted(runs, key=lambda run: (order.index(run.task), run.method, run.seed)):
+
+    def place(name: str) -> int:
+        return order.index(name) if name in order else len(order)
+
+    for run in sorted(runs, key=lambda run: (place(run.task), run.task, run.method, run.seed)):
         seeds = together.setdefault((run.task, run.method), {})
         if run.seed in seeds:
             raise InputError(

@@ -83,10 +83,12 @@ class Plan:
         found: dict[str, dict[str, Any]] = {}
         identities: dict[str, str] = {}
         for step in self.steps:
+            task = self.study.task(step.task)
             config = {
                 "protocol": PROTOCOL,
                 "step": step.name,
                 "task": step.task,
+                **({"task_definition": task.meaning()} if task.own else {}),
                 "seed": step.seed,
                 "model": dict(self.materials.model),
                 "data": dict(self.materials.data[step.task]),

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InputError
-from models.glue import task_named
 from models.reading import read_text, reading
+from models.task import Task, task_named
 from models.training import FineTuning
 from patterns.distribution import check_seed
 from patterns.maps import check_kinds
@@ -26,6 +26,9 @@ STRUCTURED = ("good", "random", "bad", "super-good", "super-random", "super-bad"
 _LARGEST = 2**20  # bytes of a study's file
 MAGNITUDE = ("good", "random", "bad")
 """Subnetworks of single weights."""
+
+
+Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -110,11 +113,13 @@ class Study:
     model: str
     """The pre-trained model: Hub id or folder."""
     tasks: tuple[str, ...]
-    """GLUE tasks, in any spelling."""
+    """GLUE tasks in any spelling, and .toml files that describe others; they are kept by their names."""
     seeds: tuple[int, ...]
     """Of the fine-tunings."""
     data: str | None = None
-    """Folder or Hub data set; the Hub's GLUE if None."""
+    """Folder or Hub data set; what each task says if None, the Hub's GLUE for its nine."""
+    own_tasks: tuple[Record, ...] = ()
+    """What describes those tasks that are none of GLUE's, see :func:`models.task.task_named`; read from the files."""
     output: str | None = None
     """Folder of the study; ``--output`` comes first."""
     revision: str | None = None
@@ -146,7 +151,11 @@ class Study:
     patterns: HeadMaps = field(default_factory=HeadMaps)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tasks", tuple(task_named(task).name for task in self.tasks))
+        own = {task.name: task for task in map(task_named, self.own_tasks)}
+        tasks = [own.get(str(task)) or task_named(task) for task in self.tasks]
+        records = tuple(record for task in tasks if (record := task.record()))
+        object.__setattr__(self, "tasks", tuple(task.name for task in tasks))
+        object.__setattr__(self, "own_tasks", records)
         for name in ("tasks", "seeds"):
             given = getattr(self, name)
             if not given or len(set(given)) < len(given):
@@ -179,6 +188,10 @@ class Study:
                 f"subnetworks.structured has {supers[0]}, what all seeds keep, but there is one seed; "
                 "give two seeds or more, or leave the super ones out."
             )
+
+    def task(self, name: str) -> Task:
+        """Return one of the study's tasks by its name."""
+        return task_named(next((record for record in self.own_tasks if record["name"] == name), name))
 
     def fine_tuning_of(self, seed: int) -> FineTuning:
         """Return how the models of one seed are fine-tuned."""
@@ -267,6 +280,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
     "bool": ((bool,), "true or false"),
+    "Record": ((Mapping,), "a table"),
 }
 
 

@@ -16,7 +16,7 @@ from models.checkpoints import load_checkpoint, model_record, pick_device
 from models.cli import say
 from models.errors import InputError
 from models.files import disk_is_full, read_json, reason, write_json
-from models.glue import load_rows, task_named
+from models.glue import load_rows
 from models.outputs import apart
 from models.provenance import provenance
 from models.reading import check_fields, reading
@@ -83,7 +83,7 @@ class RunStudy:
         pick_device(study.device)
         data = {}
         for name in study.tasks:
-            task = task_named(name)
+            task = study.task(name)
             rows = [load_rows(task, study.data, split) for split in _SPLITS]
             data[name] = {split: one.sha256 or one.revision for split, one in zip(_SPLITS, rows, strict=True)}
         record = model_record(load_checkpoint(study.model, study.revision))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from models.glue import load_rows, task_named
+from models.glue import load_rows
 from models.weights import SUBNETWORK_FILE, WEIGHT_MASKS_FILE, WeightMasks, load_masks
 
 from .study_folder import METRICS, checksum
@@ -26,7 +26,7 @@ def _fine_tune(job: Job, masks: Subnetwork | WeightMasks | None = None) -> tuple
 
     from .subject import draw_rows
 
-    study, task = job.study, task_named(job.step.task)
+    study, task = job.study, job.study.task(job.step.task)
     train, dev = (load_rows(task, study.data, split) for split in ("train", "validation"))
     result = finetune(
         study.model,
@@ -59,7 +59,7 @@ def _subject(job: Job) -> Subject:
     study = job.study
     return Subject(
         model=str(job.input("fine-tune")),
-        task=job.step.task,
+        task=job.study.task(job.step.task),
         data=study.data,
         examples=study.dev_examples,
         holdout=study.holdout,
@@ -182,7 +182,7 @@ def _patterns(job: Job) -> tuple[dict[str, Any], str]:
     study, tuned = job.study, job.step.seed is not None
     done = ClassifyHeads(
         model=str(job.input("fine-tune")) if tuned else study.model,
-        task=job.step.task,
+        task=job.study.task(job.step.task),
         revision=None if tuned else job.revision,
         data=study.data,
         examples=study.patterns.examples,

@@ -15,9 +15,10 @@ import torch
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
 from models.errors import InputError
 from models.evaluation import Examples, examples_of, predict
-from models.glue import Row, Rows, Task, apart, hold_out, load_rows, task_named
+from models.glue import Row, Rows, apart, hold_out, load_rows
 from models.metrics import baselines, threshold_metric
 from models.reading import read_json
+from models.task import Task, task_named
 
 from .importance import Importance
 
@@ -41,10 +42,10 @@ class Subject:
 
     model: str
     """Folder or Hub id of a model fine-tuned on the task."""
-    task: str
-    """A GLUE task, in any spelling."""
+    task: str | Task
+    """A GLUE task in any spelling, or what describes one of the user's own: see :func:`models.task.task_named`."""
     data: str | None = None
-    """Folder or Hub data set; the Hub's GLUE if None."""
+    """Folder or Hub data set; what the task says if None, the Hub's GLUE for its nine."""
     split: str = "validation"
     """Whose score decides."""
     examples: int | None = None
@@ -123,6 +124,7 @@ class Loaded:
             "revision": model["revision"],
             "model_sha256": model["sha256"],
             "task": self.task.name,
+            **({"task_definition": self.task.record()} if self.task.own else {}),
             "seed": self.seed,
             "data": self.rows.source,
             "data_sha256": self.rows.sha256 or self.rows.revision,
@@ -191,7 +193,8 @@ class Loaded:
     @property
     def majority(self) -> float:
         """What always saying the commonest label scores on the examples that decide."""
-        return baselines(self.task, self.examples.targets, self.examples.targets)["majority"][self.metric]
+        targets, classes = self.examples.targets, self.examples.classes
+        return baselines(self.task, targets, targets, classes=classes)["majority"][self.metric]
 
     def floor(self, full_score: float, threshold: float) -> dict[str, Any]:
         """Return, for a search's summary, the score to reach beside that of always saying the commonest label.

@@ -121,7 +121,7 @@ def measure(
             model,
             tokenizer,
             rows,
-            task=run.task,
+            task=group.described,
             kinds=tuple(classifiers),
             classifiers=classifiers,
             batch_size=batch_size,

@@ -35,8 +35,9 @@ from annotations.status import status
 from annotations.tasks import read_predictions, read_tokens
 from models import HeadscopeError, Subnetwork
 from models.files import read_json, write_json
-from models.glue import load_rows, row_ids, targets_of, task_named
+from models.glue import load_rows, row_ids, targets_of
 from models.reading import json_digest, save_safetensors
+from models.task import task_named
 from models.weights import WeightMasks, load_masks
 from patterns.classifier import PatternClassifier, load_classifier
 from patterns.report import read_importance

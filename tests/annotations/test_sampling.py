@@ -20,7 +20,8 @@ from annotations.sampling import SampleMaps
 from annotations.strategies import STRATEGIES, image_features
 from models import Subnetwork, compact, load, load_checkpoint, save
 from models.errors import InputError
-from models.glue import load_rows, task_named
+from models.glue import load_rows
+from models.task import task_named
 from patterns import PatternClassifier, attention_maps, classify_heads, load_classifier
 from patterns.store import MapRow
 from patterns.taxonomy import PATTERNS

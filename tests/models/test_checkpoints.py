@@ -21,9 +21,10 @@ from safetensors.torch import load_file, save_file
 from models import InputError, UnsupportedModelError, load_checkpoint
 from models.anatomy import supported_families
 from models.checkpoints import count_parameters, model_record, pick_device
-from models.glue import load_rows, task_named
+from models.glue import load_rows
 from models.hub import hub_answers
 from models.provenance import PACKAGES, headscope_version, provenance
+from models.task import task_named
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 WEIGHTS = "model.safetensors"

@@ -23,8 +23,9 @@ from models.commands import finetune_glue
 from models.compaction import kept_of
 from models.evaluation import examples_of, predict
 from models.finetuning import parse_seeds, score_table, summarise
-from models.glue import Rows, hold_out, load_mismatched, task_named
+from models.glue import Rows, hold_out, load_mismatched
 from models.learning_curve import learning_curve
+from models.task import task_named
 from models.training import Course, LengthGroups, collator, train
 from models.weights import WeightMasks, load_masks, prunable_weights
 from pruning.subject import Subject

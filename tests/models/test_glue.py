@@ -22,7 +22,6 @@ from transformers import BertConfig
 
 from models import InputError
 from models.glue import (
-    TASKS,
     Rows,
     check_rows,
     hold_out,
@@ -31,9 +30,9 @@ from models.glue import (
     row_number,
     select_rows,
     targets_of,
-    task_named,
     texts_of,
 )
+from models.task import TASKS, task_named
 
 QQP, COLA, MNLI, STSB, MRPC = (task_named(name) for name in ("qqp", "cola", "mnli", "stsb", "mrpc"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -87,7 +86,7 @@ class TestTasks:
     @pytest.mark.parametrize("name", ["", "glue", "sst3", "mnli-mm", "ax", "qqp\n2"])
     def test_an_unknown_one_is_answered_with_the_nine(self, name: str) -> None:
         with pytest.raises(
-            InputError, match=r"^Unknown task .*; the nine GLUE tasks are cola, sst2"
+            InputError, match=r"^Unknown task .*; give one of the nine GLUE tasks \(cola, sst2"
         ) as error:
             task_named(name)
         assert all(known in str(error.value) for known in TASKS)

@@ -18,8 +18,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from models import InputError
-from models.glue import task_named
 from models.inputs import Encoded, as_texts, batches, encode, feed
+from models.task import task_named
 
 quick = settings(deadline=None, max_examples=40)
 

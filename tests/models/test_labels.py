@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from transformers import BertConfig
 
 from models import InputError
-from models.glue import TASKS, class_ids, class_names, load_rows, targets_of, task_named
+from models.glue import class_ids, class_names, load_rows, targets_of
+from models.task import TASKS, task_named
 
 COLA, MNLI, STSB, QQP = (task_named(name) for name in ("cola", "mnli", "stsb", "qqp"))
 CLASSIFYING = [task for task in TASKS.values() if task.labels]
@@ -125,7 +126,7 @@ def test_a_model_for_another_kind_of_problem_is_refused(task: Any, kind: str) ->
 def test_a_task_may_be_given_by_its_name() -> None:
     assert class_ids("MNLI-m", config_with(NLI)) == class_ids(MNLI, config_with(NLI))
     assert targets_of(labelled("neutral"), "mnli", config_with(NLI)).tolist() == [2]
-    with pytest.raises(InputError, match="given by its name, not by a int"):
+    with pytest.raises(InputError, match="given by its name, a TOML file or a mapping, not by a int"):
         class_ids(3, config_with(NLI))  # type: ignore[arg-type]
 
 

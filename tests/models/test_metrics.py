@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import InputError
-from models.glue import TASKS, task_named
 from models.metrics import baselines, doubts, scores, threshold_metric
+from models.task import TASKS, task_named
 
 COLA, MNLI, STSB, QQP, MRPC, RTE = (task_named(n) for n in ("cola", "mnli", "stsb", "qqp", "mrpc", "rte"))
 CLASSES = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
@@ -47,7 +47,7 @@ def test_accuracy_f1_and_matthews_are_those_of_the_confusion_matrix(pairs: Any) 
 def test_the_scores_do_not_depend_on_the_models_order(pairs: Any) -> None:
     predictions, targets = np.array(pairs).T
     straight = scores(MRPC, logits_for(predictions), targets)
-    assert scores(MRPC, logits_for(1 - predictions), 1 - targets, positive=0) == pytest.approx(straight)
+    assert scores(MRPC, logits_for(1 - predictions), 1 - targets, classes=(1, 0)) == pytest.approx(straight)
 
 
 def test_correlations_are_those_of_scipy_on_real_valued_outputs() -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from models import Subnetwork, load_checkpoint
 from models.compaction import kept_of
-from models.glue import task_named
+from models.task import task_named
 from models.weights import WeightMasks, prunable_weights
 
 pytestmark = pytest.mark.slow

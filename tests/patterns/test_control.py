@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from models import InputError, Subnetwork, compact, save
-from models.glue import load_rows, select_rows, task_named
+from models.glue import load_rows, select_rows
 from models.isolating import isolated
+from models.task import task_named
 from patterns import classify_heads, cli, redrawn
 from patterns.stage import ClassifyHeads
 

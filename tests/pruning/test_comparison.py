@@ -19,7 +19,8 @@ import torch
 
 from models import InputError, load_checkpoint
 from models.gating import gated
-from models.glue import load_rows, row_ids, select_rows, task_named
+from models.glue import load_rows, row_ids, select_rows
+from models.task import task_named
 from patterns import classify_heads
 from patterns.distribution import bootstrap_ci95
 from pruning import Subnetwork, cli, stability, super_survivors

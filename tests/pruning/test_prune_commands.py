@@ -18,8 +18,9 @@ import pytest
 
 from models import InputError, Subnetwork, compact, gated, load_checkpoint, save
 from models.evaluation import examples_of, predict
-from models.glue import load_rows, task_named
+from models.glue import load_rows
 from models.outputs import LOCK, MARKER
+from models.task import task_named
 from models.weights import WeightMasks
 from pruning.cli import compare_survivors, prune_heads, prune_weights
 from pruning.subject import Subject

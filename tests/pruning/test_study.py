@@ -21,7 +21,7 @@ from matplotlib.text import Text
 from scipy.stats import t as student
 
 from models import FineTuning, InputError, Subnetwork
-from models.glue import TASKS
+from models.task import TASKS
 from pruning import study_steps
 from pruning.study import Materials, Plan, Step, plan_of
 from pruning.study_cli import run_study
