@@ -307,7 +307,8 @@ def forest(frame: pd.DataFrame) -> Figure:
         said = row.verdict.split(":")[0]
         colour = _VERDICT_COLOURS.get(said, GREY)
         if row.low == row.low:
-            axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.1)
+            end = row.effect if row.high != row.high else row.high  # of a one-sided interval, the mark
+            axes.plot([row.low, end], [place, place], color=colour, linewidth=1.1)
         filled = said in (HIGHER, LOWER)
         axes.plot(
             row.effect,
