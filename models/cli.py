@@ -101,7 +101,7 @@ def _guarded(function: Callable[..., None], after: str) -> Callable[..., None]:
         except KeyboardInterrupt:
             _stop(f"interrupted; {after}", 130)
         except Exception as error:  # each library has its own type for it
-            if isinstance(error, OSError) and not error.filename and _flushed(sys.stdout, keep=True):
+            if error is getattr(sys.stdout, "failed", None):
                 raise  # nothing is wrong with the job or the disk: what it printed goes nowhere
             if memory_ran_out(error):
                 _stop(
@@ -134,16 +134,20 @@ def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
         hangup = getattr(signal, "SIGHUP", None)  # a terminal that was closed; under nohup it is ignored
         if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
             signal.signal(hangup, _terminate)
+        stdout = _Watched(sys.stdout)
+        sys.stdout = stdout  # type: ignore[assignment]
         code: Any = 0
         try:
             app()
         except SystemExit as end:
             code = end.code
         except OSError as error:
-            if error.errno not in _UNPRINTED:
+            if error is not stdout.failed and error.errno not in _UNPRINTED:
                 raise
             code = 2
-        raise SystemExit(_flush_all(code))
+        finally:
+            sys.stdout = stdout.stream
+        raise SystemExit(_ended(code, stdout))
 
     main.__name__ = name
     main.__doc__ = doc
@@ -154,30 +158,54 @@ def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
 _UNPRINTED = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 
 
-def _flush_all(code: Any) -> Any:
-    """Print what is still held back, and return what a command then ends with.
+class _Watched:
+    """A stdout that remembers that it could not be written, so that nothing else is said to have failed."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        """None where stdout was closed before the command began."""
+        self.failed: OSError | None = None
+
+    def write(self, text: Any) -> Any:
+        return self._tried("write", text)
+
+    def flush(self) -> None:
+        self._tried("flush")
+
+    def _tried(self, what: str, *words: Any) -> Any:
+        try:
+            return getattr(self.stream, what)(*words) if self.stream is not None else None
+        except OSError as error:
+            self.failed = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _ended(code: Any, stdout: _Watched) -> Any:
+    """Print what is still held back, and return what a command ends with: its code, unless that is lost.
 
     Left to Python's own end, it would be a traceback and the code 120.
     """
-    error = _flushed(sys.stdout)
+    error = _let_go(stdout.stream) or stdout.failed
     if error is not None and error.errno != errno.EPIPE:
         say(f"What was to be printed could not be written: {reason(error)}.")
-    _flushed(sys.stderr)
+    _let_go(sys.stderr)
     if error is None:
         return code
     return code or (1 if error.errno == errno.EPIPE else 2)
 
 
-def _flushed(stream: TextIO | None, keep: bool = False) -> OSError | None:
-    """Write what a stream holds back; where that fails, return why, and unless `keep` write no more to it."""
+def _let_go(stream: TextIO | None) -> OSError | None:
+    """Write what a stream holds back; where that fails, return why, and write no more to it."""
     if stream is None or stream.closed:
         return None
     try:
         stream.flush()
     except OSError as error:
-        if not keep:
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return error
     return None
 

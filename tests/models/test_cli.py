@@ -88,7 +88,7 @@ command(the_command)()
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
 
-def printing(*words: str, to: str, note: str = "pipe") -> tuple[int, str]:
+def printing(*words: str, to: str, note: str = "pipe", unbuffered: str = "") -> tuple[int, str]:
     """Run Python with a stdout that is full, closed, or read by nobody; return the code and what stderr says."""
     command = [sys.executable, "-c", *words]
     if to == "closed":
@@ -98,7 +98,8 @@ def printing(*words: str, to: str, note: str = "pipe") -> tuple[int, str]:
     with Path("/dev/full").open("w") as full:
         streams = {"full": full, "pipe": write, "closed": None}
         done = subprocess.run(
-            command, stdout=streams[to], stderr=full if note == "full" else subprocess.PIPE, text=True, cwd=ROOT
+            command, stdout=streams[to], stderr=full if note == "full" else subprocess.PIPE, text=True, cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         )  # fmt: skip
     os.close(write)
     return done.returncode, done.stderr or ""
@@ -108,15 +109,17 @@ def printing(*words: str, to: str, note: str = "pipe") -> tuple[int, str]:
 class TestWhereNobodyReads:
     """``| head -1``, a full disk behind ``>``, and ``>&-``: a sentence or silence, and never a traceback."""
 
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
     @pytest.mark.parametrize("how", ["little", "much", "rich"])
-    def test_a_pipe_that_was_closed_is_silence(self, how: str) -> None:
-        code, err = printing(PRINTING, how, to="pipe")
+    def test_a_pipe_that_was_closed_is_silence(self, how: str, unbuffered: str) -> None:
+        code, err = printing(PRINTING, how, to="pipe", unbuffered=unbuffered)
         assert code == 1
         assert err in ("", "a note\n")
 
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
     @pytest.mark.parametrize("how", ["little", "much", "rich"])
-    def test_a_full_disk_is_a_sentence(self, how: str) -> None:
-        code, err = printing(PRINTING, how, to="full")
+    def test_a_full_disk_is_a_sentence(self, how: str, unbuffered: str) -> None:
+        code, err = printing(PRINTING, how, to="full", unbuffered=unbuffered)
         assert code == 2
         *_, last = err.splitlines()
         assert last == "What was to be printed could not be written: No space left on device."
