@@ -208,7 +208,8 @@ def test_what_too_few_permutations_cannot_show_beside_so_many_has_no_verdict() -
     survivors = rng.random((2, 4, 8)) < 0.5
     labels = rng.integers(0, 5, (2, 6, 4, 8)).astype(np.int8)
     runs = tuple(
-        Run(Path("x"), "qqp", seed, Subnetwork(of, np.ones(4, bool))) for seed, of in enumerate(survivors)
+        Run(Path("x"), Subnetwork(of, np.ones(4, bool)), "qqp", seed, "heads")
+        for seed, of in enumerate(survivors)
     )
     group = Group("qqp", "qqp", "heads", runs)
     for number, vain in ((5, False), (6, True)):
