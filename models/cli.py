@@ -135,7 +135,7 @@ def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
         if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
             signal.signal(hangup, _terminate)
         stdout = _Watched(sys.stdout)
-        sys.stdout = stdout  # type: ignore[assignment]
+        sys.stdout = stdout
         code: Any = 0
         try:
             app()

@@ -147,7 +147,9 @@ def _nothing(permutations: int) -> PermutationTest:
     )
 
 
-def sign_flip_test(differences: Floats, weights: Floats | None = None, seed: int = 0) -> ShiftTest:
+def sign_flip_test(
+    differences: npt.NDArray[np.floating], weights: npt.NDArray[np.floating] | None = None, seed: int = 0
+) -> ShiftTest:
     """Test whether the mean of paired differences is 0: under that hypothesis each sign is as likely as the other.
 
     All ways to change signs are looked at, of more than 16 pairs a random sample of them. The interval is that of the

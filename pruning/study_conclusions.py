@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -417,12 +418,17 @@ def _patterns(data: StudyData) -> list[Finding]:
                 "patterns", comparison, task, n, one["value"], None, None, None, p, smallest, why=why
             )
             # Adjusted already, over the same comparisons: see pruning.survivor_patterns.adjust.
-            found.append(replace(finding, interval=lambda _, ends=(low, high): ends))
+            found.append(replace(finding, interval=partial(_fixed, (low, high))))
             if not why:
                 gaps.setdefault(comparison, []).append(one["value"])
     for comparison, effects in gaps.items():
         found.append(_one("patterns", comparison, ACROSS_TASKS, np.array(effects), _SHARES))
     return found
+
+
+def _fixed(ends: tuple[float, float], level: float) -> tuple[float, float]:
+    """An interval that is of the right level already."""
+    return ends
 
 
 def in_short(found: Sequence[Finding]) -> list[str]:
