@@ -166,8 +166,8 @@ def sign_flip_test(
     n = len(differences)
     if not n:
         raise InputError("A test of pairs takes at least one pair.")
-    weights = np.full(n, 1 / n) if weights is None else weights
-    weighted = weights * differences
+    of_mean: Floats = np.full(n, 1 / n) if weights is None else weights.astype(float)
+    weighted = of_mean * differences
     observed = float(weighted.sum())
     exact = n <= _MOST_EXACT
     number = 2**n - 1 if exact else _SAMPLED  # beside what was found
@@ -182,7 +182,7 @@ def sign_flip_test(
             else rng.integers(2, size=(size, n))
         )
         signs = 1.0 - 2.0 * flipped
-        drawn, moved = signs @ weighted, signs @ weights
+        drawn, moved = signs @ weighted, signs @ of_mean
         as_far += int((np.abs(drawn) >= abs(observed) - _TIE).sum())
         bounds.append(_not_rejected(observed, 1.0, drawn, moved))
     below, above = np.concatenate(bounds, axis=1)
