@@ -167,7 +167,7 @@ def sign_flip_test(
     if not n:
         raise InputError("A test of pairs takes at least one pair.")
     of_mean: Floats = np.full(n, 1 / n) if weights is None else weights.astype(float)
-    weighted = of_mean * differences
+    weighted: Floats = of_mean * differences.astype(float)
     observed = float(weighted.sum())
     exact = n <= _MOST_EXACT
     number = 2**n - 1 if exact else _SAMPLED  # beside what was found
