@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from models.errors import InputError
 from models.outputs import Output
+from models.provenance import source_record
 from patterns import Pattern, store
 from patterns.store import METADATA, UNKNOWN, MapRow
 from patterns.taxonomy import KINDS, PATTERNS
@@ -32,6 +33,27 @@ HEADS: tuple[str, ...] = ("base_model", "layer", "head")
 
 Groups: TypeAlias = Sequence[Hashable] | np.ndarray | pd.Series
 """Columns of :attr:`AnnotatedMaps.info`, or one value per map."""
+
+
+def records_of(folders: Iterable[Path | str]) -> list[dict[str, Any]]:
+    """Return what a result says of the folders of annotated maps that it was made from."""
+    return [source_record(folder, map_sources(folder)) for folder in folders]
+
+
+def map_sources(folder: Path | str) -> list[Path]:
+    """Return the files that :meth:`AnnotatedMaps.load` reads in a folder."""
+    folder = Path(folder)
+    if store.map_files(folder):
+        return [*store.map_files(folder), folder / "annotations.parquet"]
+    return [
+        path
+        for kind, home in find_published(folder)
+        for path in (
+            home / LAYOUTS[kind].label_file,
+            home / "index.csv",
+            *(home / LAYOUTS[kind].map_folder).glob("[!.]*.npy"),
+        )
+    ]
 
 
 class AnnotatedMaps:

@@ -17,7 +17,7 @@ from patterns.distribution import check_seed
 from patterns.taxonomy import ABBREVIATIONS, KINDS, PATTERNS, TITLES
 
 from .agreement import Votes, agreement
-from .dataset import AnnotatedMaps
+from .dataset import AnnotatedMaps, records_of
 from .dawid_skene import dawid_skene
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class MeasureAgreement:
             "folders": [str(folder) for folder in self.folders],
             "kind": self.maps,
             **agreement(maps, self.seed),
-            "provenance": provenance(),
+            "provenance": {**provenance(), "annotations": records_of(self.folders)},
         }
         if self.output is not None:
             votes = Votes.of(maps)

@@ -39,7 +39,7 @@ from patterns.rows import MapNames
 from patterns.store import MapRow
 from patterns.taxonomy import KINDS, PATTERNS
 
-from .dataset import AnnotatedMaps
+from .dataset import AnnotatedMaps, records_of
 from .strategies import STRATEGIES, choose, image_features, margins
 from .table import PREDICTIONS, SAMPLE, TEXTS, read_annotations
 
@@ -186,7 +186,11 @@ class SampleMaps:
             "seed": self.seed,
             "max_length": self.max_length,
             "fed": dict(found.inputs),
-            "exclude": {"folders": [str(folder) for folder in self.exclude], "found": int(taken.sum())},
+            "exclude": {
+                "folders": [str(folder) for folder in self.exclude],
+                "records": records_of(self.exclude),
+                "found": int(taken.sum()),
+            },
             "classifiers": classifier_records(classifiers, self.classifiers),
             "predicted": {p.value: int((predictions["label"] == p).sum()) for p in PATTERNS},
             "mean_margin": float(predictions["margin"].mean()),

@@ -17,7 +17,7 @@ from models.outputs import Output
 from models.provenance import provenance
 from patterns.taxonomy import KINDS, PATTERNS, Pattern
 
-from .dataset import HEADS, AnnotatedMaps
+from .dataset import HEADS, AnnotatedMaps, records_of
 
 if TYPE_CHECKING:
     from patterns.training import Training
@@ -177,7 +177,7 @@ class TrainClassifier:
                 "out_of_fold": scores,
                 "temperature": temperature,
                 "training": {**dataclasses.asdict(self.training), "other_kind": other_kind},
-                "provenance": provenance(),
+                "provenance": {**provenance(), "annotations": records_of(self.annotations)},
                 "map_digests": sorted(set(digests(annotated))),
             }
             classifier.save_pretrained(folder)
@@ -207,7 +207,7 @@ class EvaluateClassifier:
         Raises:
             InputError: the classifier or the annotations are not what they should be.
         """
-        from patterns.classifier import SHIPPED, load_classifier
+        from patterns.classifier import SHIPPED, classifier_digest, load_classifier
         from patterns.evaluation import score
 
         if self.maps is not None:
@@ -232,7 +232,12 @@ class EvaluateClassifier:
             "version": classifier.version,
             "trained_on": known,
             **score(_labels(annotated), classifier.predict_proba(annotated.maps), groups_of(annotated)[0]),
-            "provenance": provenance(),
+            "provenance": {
+                **provenance(),
+                "annotations": records_of(self.annotations),
+                "classifier": {"source": self.classifier, "version": classifier.version}
+                | classifier_digest(self.classifier),
+            },
         }
 
 

@@ -12,10 +12,11 @@ import pandas as pd
 
 from models.errors import InputError
 from models.outputs import Output, apart
+from models.provenance import source_record
 from patterns import store
 
 from . import exporting
-from .dataset import AnnotatedMaps
+from .dataset import AnnotatedMaps, records_of
 from .exports import Reading, read_export
 from .folders import AddedSummary, add_annotations, add_maps, read_kinds
 from .formats import EXPORT, LAYOUTS, find_published, read_published, write_published
@@ -64,13 +65,15 @@ class Import:
         """Add the file's labels, and the maps that it holds, to the folder.
 
         Returns:
-            What :func:`summary` does.
+            What :func:`summary` does, and of the ``source`` the digest.
 
         Raises:
             InputError: a file is not what it should be; the folder stays as it was.
         """
         if self._published() or self.source.is_dir():
-            return self._maps()
+            home = self.source.parent if self._published() else self.source
+            (record,) = records_of([home])
+            return self._maps() | {"source": record}
         reading = read_export(
             self.source,
             map_index(self.folder),
@@ -79,7 +82,7 @@ class Import:
             annotators=self.annotators,
             progress=progress,
         )
-        return take(self.folder, reading, str(self.source))
+        return take(self.folder, reading, str(self.source)) | {"source": source_record(self.source)}
 
     def _maps(self) -> dict[str, Any]:
         if self._published():

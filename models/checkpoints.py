@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from .files import reason
 from .glue import check_problem, class_ids, class_names
 from .hub import hub_answers, stored_file
 from .internals import loading_report, raw_config, sees_both_ways
+from .reading import file_digest
 from .saving import check_weights, read_model
 from .stored import (
     ADAPTER,
@@ -35,6 +37,9 @@ from .tokens import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_SETTINGS = (".json", ".txt", ".model", ".jinja")
+_LARGEST_SETTINGS = 2**28  # bytes: no tokenizer is larger
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -51,6 +56,8 @@ class Checkpoint:
     """Digest of a folder's weight files; None for a Hub model, whose commit says as much."""
     warnings: tuple[str, ...] = ()
     """What a reader of any result about it has to know."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Digests of a folder's other files, such as its configuration and its tokenizer, by name."""
 
 
 def load_checkpoint(
@@ -183,6 +190,7 @@ def load_checkpoint(
         name=name,
         revision=getattr(model.config, "_commit_hash", None) or revision,
         sha256=_digest(folder) if folder else None,
+        files=_digests(folder) if folder else {},
         warnings=_foreign_class(name, raw, type(model).__name__),
     )
 
@@ -274,6 +282,12 @@ def _digest(folder: Path) -> str | None:
     return digest.hexdigest() if files else None
 
 
+def _digests(folder: Path) -> dict[str, str]:
+    """Digests of what decides how weights are used, the configuration, and what is fed, the tokenizer."""
+    files = (path for path in sorted(folder.iterdir()) if path.suffix in _SETTINGS and path.is_file())
+    return {path.name: file_digest(path) for path in files if path.stat().st_size <= _LARGEST_SETTINGS}
+
+
 def count_parameters(model: PreTrainedModel) -> int:
     """Return the number of parameters, embeddings included."""
     return sum(parameter.numel() for parameter in model.parameters())
@@ -285,6 +299,7 @@ def model_record(checkpoint: Checkpoint) -> dict[str, Any]:
         "name": checkpoint.name,
         "revision": checkpoint.revision,
         "sha256": checkpoint.sha256,
+        "files": dict(checkpoint.files),
         "type": checkpoint.model.config.model_type,
         "parameters": count_parameters(checkpoint.model),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import inspect
 import os
@@ -12,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 import typer.core
@@ -63,7 +65,8 @@ def command(function: Callable[..., None], after: str = "nothing was written.") 
     """Turn a Typer function into a console script.
 
     It ends with 0 when done, with 2 and one sentence on stderr on bad input, a full disk or too little memory, and
-    with 130 when interrupted. Terminated, it cleans up too and ends with 143.
+    with 130 when interrupted. Terminated, it cleans up too and ends with 143. Where nobody reads what it prints any
+    more (``| head -1``), it ends with 1 and without a word.
 
     Args:
         function: what the command does.
@@ -104,6 +107,8 @@ def _guarded(function: Callable[..., None], after: str) -> Callable[..., None]:
         except KeyboardInterrupt:
             _stop(f"interrupted; {after}", 130)
         except Exception as error:  # each library has its own type for it
+            if error is getattr(sys.stdout, "failed", None):
+                raise  # nothing is wrong with the job or the disk: what it printed goes nowhere
             if memory_ran_out(error):
                 _stop(
                     f"Memory ran out ({reason(error)}). Give a smaller --batch-size or --max-length; {after}",
@@ -135,12 +140,80 @@ def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
         hangup = getattr(signal, "SIGHUP", None)  # a terminal that was closed; under nohup it is ignored
         if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
             signal.signal(hangup, _terminate)
-        app()
+        stdout = _Watched(sys.stdout)
+        sys.stdout = stdout
+        code: Any = 0
+        try:
+            app()
+        except SystemExit as end:
+            code = end.code
+        except OSError as error:
+            if error is not stdout.failed and error.errno not in _UNPRINTED:
+                raise
+            code = 2
+        finally:
+            sys.stdout = stdout.stream
+        raise SystemExit(_ended(code, stdout))
 
     main.__name__ = name
     main.__doc__ = doc
     main.app = app  # type: ignore[attr-defined]  # what the command takes, for tests of all commands
     return main
+
+
+_UNPRINTED = (errno.EPIPE, errno.ENOSPC, errno.EIO)
+
+
+class _Watched:
+    """A stdout that remembers that it could not be written, so that nothing else is said to have failed."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        """None where stdout was closed before the command began."""
+        self.failed: OSError | None = None
+
+    def write(self, text: Any) -> Any:
+        return self._tried("write", text)
+
+    def flush(self) -> None:
+        self._tried("flush")
+
+    def _tried(self, what: str, *words: Any) -> Any:
+        try:
+            return getattr(self.stream, what)(*words) if self.stream is not None else None
+        except OSError as error:
+            self.failed = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _ended(code: Any, stdout: _Watched) -> Any:
+    """Print what is still held back, and return what a command ends with: its code, unless that is lost.
+
+    Left to Python's own end, it would be a traceback and the code 120.
+    """
+    error = _let_go(stdout.stream) or stdout.failed
+    if error is not None and error.errno != errno.EPIPE:
+        say(f"What was to be printed could not be written: {reason(error)}.")
+    _let_go(sys.stderr)
+    if error is None:
+        return code
+    return code or (1 if error.errno == errno.EPIPE else 2)
+
+
+def _let_go(stream: TextIO | None) -> OSError | None:
+    """Write what a stream holds back; where that fails, return why, and write no more to it."""
+    if stream is None or stream.closed:
+        return None
+    try:
+        stream.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None
 
 
 def _flowing(text: str | None) -> str:
@@ -235,8 +308,10 @@ def listed(words: str) -> tuple[str, ...]:
 
 
 def say(message: str) -> None:
-    """Print to stderr, so that stdout stays what was asked for."""
-    print(printable(message), file=sys.stderr)
+    """Print to stderr, so that stdout stays what was asked for; where nobody can read it, nothing is printed."""
+    if sys.stderr is not None:  # closed: print() would take stdout
+        with contextlib.suppress(OSError):
+            print(printable(message), file=sys.stderr)
 
 
 def printable(text: str) -> str:

@@ -96,6 +96,44 @@ def kept_of(model: PreTrainedModel | PreTrainedConfig) -> Subnetwork | None:
     return Subnetwork.of_structure(structure, config.num_attention_heads)
 
 
+def whole_weights(model: PreTrainedModel) -> dict[str, torch.Tensor] | None:
+    """Return the weights of a compacted model in the shapes of the whole one, with zeros for all that was removed.
+
+    They give the outputs of the compacted model in the library's own class, which has one shape for all layers. None
+    where there are none such: grouped queries whose key and value heads were trained apart from each other.
+
+    Raises:
+        UnsupportedModelError, InputError: as :func:`compact`.
+    """
+    kept = kept_of(model)
+    weights = dict(model.state_dict())
+    if kept is None:
+        return weights
+    config = copy.deepcopy(model.config)
+    delattr(config, STRUCTURE)
+    with torch.device("meta"):  # shapes and names alone
+        whole = type(model)(config)
+    anatomy = anatomy_of(whole)
+    names = {module: name for name, module in whole.named_modules()}
+    for layer in range(anatomy.n_layers):
+        for module, cut in _cuts(anatomy, layer, kept):
+            small = model.get_submodule(names[module])
+            full = weight_of(small).new_zeros(weight_of(module).shape)
+            part = weight_of(small).detach()
+            full[cut.outputs[:, None], cut.inputs] = part
+            if not torch.equal(full[cut.outputs][:, cut.inputs], part):  # repeated ones that are not the same
+                return None
+            weights[f"{names[module]}.weight"] = full.T.contiguous() if isinstance(module, conv1d()) else full
+            if _bias(module) is not None:
+                bias = full.new_zeros(len(full))
+                if cut.bias:
+                    bias[cut.outputs] = _bias(small).detach()  # type: ignore[union-attr]
+                    if not torch.equal(bias[cut.outputs], _bias(small)):  # type: ignore[arg-type]
+                        return None
+                weights[f"{names[module]}.bias"] = bias
+    return weights
+
+
 def size_share(model: PreTrainedModel, subnetwork: Subnetwork, n_tokens: int = 128) -> SizeShare:
     """Return which share of the encoder of `model` the model compacted to `subnetwork` has.
 

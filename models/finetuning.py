@@ -226,7 +226,8 @@ def finetune(
             "provenance": {
                 **provenance(),
                 "model": record,
-                "data": {"train": of_train.source, "dev": of_dev.source},
+                "data": {"train": of_train.source, "dev": of_dev.source}
+                | ({"mismatched": of_mismatched.source} if mismatched_rows else {}),
                 "device": str(place),
                 "processes": n_processes(),
             },

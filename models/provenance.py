@@ -1,12 +1,21 @@
-"""What a result says about where it comes from."""
+"""What a result says about where it comes from.
+
+A file that headscope did not write cannot be verified; so every result that was made from one holds its SHA-256, by
+which it can be told later whether it was this one.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
+
+from .reading import file_digest
 
 PACKAGES = (
     "torch",
@@ -20,6 +29,8 @@ PACKAGES = (
     "scikit-learn",
 )
 
+_NAMED = 20  # more files are counted
+
 
 def headscope_version() -> str:
     """Return the installed version of headscope."""
@@ -27,6 +38,28 @@ def headscope_version() -> str:
         return version("headscope")
     except PackageNotFoundError:
         return "not installed"
+
+
+def source_record(source: Path | str, files: Iterable[Path] | None = None) -> dict[str, Any]:
+    """Return what a result says of a file, or of what was read in a folder: ``source``, ``files``, ``sha256``.
+
+    Of a file it is what ``sha256sum`` prints; of several, the SHA-256 of what ``sha256sum`` prints of all of them in
+    the order of their names, so that ``cd SOURCE; sha256sum NAMES | sha256sum`` repeats it.
+
+    Args:
+        source: the file or folder.
+        files: which of a folder were read; those of them that are not there are left out.
+    """
+    source = Path(source)
+    if files is None:
+        return {"source": str(source), "sha256": file_digest(source)}
+    there = sorted((path.relative_to(source).as_posix(), path) for path in files if path.is_file())
+    lines = "".join(f"{file_digest(path)}  {name}\n" for name, path in there)
+    return {
+        "source": str(source),
+        "files": [name for name, _ in there] if len(there) < _NAMED else len(there),
+        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+    }
 
 
 def provenance() -> dict[str, Any]:

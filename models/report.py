@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import palette
-from .drawing import save_figure
+from .drawing import SMALL, save_figure
 from .files import atomic_file
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _ROOMS = Path(__file__).parents[1]
 _SCRIPT = "models/templates/page.js"
+_LEGIBLE = 9  # CSS pixels: the height of the smallest words of a figure, whatever the width of the screen
 _ROWS_SHOWN = 2000  # a longer table is a file of its own, not a part of a page
 
 
@@ -107,6 +108,8 @@ class FigureBlock:
     """For those who cannot see it: what it shows and what follows."""
     caption: str = ""
     table: TableBlock | None = None
+    least: int = 0
+    """CSS pixels: narrower, its smallest words could not be read, so on a narrow screen it is moved sideways."""
 
     @classmethod
     def of(cls, figure: Figure, alt: str, caption: str = "", table: TableBlock | None = None) -> FigureBlock:
@@ -114,7 +117,13 @@ class FigureBlock:
         buffer = io.BytesIO()
         save_figure_to(figure, buffer)
         source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-        return cls(source, alt, caption, table)
+        return cls(
+            source,
+            alt,
+            caption,
+            table,
+            math.ceil(_LEGIBLE * figure.get_figwidth() * 72 / smallest_text(figure)),
+        )
 
 
 @dataclass(frozen=True)
@@ -228,6 +237,14 @@ def save_figure_to(figure: Figure, buffer: io.BytesIO) -> None:
         path = Path(folder) / "figure.png"
         save_figure(figure, path, dpi=160)
         buffer.write(path.read_bytes())
+
+
+def smallest_text(figure: Figure) -> float:
+    """Return the size in points of the smallest words of a figure that has been drawn; 8 if there are none."""
+    from matplotlib.text import Text
+
+    words = [one for one in figure.findobj(Text) if one.get_visible() and one.get_text().strip()]
+    return min((float(one.get_fontsize()) for one in words), default=SMALL)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .anatomy import STRUCTURE, anatomy_of, family_of
-from .compaction import compact, kept_of
+from .compaction import compact, kept_of, whole_weights
 from .errors import InputError
 from .files import read_json, reason
 from .hub import stored_file
@@ -44,6 +45,7 @@ def save(
     path: Path | str,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    plain: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write a model, compacted or not, with or without a task head, into a folder, at once or not at all.
@@ -55,6 +57,10 @@ def save(
         model: of a supported family; its precision is kept.
         path: a new or empty folder.
         tokenizer: saved with it, so that the folder can be a ``--model``.
+        plain: whether to write a compacted model a second time, as ``model.safetensors``, in the shapes of the whole
+            one with zeros for what was removed: ``from_pretrained`` reads that and gives the same outputs, but is no
+            smaller. Not done where there is no such model, see :func:`models.compaction.whole_weights`; then, as
+            without it, ``from_pretrained`` stops.
         overwrite: whether an earlier model there may be replaced.
 
     Raises:
@@ -73,20 +79,29 @@ def save(
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.dtype = str(model.dtype).removeprefix("torch.")
-    seen: set[tuple[int, torch.Size]] = set()
-    weights = {}
-    for name, tensor in model.state_dict().items():
-        place = (tensor.data_ptr(), tensor.shape)
-        if tensor.numel() and place in seen:  # tied to one that is saved under another name
-            continue
-        seen.add(place)
-        weights[name] = tensor.detach().cpu().contiguous()
+    compacted = kept_of(config) is not None
+    files = {COMPACTED if compacted else WHOLE: _untied(model.state_dict())}
+    if compacted and plain and (whole := whole_weights(model)) is not None:
+        files[WHOLE] = _untied(whole)
     with Output(Path(path), "models.save", overwrite, option="path").making() as folder:
         config.save_pretrained(folder)
-        file = folder / (COMPACTED if kept_of(config) else WHOLE)
-        save_safetensors(save_file, weights, file, {"format": "pt"})
+        for file, weights in files.items():
+            save_safetensors(save_file, weights, folder / file, {"format": "pt"})
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+
+
+def _untied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights without those that are tied to one under another name."""
+    seen: set[tuple[int, torch.Size]] = set()
+    found = {}
+    for name, tensor in weights.items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() and place in seen:
+            continue
+        seen.add(place)
+        found[name] = tensor.detach().cpu().contiguous()
+    return found
 
 
 def load(path: Path | str) -> PreTrainedModel:
@@ -141,12 +156,19 @@ def check_weights(folder: Path, config: PreTrainedConfig) -> None:
     """Compare a model's safetensors files with their checksums, if headscope wrote them, and its config with them.
 
     Raises:
-        InputError: a file is damaged or no file, or the config asks for far more layers than there are weights.
+        InputError: a file is damaged or no file, the config asks for far more layers than there are weights, or
+            another program has written weights beside a compacted model.
     """
     files = sorted(folder.glob("*.safetensors"))
     tensors = 0
+    compacted = folder / COMPACTED in files and getattr(config, STRUCTURE, None) is not None
     for file in files:
-        verify_safetensors(file, "the weights of a model")
+        ours = verify_safetensors(file, "the weights of a model") or file.name == COMPACTED
+        if compacted and not ours:
+            raise InputError(
+                f"{folder} holds two models: {COMPACTED} is headscope's, {file.name} was written by another "
+                "program, perhaps after training; move one of them to another folder."
+            )
         tensors += len(tensor_shapes(file))
     layers = getattr(config, "num_hidden_layers", 0)
     if files and isinstance(layers, int) and layers > max(tensors, _LAYERS):

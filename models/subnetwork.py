@@ -166,6 +166,17 @@ class Subnetwork:
             )
 
 
+def mask_files(path: Path | str) -> list[Path] | None:
+    """Return which files of a folder are read for its masks; None if it is a file itself."""
+    path = Path(path)
+    if not path.is_dir():
+        return None
+    for name in (SUBNETWORK_FILE, WEIGHT_MASKS_FILE):
+        if (path / name).is_file():
+            return [path / name]
+    return [path / "head_mask.npy", path / "mlp_mask.npy"]
+
+
 def _published(path: Path) -> Mask:
     values = read_array(
         path, "one of the masks head_mask.npy and mlp_mask.npy of a folder of published masks"

@@ -21,6 +21,7 @@ from torch import nn
 from models.errors import InputError, one_line
 from models.files import reason
 from models.hub import hub_answers
+from models.provenance import source_record
 from models.reading import (
     CHECKSUM,
     UNSET,
@@ -334,11 +335,23 @@ def load_classifiers(
 def classifier_records(
     classifiers: Mapping[str, PatternClassifier], sources: Mapping[str, str | None] | None = None
 ) -> dict[str, dict[str, str]]:
-    """Return what a result says of the classifiers that :func:`load_classifiers` gave: source and version."""
+    """Return what a result says of the classifiers that :func:`load_classifiers` gave: source and version.
+
+    Of a folder, ``sha256`` is the digest of its files.
+    """
     return {
         kind: {"source": (sources or {}).get(kind) or "shipped", "version": classifier.version}
+        | classifier_digest((sources or {}).get(kind) or kind)
         for kind, classifier in classifiers.items()
     }
+
+
+def classifier_digest(source: str) -> dict[str, str]:
+    """Return ``sha256`` of the files of a classifier's folder; nothing of the shipped ones and the Hub's."""
+    folder = Path(source)
+    if source in KINDS or not folder.is_dir():
+        return {}
+    return {"sha256": source_record(folder, [folder / "config.json", folder / _WEIGHTS])["sha256"]}
 
 
 def load_classifier(source: str | Path, kind: str | None = None) -> PatternClassifier:

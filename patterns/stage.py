@@ -15,8 +15,8 @@ from models.files import known, write_json
 from models.glue import Rows, load_rows, select_rows
 from models.isolating import check_mode, isolated
 from models.outputs import Output
-from models.provenance import provenance
-from models.subnetwork import Subnetwork
+from models.provenance import provenance, source_record
+from models.subnetwork import Subnetwork, mask_files
 from models.task import Task, task_named
 
 from .classifier import PatternClassifier, classifier_records, load_classifiers
@@ -230,6 +230,7 @@ class ClassifyHeads:
                 **provenance(),
                 "model": model_record(checkpoint),
                 "data": rows.record(),
+                "subnetwork": self.subnetwork and source_record(self.subnetwork, mask_files(self.subnetwork)),
                 "inputs": dict(patterns.inputs),
                 "classifiers": classifier_records(classifiers, self.classifiers),
                 "device": str(checkpoint.model.device),

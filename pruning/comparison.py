@@ -16,7 +16,8 @@ from models.files import write_json
 from models.glue import Rows, load_rows, select_rows
 from models.isolating import check_mode
 from models.outputs import Output
-from models.provenance import provenance
+from models.provenance import provenance, source_record
+from models.subnetwork import mask_files
 from patterns import HeadPatterns
 from patterns.classifier import classifier_records, load_classifiers
 from patterns.distribution import check_seed
@@ -142,7 +143,7 @@ class CompareSurvivors:
             "runs": [
                 {
                     "seed": run.seed,
-                    "source": str(run.source),
+                    **source_record(run.source, mask_files(run.source)),
                     "heads": run.subnetwork.n_heads,
                     "mlps": run.subnetwork.n_mlps,
                     "model": run.model,

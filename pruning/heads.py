@@ -16,7 +16,6 @@ from models.errors import InputError
 from models.evaluation import predict
 from models.files import known
 from models.outputs import Output
-from models.provenance import provenance
 from models.saving import save
 from models.subnetwork import Subnetwork
 from models.weights import SUBNETWORK_FILE
@@ -70,14 +69,20 @@ class PruneHeads:
         summary = self._search(loaded, progress, say)
         if self.save_model is not None:
             smaller = compact(loaded.model, Subnetwork.load(self.output / SUBNETWORK_FILE), unshare=True)
-            save(smaller, self.save_model, tokenizer=loaded.checkpoint.tokenizer, overwrite=self.overwrite)
+            save(
+                smaller,
+                self.save_model,
+                tokenizer=loaded.checkpoint.tokenizer,
+                plain=True,
+                overwrite=self.overwrite,
+            )
         return summary
 
     def _search(self, loaded: Loaded, progress: bool, say: Say) -> dict[str, Any]:
         folder = SearchFolder(
             self.output,
             {"command": "prune-heads", **loaded.record(), **asdict(self.search)},
-            {**provenance(), "device": str(loaded.model.device), "compaction": self.compaction},
+            {**loaded.provenance(), "device": str(loaded.model.device), "compaction": self.compaction},
             self.overwrite,
             (self.subject.model, self.subject.data),
         )
@@ -166,7 +171,7 @@ class PruneHeads:
                 *loaded.warnings(full.measured.score, self.search.threshold),
                 *_warnings(kept, steps),
             ],
-            "provenance": provenance(),
+            "provenance": loaded.provenance(),
         }
         folder.finish(summary)
         return summary

@@ -1,10 +1,14 @@
-"""Are the maps of survivors heterogeneous more often than those of the other heads of the same layers?"""
+"""Tests of one difference, each with the interval that belongs to it: of heads within their layers, and of pairs.
+
+An interval is the test turned round (Garthwaite 1996; Ernst 2004): all differences that the test would not reject. So
+interval, p-value and verdict cannot contradict each other.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,46 +24,55 @@ HIGHER, LOWER, NO_DIFFERENCE, UNTESTABLE = "higher", "lower", "no difference sho
 
 _CELLS = 4_000_000  # of one block of permutations
 _TIE = 1e-12
+_MOST_EXACT = 16  # pairs; of more, a sample of the 2**n changes of sign is drawn
+_SAMPLED = 99_999
 
 
-@dataclass(frozen=True)
-class PermutationTest:
-    """The result of :func:`difference_test`; None stands for what cannot be tested."""
+@dataclass(frozen=True, kw_only=True)
+class ShiftTest:
+    """A difference, its two-sided test and its interval; None stands for what cannot be tested."""
 
-    total: float | None
-    """Mean over survivors less mean over the others."""
-    by_layers: float | None
-    """What that would be on average if heads were interchangeable within each layer: what the layers explain."""
     difference: float | None
-    """The rest of it, which is what is tested; None where each layer has only survivors or none."""
+    """What is tested."""
     p_value: float | None
-    """Two-sided, heads permuted within each layer."""
     smallest_p: float | None
-    """What the test could have given at best, by how many arrangements of heads there are and how many were drawn."""
+    """What the test could have given at best, by how many arrangements there are and how many were drawn."""
     permutations: int
+    """How many were looked at, beside the one that was found."""
     ends: tuple[Floats, Floats] | None = field(default=None, compare=False, repr=False)
     """Of each permutation, the lowest and highest difference for which it is as far off as what was found."""
 
-    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+    def interval(self, level: float = LEVEL, span: tuple[float, float] = (-1.0, 1.0)) -> tuple[float, float]:
         """Return the interval of `difference` that belongs to the test at a level: the values that it would not reject.
 
-        At .05 it is the 95% interval. 0 lies within if and only if the p-value is above the level. NaN if there is
-        nothing to test.
+        At .05 it is the 95% interval. 0 lies within if and only if the p-value is above the level. It stays within
+        `span`, the lowest and highest difference that there can be, and is all of it where the test can reject
+        nothing at that level. NaN if there is nothing to test.
         """
         if self.ends is None:
             return math.nan, math.nan
         # So many of the drawn must be as far off for a difference not to be rejected.
         needed = math.floor(level * (self.permutations + 1) + _TIE)
         if needed < 1:
-            return -1.0, 1.0
+            return span
         low = float(np.partition(self.ends[0], needed - 1)[needed - 1])
         high = -float(np.partition(-self.ends[1], needed - 1)[needed - 1])
-        return max(low, -1.0), min(high, 1.0)
+        return max(low, span[0]), min(high, span[1])
 
     @property
     def testable(self) -> bool:
         """Whether the test could have come out below the level."""
         return self.smallest_p is not None and self.smallest_p <= LEVEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class PermutationTest(ShiftTest):
+    """The result of :func:`difference_test`: `difference` is None where each layer has only survivors or none."""
+
+    total: float | None
+    """Mean over survivors less mean over the others."""
+    by_layers: float | None
+    """What that would be on average if heads were interchangeable within each layer: what the layers explain."""
 
 
 def difference_test(
@@ -94,7 +107,7 @@ def difference_test(
     mixed = [kept[there].any() and not kept[there].all() for kept in survivors]
     survivors, shares = survivors[mixed], shares[mixed]
     if not len(survivors):
-        return PermutationTest(None, None, None, None, None, permutations)
+        return _nothing(permutations)
     places = np.flatnonzero(there)
     layer_of = places // survivors.shape[2]
     layers = [np.flatnonzero(layer_of == layer) for layer in np.unique(layer_of)]
@@ -106,7 +119,7 @@ def difference_test(
     gains, unit = (weights.T @ _centred(of, layers) / len(values) for of in (values, kept.astype(float)))
     observed, change = float(np.trace(gains)), float(np.trace(unit))
     if change <= _TIE:  # no layer has survivors and others
-        return PermutationTest(total, total, None, None, None, permutations)
+        return replace(_nothing(permutations), total=total, by_layers=total)
     as_far = 0
     bounds = []
     for permuted in _permutations(layers, len(places), permutations, np.random.default_rng(seed)):
@@ -118,13 +131,67 @@ def difference_test(
         math.comb(len(layer), int(one)) for one, layer in ((kept[0][of].sum(), of) for of in layers)
     )
     return PermutationTest(
-        total,
-        total - observed,
-        observed,
-        (as_far + 1) / (permutations + 1),
-        max(1 / (permutations + 1), 1 / arrangements if (kept == kept[0]).all() else 0.0),
-        permutations,
-        (below, above),
+        total=total,
+        by_layers=total - observed,
+        difference=observed,
+        p_value=(as_far + 1) / (permutations + 1),
+        smallest_p=max(1 / (permutations + 1), 1 / arrangements if (kept == kept[0]).all() else 0.0),
+        permutations=permutations,
+        ends=(below, above),
+    )
+
+
+def _nothing(permutations: int) -> PermutationTest:
+    return PermutationTest(
+        total=None, by_layers=None, difference=None, p_value=None, smallest_p=None, permutations=permutations
+    )
+
+
+def sign_flip_test(
+    differences: npt.NDArray[np.floating], weights: npt.NDArray[np.floating] | None = None, seed: int = 0
+) -> ShiftTest:
+    """Test whether the mean of paired differences is 0: under that hypothesis each sign is as likely as the other.
+
+    All ways to change signs are looked at, of more than 16 pairs a random sample of them. The interval is that of the
+    same test: all differences that it would not reject if each pair differed by so much more.
+
+    Args:
+        differences: one a pair.
+        weights: of the mean, of the same shape, adding up to 1; equal if None.
+        seed: of the sample.
+
+    Raises:
+        InputError: no pair.
+    """
+    n = len(differences)
+    if not n:
+        raise InputError("A test of pairs takes at least one pair.")
+    of_mean: Floats = np.full(n, 1 / n) if weights is None else weights.astype(float)
+    weighted: Floats = of_mean * differences.astype(float)
+    observed = float(weighted.sum())
+    exact = n <= _MOST_EXACT
+    number = 2**n - 1 if exact else _SAMPLED  # beside what was found
+    rng = np.random.default_rng(seed)
+    as_far = 0
+    bounds = []
+    for start in range(0, number, block := max(1, _CELLS // n)):
+        size = min(block, number - start)
+        flipped = (
+            (np.arange(start + 1, start + 1 + size)[:, None] >> np.arange(n)) & 1
+            if exact
+            else rng.integers(2, size=(size, n))
+        )
+        signs = 1.0 - 2.0 * flipped
+        drawn, moved = signs @ weighted, signs @ of_mean
+        as_far += int((np.abs(drawn) >= abs(observed) - _TIE).sum())
+        bounds.append(_not_rejected(observed, 1.0, drawn, moved))
+    below, above = np.concatenate(bounds, axis=1)
+    return ShiftTest(
+        difference=observed,
+        p_value=(as_far + 1) / (number + 1),
+        smallest_p=max(2.0 ** (1 - n), 1 / (number + 1)),
+        permutations=number,
+        ends=(below, above),
     )
 
 
@@ -156,8 +223,11 @@ def _not_rejected(observed: float, change: float, drawn: Floats, moved: Floats) 
     far from 0 as the first between two values of d, on either side of ``observed``.
     """
     slope = (moved / change).clip(-1, 1)
+    # What is as far off at 0 but for rounding is so here too, or interval and p-value could say different things.
+    nearer = np.stack([observed - drawn, observed + drawn])
+    nearer[np.abs(nearer) <= _TIE] = 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        ends = np.stack([(observed - drawn) / (1 - slope), (observed + drawn) / (1 + slope)])
+        ends = nearer / np.stack([1 - slope, 1 + slope])
     # A permutation that moves nothing is as far whatever d is.
     ends[0][slope >= 1 - _TIE], ends[1][slope <= -1 + _TIE] = -np.inf, np.inf
     low, high = ends.min(axis=0), ends.max(axis=0)
@@ -181,6 +251,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     known = [p for p in p_values if p is not None]
     adjusted = iter(multipletests(known, method="holm")[1] if known else ())
     return [None if p is None else float(next(adjusted)) for p in p_values]
+
+
+def holm_at_best(smallest: Sequence[float | None]) -> list[float | None]:
+    """Return the smallest adjusted p-values that are possible, from the smallest of the tests; None: not testable."""
+    return holm([None if p is None or p > LEVEL else p for p in smallest])
 
 
 def holm_levels(p_values: Sequence[float | None]) -> list[float]:

@@ -5,6 +5,7 @@ Every function takes subnetworks of one model, one a seed, and ``what``: ``"head
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +20,8 @@ Bools = npt.NDArray[np.bool_]
 NULLS = ("size", "size-per-layer")
 """What a random subnetwork has in common with the one it stands for: its number of heads (or MLPs), or that
 number in every layer. The second is harder to beat: it also explains seeds that agree on layers only."""
+
+_TIE = 1e-12
 
 
 class CochranQ(NamedTuple):
@@ -178,8 +181,27 @@ def beside_chance(observed: float, values: npt.NDArray[np.floating], null: str) 
         nan = float("nan")
         return Chance(observed, nan, (nan, nan), nan, null, len(values))
     low, high = np.percentile(known, [2.5, 97.5])
-    p_value = (int((known >= observed - 1e-12).sum()) + 1) / (len(known) + 1)
+    p_value = (int((known >= observed - _TIE).sum()) + 1) / (len(known) + 1)
     return Chance(observed, float(known.mean()), (float(low), float(high)), p_value, null, len(values))
+
+
+def at_least(observed: float, values: npt.NDArray[np.floating], level: float) -> float:
+    """Return how much more than by chance a statistic is at least: the one-sided interval that belongs to its p-value.
+
+    It is the lowest shift of the random draws that :func:`beside_chance` would not reject at the level: above 0 if and
+    only if the p-value is at most the level. NaN where no p-value is that small.
+
+    Args:
+        observed: the statistic.
+        values: ``[D]`` of random subnetworks; NaN among them are left out.
+        level: of the test.
+    """
+    known = values[~np.isnan(values)]
+    needed = math.floor(level * (len(known) + 1) + _TIE)
+    if needed < 1 or not len(known):
+        return math.nan
+    shift = observed - float(np.partition(known, -needed)[-needed])
+    return 0.0 if abs(shift) <= _TIE else min(shift, observed - float(known.mean()))
 
 
 def randomised(subnetwork: Subnetwork, rng: np.random.Generator, null: str = "size") -> Subnetwork:

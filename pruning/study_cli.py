@@ -103,6 +103,7 @@ def run_study(
         tuple(force or ()),
         keep_going,
         repair,
+        begun if begun.is_file() else None,
     )
     if dry_run:
         _show_plan(job, as_json)

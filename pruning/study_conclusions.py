@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .consistency import kappas
-from .permutation import HIGHER, LEVEL, LOWER, NO_DIFFERENCE, UNTESTABLE, holm, verdict
-from .stability import Bools, stacked
-from .study_data import METHODS, MIN_VALUES, STATES, StudyData, metric_range, t_interval, within_range
+from .consistency import kappas, random_masks
+from .permutation import (
+    HIGHER,
+    LEVEL,
+    LOWER,
+    NO_DIFFERENCE,
+    UNTESTABLE,
+    holm,
+    holm_at_best,
+    holm_levels,
+    sign_flip_test,
+    verdict,
+)
+from .stability import at_least
+from .study_data import METHODS, STATES, StudyData, metric_range
 from .tables import p_words
 
 if TYPE_CHECKING:
@@ -24,8 +37,14 @@ BELOW_MAJORITY = "the threshold lies below the commonest label's score"
 _SHARES = (-1.0, 1.0)  # of a difference of shares
 _OVERALL = {ACROSS_RUNS: "over all runs (these tasks, other seeds)", ACROSS_TASKS: "over tasks"}
 _NULLS = {"size": "as many at random", "size-per-layer": "as many in every layer"}
-_MOST_EXACT = 16  # from 2**16 changes of sign on, a sample of them is drawn
-_RESAMPLES = 2000
+_UNITS = {
+    "good": "seeds",
+    "stable": "heads or MLPs",
+    "patterns": "heads",
+    ACROSS_RUNS: "runs",
+    ACROSS_TASKS: "tasks",
+}
+"""What `n` counts, of one task by the question, or over all."""
 _QUESTIONS = {
     "good": "Are good subnetworks better than others of their size after fine-tuning again?",
     "stable": "Is survival more stable over seeds than by chance?",
@@ -49,7 +68,8 @@ class Finding:
     """In the units of the metric, of kappa, or in shares."""
     low: float | None
     high: float | None
-    """95% interval of the effect."""
+    """95% interval of the effect: of the test, and corrected as its p-value is, so that 0 lies outside if and only if
+    ``p_holm`` is at most .05. A one-sided test has no `high`; what cannot come out significant has neither."""
     size: float | None
     """Mean of the paired differences by their standard deviation; None for what is not paired."""
     p_value: float | None
@@ -57,13 +77,28 @@ class Finding:
     """What the test could have given at best."""
     p_holm: float | None = None
     """Adjusted for all testable comparisons of its question over the same of-kind."""
+    smallest_holm: float | None = None
+    """What that could have been at best."""
     why: str = ""
     """Why it is not testable whatever the numbers say."""
+    interval: Callable[[float], tuple[float, float]] | None = field(default=None, compare=False, repr=False)
+    """The interval that belongs to the test at a level; NaN for an end that there is not."""
+
+    @property
+    def at_best(self) -> float | None:
+        """The smallest p-value that was possible, adjusted if that is known."""
+        return self.smallest_p if self.smallest_holm is None else self.smallest_holm
 
     @property
     def testable(self) -> bool:
         """Whether the test could have come out below the level."""
-        return not self.why and self.p_value is not None and (self.smallest_p or 0.0) <= LEVEL
+        return not self.why and self.p_value is not None and (self.at_best or 0.0) <= LEVEL
+
+    @property
+    def many(self) -> str:
+        """`5 seeds`."""
+        unit = _UNITS.get(self.of, _UNITS.get(self.question, "values"))
+        return f"{self.n} {unit.removesuffix('s') if self.n == 1 else unit}"
 
     @property
     def verdict(self) -> str:
@@ -71,23 +106,32 @@ class Finding:
         if not self.testable or self.effect is None:
             if self.why:
                 return f"{UNTESTABLE}: {self.why}"
-            if self.smallest_p is not None:
-                return f"{UNTESTABLE}: no p below {p_words(self.smallest_p)} is possible with n = {self.n}"
-            return UNTESTABLE
-        return verdict(self.effect, self.p_value if self.p_holm is None else self.p_holm, self.smallest_p)
+            return UNTESTABLE if self.at_best is None else f"{UNTESTABLE}: {_in_vain(self)}"
+        return verdict(self.effect, self.p_value if self.p_holm is None else self.p_holm, self.at_best)
 
 
 def findings_of(data: StudyData) -> list[Finding]:
-    """Return all comparisons, the p-values adjusted by Holm within each question, tasks apart from overall ones."""
-    found = [*_good(data), *_stable(data), *_patterns(data)]
-    adjusted: dict[int, float | None] = {}
+    """Return all comparisons, adjusted by Holm within each question, tasks apart from overall ones."""
+    return adjusted([*_good(data), *_stable(data), *_patterns(data)])
+
+
+def adjusted(found: Sequence[Finding]) -> list[Finding]:
+    """Return comparisons with their p-values and intervals adjusted by Holm, so that both say the same.
+
+    A comparison that could not have come out significant has no interval, which would be all values.
+    """
+    told = list(found)
     families: dict[tuple[str, bool], list[int]] = {}
     for i, one in enumerate(found):
         families.setdefault((one.question, one.of in _OVERALL), []).append(i)
     for places in families.values():
-        values = holm([found[i].p_value if found[i].testable else None for i in places])
-        adjusted |= dict(zip(places, values, strict=True))
-    return [Finding(**{**asdict(one), "p_holm": adjusted[i]}) for i, one in enumerate(found)]
+        values = [found[i].p_value if found[i].testable else None for i in places]
+        best = holm_at_best([found[i].smallest_p or 0.0 if found[i].testable else None for i in places])
+        for i, p, least, level in zip(places, holm(values), best, holm_levels(values), strict=True):
+            one = replace(found[i], p_holm=p, smallest_holm=least)
+            ends = one.interval(level) if one.testable and one.interval else (math.nan, math.nan)
+            told[i] = replace(one, low=_known(ends[0]), high=_known(ends[1]))
+    return told
 
 
 def findings_frame(found: Sequence[Finding]) -> pd.DataFrame:
@@ -98,28 +142,6 @@ def findings_frame(found: Sequence[Finding]) -> pd.DataFrame:
     rows = [{**{name: getattr(one, name) for name in names}, "verdict": one.verdict} for one in found]
     frame = pd.DataFrame(rows, columns=[*names, "verdict"])
     return frame.astype(dict.fromkeys(names[4:], "float64"))
-
-
-def sign_flip(differences: npt.NDArray[np.floating], seed: int = 0) -> tuple[float, float]:
-    """Return the two-sided p-value of a paired permutation test of the mean, and the smallest that is possible.
-
-    Under the hypothesis that the two of a pair are exchangeable, every sign is as likely as the other. All ways
-    to change signs are looked at, for more than 16 pairs a random sample of them.
-    """
-    from scipy.stats import permutation_test
-
-    n = len(differences)
-    exact = n <= _MOST_EXACT
-    resamples = 2**n if exact else 99_999
-    found = permutation_test(
-        (differences,),
-        lambda x, axis: np.mean(x, axis=axis),
-        permutation_type="samples",
-        n_resamples=resamples,
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-    )
-    return min(1.0, float(found.pvalue)), min(1.0, 2.0 / (2**n if exact else resamples + 1))
 
 
 def conclusions(found: Sequence[Finding]) -> list[dict[str, Any]]:
@@ -164,14 +186,23 @@ def _sentence(one: Finding) -> str:
 def _effect(one: Finding) -> str:
     if one.effect is None:
         return ""
-    bounds = "" if one.low is None else f" [{one.low:+.3f}, {one.high:+.3f}]"
+    bounds = ""
+    if one.low is not None:
+        bounds = f" (at least {one.low:+.3f})" if one.high is None else f" [{one.low:+.3f}, {one.high:+.3f}]"
     return f"{one.effect:+.3f}{bounds}"
 
 
 def _limit(one: Finding) -> str:
-    """Over what a comparison was not testable, and what p it could have given at best."""
-    best = "" if one.smallest_p is None else f", at best p {_p(one.smallest_p)}"
-    return f"{_OVERALL.get(one.of, 'task by task')} (n = {one.n}{best})"
+    """Over what a comparison was not testable, and why."""
+    words = f"n = {one.n}" if one.why or one.at_best is None else _in_vain(one)
+    return f"{_OVERALL.get(one.of, 'task by task')} ({words})"
+
+
+def _in_vain(one: Finding) -> str:
+    """That no numbers could have made a comparison significant."""
+    corrected = one.smallest_p is not None and one.smallest_p <= LEVEL
+    beside = ", corrected for the number of comparisons," if corrected else ""
+    return f"cannot be significant with {one.many}: p{beside} is at least {p_words(one.at_best)}"
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -257,16 +288,18 @@ def _paired(
     found = []
     for task, values in by_task.items():
         width = spans[task][1] - spans[task][0]
-        one = _one(question, comparison, task, values, t_interval(values, (-width, width)))
+        one = _one(question, comparison, task, values, (-width, width))
         found.append(replace(one, p_value=None, why=BELOW_MAJORITY) if task in vain else one)
     rest = {task: values for task, values in by_task.items() if task not in vain}
     if rest:
         widest = max(high - low for low, high in (spans[task] for task in rest))
-        means = np.array([values.mean() for values in rest.values()])
+        span = (-widest, widest)
+        # The mean of the tasks' means, whatever the number of seeds of each: what is tested is what is shown.
+        weights = np.concatenate([np.full(len(of), 1 / len(rest) / len(of)) for of in rest.values()])
         runs = np.concatenate(list(rest.values()))
-        fixed = _fixed_tasks(list(rest.values()), (-widest, widest))
-        found.append(_one(question, comparison, ACROSS_RUNS, runs, fixed, float(means.mean())))
-        found.append(_one(question, comparison, ACROSS_TASKS, means, t_interval(means, (-widest, widest))))
+        found.append(_one(question, comparison, ACROSS_RUNS, runs, span, weights))
+        means = np.array([values.mean() for values in rest.values()])
+        found.append(_one(question, comparison, ACROSS_TASKS, means, span))
     return found
 
 
@@ -275,24 +308,40 @@ def _one(
     comparison: str,
     of: str,
     values: npt.NDArray[np.floating],
-    bounds: tuple[float, float],
-    effect: float | None = None,
+    span: tuple[float, float],
+    weights: npt.NDArray[np.floating] | None = None,
 ) -> Finding:
-    """Return one comparison of paired values; its effect is their mean if none is given."""
-    effect = float(values.mean()) if effect is None else effect
-    p, smallest = sign_flip(values) if len(values) > 1 else (None, 1.0)
+    """Return one comparison of paired values, by the test of all changes of sign; its interval comes with Holm's level.
+
+    Args:
+        question: its key.
+        comparison: its name.
+        of: a task, or over what.
+        values: a difference each.
+        span: lowest and highest difference that there can be.
+        weights: of the mean, equal if None.
+    """
+    test = sign_flip_test(values, weights)
     spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    effect = float(test.difference or 0.0)
+
+    def interval(level: float) -> tuple[float, float]:
+        low, high = test.interval(level, span)
+        # No width is no interval; nor is all that there can be.
+        return (low, high) if low < high and (low, high) != span else (math.nan, math.nan)
+
     return Finding(
         question,
         comparison,
         of,
         len(values),
         effect,
-        _known(bounds[0]),
-        _known(bounds[1]),
+        None,
+        None,
         effect / spread if spread > 0 else None,
-        p,
-        smallest,
+        test.p_value if test.testable else None,
+        test.smallest_p,
+        interval=interval,
     )
 
 
@@ -300,22 +349,8 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _fixed_tasks(
-    by_task: Sequence[npt.NDArray[np.floating]], span: tuple[float, float]
-) -> tuple[float, float]:
-    """95% interval of the mean of the tasks' means, when other seeds are drawn of the same tasks."""
-    from scipy.stats import t
-
-    if any(len(values) < MIN_VALUES for values in by_task):
-        return float("nan"), float("nan")
-    df = sum(len(values) - 1 for values in by_task)
-    error = np.sqrt(sum(values.var(ddof=1) / len(values) for values in by_task)) / len(by_task)
-    mean = float(np.mean([values.mean() for values in by_task]))
-    return within_range(mean, float(t.ppf(0.975, df) * error), span)
-
-
 def _stable(data: StudyData) -> list[Finding]:
-    """Fleiss' kappa less its mean by chance; the interval resamples heads (or MLPs)."""
+    """Fleiss' kappa less its mean by chance; test and interval are one-sided, of the same random subnetworks."""
     found = []
     for what in ("heads", "mlps"):
         above: dict[str, list[float]] = {}
@@ -324,53 +359,37 @@ def _stable(data: StudyData) -> list[Finding]:
             kappa = part["fleiss_kappa"]
             for null, level in part["chance"].get("fleiss_kappa", {}).items():
                 name = f"{'MLPs' if what == 'mlps' else what}: kappa above chance ({_NULLS[null]})"
-                n = part["all"]
                 why = BELOW_MAJORITY if group.untestable else ""
+                one = Finding(
+                    "stable", name, group.task, part["all"], None, None, None, None, None, None, why=why
+                )
                 if kappa is None or level["mean"] is None:
-                    found.append(Finding("stable", name, group.task, n, None, None, None, None, None, None))
+                    found.append(replace(one, why=""))
                     continue
                 effect = kappa - level["mean"]
-                low, high = _kappa_interval(stacked(group.subnetworks, what), kappa, data.plan.study.seed)
-                bounds = _known(low - level["mean"]), _known(high - level["mean"])
-                smallest = 1 / (level["draws"] + 1)
+                drawn = kappas(random_masks(group, what, null, level["draws"], data.plan.study.seed))
                 found.append(
-                    Finding(
-                        "stable",
-                        name,
-                        group.task,
-                        n,
-                        effect,
-                        bounds[0],
-                        bounds[1],
-                        None,
-                        None if why else level["p_value"],
-                        smallest,
-                        why=why,
+                    replace(
+                        one,
+                        effect=effect,
+                        p_value=None if why else level["p_value"],
+                        smallest_p=1 / (level["draws"] + 1),
+                        interval=_above(kappa, drawn, -1 / (len(group.runs) - 1)),
                     )
                 )
-                if why:
-                    continue
-                above.setdefault(name, []).append(effect)
+                if not why:
+                    above.setdefault(name, []).append(effect)
         for name, effects in above.items():
-            values = np.array(effects)
-            found.append(_one("stable", name, ACROSS_TASKS, values, t_interval(values, (-2.0, 2.0))))
+            found.append(_one("stable", name, ACROSS_TASKS, np.array(effects), (-2.0, 2.0)))
     return found
 
 
-def _kappa_interval(masks: Bools, kappa: float, seed: int) -> tuple[float, float]:
-    """95% bootstrap interval over heads of the kappa of masks ``[S, ...]``, symmetric (Hall 1988) and within its range.
-
-    Kappas of resampled heads lie lower on average, so that percentiles may leave out the kappa itself. NaN where all
-    of them are the same, which says nothing of how far others would lie off.
-    """
-    flat = masks.reshape(len(masks), -1)
-    places = np.random.default_rng(seed).integers(flat.shape[1], size=(_RESAMPLES, flat.shape[1]))
-    values = kappas(np.moveaxis(flat[:, places], 0, 1))
-    values = values[~np.isnan(values)]
-    half = float(np.percentile(np.abs(values - kappa), 95)) if len(values) else 0.0
-    if not half > 0:
-        return float("nan"), float("nan")
-    return max(kappa - half, -1 / (len(masks) - 1)), min(kappa + half, 1.0)
+def _above(
+    kappa: float, drawn: npt.NDArray[np.float64], lowest: float
+) -> Callable[[float], tuple[float, float]]:
+    """How far kappa is at least above its mean by chance, as a function of the level; it is `lowest` at least."""
+    mean = float(np.nanmean(drawn))
+    return lambda level: (max(at_least(kappa, drawn, level), lowest - mean), math.nan)
 
 
 def _patterns(data: StudyData) -> list[Finding]:
@@ -393,17 +412,23 @@ def _patterns(data: StudyData) -> list[Finding]:
                     Finding("patterns", comparison, task, n, None, None, None, None, None, None, why=why)
                 )
                 continue
-            low, high = one["ci95"]
+            low, high = (math.nan if bound is None else bound for bound in one["ci95"])
             p, smallest = (None, None) if why else (one["p_value"], one["smallest_p"])
-            found.append(
-                Finding("patterns", comparison, task, n, one["value"], low, high, None, p, smallest, why=why)
+            finding = Finding(
+                "patterns", comparison, task, n, one["value"], None, None, None, p, smallest, why=why
             )
+            # Adjusted already, over the same comparisons: see pruning.survivor_patterns.adjust.
+            found.append(replace(finding, interval=partial(_fixed, (low, high))))
             if not why:
                 gaps.setdefault(comparison, []).append(one["value"])
     for comparison, effects in gaps.items():
-        values = np.array(effects)
-        found.append(_one("patterns", comparison, ACROSS_TASKS, values, t_interval(values, _SHARES)))
+        found.append(_one("patterns", comparison, ACROSS_TASKS, np.array(effects), _SHARES))
     return found
+
+
+def _fixed(ends: tuple[float, float], level: float) -> tuple[float, float]:
+    """An interval that is of the right level already."""
+    return ends
 
 
 def in_short(found: Sequence[Finding]) -> list[str]:

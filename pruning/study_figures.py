@@ -148,8 +148,10 @@ def importance(frame: pd.DataFrame) -> Figure:
             axes.tick_params(labelleft=column == 0, labelbottom=row == 1)
             if row == 0:
                 page.text(x, y + panel_h + 0.14, task)
-            else:
-                axes.set_xlabel("normalised importance", labelpad=1, **text_style(SMALL))
+            elif column == 0:  # once a row of panels, which are narrower than these words
+                across = min(columns, len(tasks) - band * columns)
+                middle = left + (across * (panel_w + between) - between) / 2
+                page.text(middle, y - 0.3, "normalised importance", ha="center")
             if column == 0:
                 axes.set_ylabel(words, labelpad=2, **text_style(SMALL))
     return page.figure
@@ -307,7 +309,8 @@ def forest(frame: pd.DataFrame) -> Figure:
         said = row.verdict.split(":")[0]
         colour = _VERDICT_COLOURS.get(said, GREY)
         if row.low == row.low:
-            axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.1)
+            end = row.effect if row.high != row.high else row.high  # of a one-sided interval, the mark
+            axes.plot([row.low, end], [place, place], color=colour, linewidth=1.1)
         filled = said in (HIGHER, LOWER)
         axes.plot(
             row.effect,

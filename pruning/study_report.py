@@ -195,7 +195,9 @@ def _answered(
             "line of no difference, and the verdict. The numbers are in the table."
         )
         caption = (
-            "Filled: higher or lower after Holm's correction. Open: no difference shown. Grey: not testable."
+            "Filled: higher or lower after Holm's correction. Open: no difference shown. Grey: not testable. The "
+            "interval is that of the test, corrected likewise: it holds 0 if and only if no difference is shown. A "
+            "line that ends at its mark is a one-sided interval: at least so much."
         )
         block = TableBlock.of(behind, name, "Every comparison that is drawn", folded=True)
         drawn = (FigureBlock.of(figure, alt, caption, block),)
@@ -284,10 +286,11 @@ def markdown(told: Mapping[str, Any], data: StudyData) -> str:
     for one in told["conclusions"]:
         lines += [f"**{one['question']}**", "", *(f"- {answer}" for answer in one["answers"]), ""]
     lines += [
-        f"Intervals are of 95%; there is none below {MIN_VALUES} seeds (or tasks). Tests of pairs change signs: "
-        "with five seeds no p below .062 is possible for one task, "
-        "so that runs of all tasks, and tasks, are tested too. 'No difference shown' is not 'no difference'. p-values "
-        "are adjusted by Holm within a question.",
+        "Each difference has one test, and the 95% interval that belongs to it; p-values and intervals are adjusted by "
+        "Holm within a question, and the interval holds 0 if and only if p > .05. Tests of pairs change signs: with "
+        "five seeds no p below .062 is possible for one task, which then has no interval and no verdict, so that runs "
+        "of all tasks, and tasks, are tested too. Tests of stability are one-sided. 'No difference shown' is not 'no "
+        "difference'.",
         "",
         "## Scores",
         "",

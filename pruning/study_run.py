@@ -18,7 +18,7 @@ from models.errors import InputError
 from models.files import disk_is_full, read_json, reason, write_json
 from models.glue import load_rows
 from models.outputs import apart
-from models.provenance import provenance
+from models.provenance import provenance, source_record
 from models.reading import check_fields, reading
 
 from .study import Materials, Plan, Step, plan_of
@@ -60,6 +60,8 @@ class RunStudy:
     """Whether other steps are begun after one has failed."""
     repair: bool = False
     """Whether damaged steps are done again; else they are named, and nothing is done."""
+    source: Path | None = None
+    """The file that the study was read from, for the record."""
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -110,7 +112,7 @@ class RunStudy:
                 {
                     "study": asdict(plan.study),
                     "materials": asdict(plan.materials),
-                    "provenance": provenance(),
+                    "provenance": {**provenance(), "file": self.source and source_record(self.source)},
                 },
             )
             try:

@@ -17,6 +17,7 @@ from models.errors import InputError
 from models.evaluation import Examples, examples_of, predict
 from models.glue import Row, Rows, apart, hold_out, load_rows
 from models.metrics import baselines, threshold_metric
+from models.provenance import provenance
 from models.reading import read_json
 from models.task import Task, task_named
 
@@ -133,6 +134,10 @@ class Loaded:
             "holdout": self.subject.holdout,
             "max_length": self.subject.max_length,
         }
+
+    def provenance(self) -> dict[str, Any]:
+        """Return where this run's results come from, ready for JSON."""
+        return {**provenance(), "model": model_record(self.checkpoint), "data": self.rows.record()}
 
     def batches(self, in_order: bool = False) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
         """Yield positions and inputs of the examples that decide."""

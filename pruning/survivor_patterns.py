@@ -21,7 +21,16 @@ from patterns.distribution import EMPTY, distribution, interpretable_shares, see
 from patterns.examples import ExampleMaps
 from patterns.taxonomy import INTERPRETABLE
 
-from .permutation import UNTESTABLE, crossed_ci95, difference_test, holm, holm_levels, verdict
+from .permutation import (
+    LEVEL,
+    UNTESTABLE,
+    crossed_ci95,
+    difference_test,
+    holm,
+    holm_at_best,
+    holm_levels,
+    verdict,
+)
 from .runs import Group, Run
 from .survivors import super_survivors
 
@@ -260,16 +269,27 @@ def adjust(comparisons: Sequence[dict[str, Any]]) -> None:
     """Complete each comparison by what depends on how many there are.
 
     Added are the p-value adjusted by Holm over all of them, the 95% interval corrected in the same way, and the
-    verdict; all three say the same.
+    verdict; all three say the same. What cannot come out significant beside so many has no interval and no verdict.
     """
     for name in COMPARISONS:
         p_values = [one[name]["p_value"] for one in comparisons]
-        for one, p, level in zip(comparisons, holm(p_values), holm_levels(p_values), strict=True):
+        smallest = [
+            None if p is None else one[name]["smallest_p"]
+            for one, p in zip(comparisons, p_values, strict=True)
+        ]
+        levels, best = holm_levels(p_values), holm_at_best(smallest)
+        for one, p, level, least in zip(comparisons, holm(p_values), levels, best, strict=True):
             found = one[name]
-            bounds = (None, None) if p is None else found["ci95"].interval(level)
+            vain = least is not None and least > LEVEL
+            if vain:
+                found["why"] = (
+                    f"with {found['permutations']} permutations no comparison of {len(comparisons)} can be "
+                    f"significant: p, corrected for their number, is at least {least:.3f}"
+                )
+            bounds = (None, None) if p is None or vain else found["ci95"].interval(level)
             found["ci95"] = [bound if bound is None else known(bound) for bound in bounds]
             found["p_holm"] = p
-            found["verdict"] = verdict(found["value"], p, found["smallest_p"])
+            found["verdict"] = UNTESTABLE if vain else verdict(found["value"], p, found["smallest_p"])
 
 
 def _check_size(run: Run, checkpoint: Checkpoint) -> None:

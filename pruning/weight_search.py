@@ -13,7 +13,6 @@ import pandas as pd
 from models.errors import InputError
 from models.evaluation import predict
 from models.files import atomic_file, known
-from models.provenance import provenance
 from models.weights import WEIGHT_MASKS_FILE, WeightMasks, survival
 
 from .folder import SURVIVAL, Say, SearchFolder, components
@@ -69,7 +68,7 @@ class PruneWeights:
         folder = SearchFolder(
             self.output,
             {"command": "prune-weights", **loaded.record(), **settings},
-            {**provenance(), "device": str(loaded.model.device)},
+            {**loaded.provenance(), "device": str(loaded.model.device)},
             self.overwrite,
             (self.subject.model, self.subject.data),
         )
@@ -121,7 +120,7 @@ class PruneWeights:
             "reported_on": loaded.report(lambda held: _scored(masks, loaded, held)),
             "inputs": loaded.examples.inputs,
             "warnings": loaded.warnings(found.full_score, self.threshold),
-            "provenance": provenance(),
+            "provenance": loaded.provenance(),
         }
         folder.finish(summary)
         return summary

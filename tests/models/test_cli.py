@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,100 @@ def run(
         return (stopped.value.code or 0, *capfd.readouterr())
 
     return call
+
+
+PRINTING = """
+import json, sys
+from rich.console import Console
+from models.cli import command, say
+
+def the_command(how: str) -> None:
+    if how == "much":
+        print("x" * 100_000)
+    elif how == "rich":
+        Console().print("a table")
+    elif how == "bad":
+        from models import InputError
+        print("so far")
+        raise InputError("bad input")
+    elif how == "progress":
+        from tqdm import tqdm
+        for _ in tqdm(range(3), mininterval=0):
+            pass
+        print("done")
+    else:
+        print("little")
+    say("a note")
+
+command(the_command)()
+"""
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+
+
+def printing(*words: str, to: str, note: str = "pipe", unbuffered: str = "") -> tuple[int, str]:
+    """Run Python with a stdout that is full, closed, or read by nobody; return the code and what stderr says."""
+    command = [sys.executable, "-c", *words]
+    if to == "closed":
+        command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    read, write = os.pipe()
+    os.close(read)
+    with Path("/dev/full").open("w") as full:
+        streams = {"full": full, "pipe": write, "closed": None}
+        done = subprocess.run(
+            command, stdout=streams[to], stderr=full if note == "full" else subprocess.PIPE, text=True, cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    os.close(write)
+    return done.returncode, done.stderr or ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, could not import")
+class TestWhereNobodyReads:
+    """``| head -1``, a full disk behind ``>``, and ``>&-``: a sentence or silence, and never a traceback."""
+
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    @pytest.mark.parametrize("how", ["little", "much", "rich"])
+    def test_a_pipe_that_was_closed_is_silence(self, how: str, unbuffered: str) -> None:
+        code, err = printing(PRINTING, how, to="pipe", unbuffered=unbuffered)
+        assert code == 1
+        assert err in ("", "a note\n")
+
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    @pytest.mark.parametrize("how", ["little", "much", "rich"])
+    def test_a_full_disk_is_a_sentence(self, how: str, unbuffered: str) -> None:
+        code, err = printing(PRINTING, how, to="full", unbuffered=unbuffered)
+        assert code == 2
+        *_, last = err.splitlines()
+        assert last == "What was to be printed could not be written: No space left on device."
+        assert "Traceback" not in err
+        assert "nothing was written" not in err
+
+    @pytest.mark.parametrize("to", ["pipe", "full", "closed"])
+    def test_an_error_keeps_its_code_and_sentence(self, to: str) -> None:
+        code, err = printing(PRINTING, "bad", to=to)
+        assert code == 2
+        assert err.splitlines()[0] == "bad input"
+        assert "Traceback" not in err
+
+    def test_without_a_stdout_it_is_done(self) -> None:
+        assert printing(PRINTING, "little", to="closed") == (0, "a note\n")
+
+    @pytest.mark.parametrize(("how", "code"), [("little", 2), ("bad", 2), ("progress", 2)])
+    def test_with_both_full_the_code_says_it(self, how: str, code: int) -> None:
+        assert printing(PRINTING, how, to="full", note="full") == (code, "")
+
+    @pytest.mark.parametrize("script", SCRIPTS)
+    @pytest.mark.parametrize("words", [["--help"], []])
+    def test_every_command(self, script: str, words: list[str]) -> None:
+        room, name = SCRIPTS[script].split(":")
+        start = f"import sys; sys.argv[0] = {script!r}; from {room} import {name}; {name}()"
+        for to, expected in (("pipe", 1), ("full", 2)):
+            code, err = printing(start, *words, to=to)
+            assert code == (expected if words else 2), (
+                err
+            )  # without options, the usage error on stderr stands
+            assert "Traceback" not in err
+            assert "Exception ignored" not in err
 
 
 def failing(error: BaseException) -> Callable[[], None]:

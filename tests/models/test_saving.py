@@ -83,6 +83,70 @@ class TestRoundTrip:
         with pytest.raises(OSError, match="no file named"):
             type(model).from_pretrained(tmp_path / "compacted")
 
+    @pytest.mark.parametrize("keep", ["ragged", "same number in each layer", "no heads", "no MLPs"])
+    def test_a_plain_copy_gives_the_same_outputs_in_the_library_itself(
+        self, tiny: Any, keep: str, tmp_path: Path
+    ) -> None:
+        from transformers import AutoModel, AutoModelForSequenceClassification
+
+        whole = with_head(tiny)
+        with torch.no_grad():  # biases that are 0 would hide what is left of them
+            for name, parameter in whole.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_(generator=torch.Generator().manual_seed(3))
+        anatomy = anatomy_of(whole)
+        heads = np.ones((anatomy.n_layers, anatomy.n_heads), dtype=bool)
+        mlps = np.ones(anatomy.n_layers, dtype=bool)
+        if keep == "ragged":
+            heads[0], heads[1, 2], mlps[1] = False, False, False
+        elif keep == "same number in each layer":
+            heads[:, 1] = False
+        elif keep == "no heads":
+            heads[:] = False
+        else:
+            mlps[:] = False
+        model = compact(whole, Subnetwork(heads, mlps), unshare=True)
+        save(model, tmp_path / "m", plain=True)
+        found, told = AutoModelForSequenceClassification.from_pretrained(
+            tmp_path / "m", output_loading_info=True
+        )
+        assert type(found) is type(model)
+        assert not any(told.values()), told
+        torch.testing.assert_close(outputs(found.eval()), outputs(model), rtol=0, atol=1e-5)
+        base = AutoModel.from_pretrained(tmp_path / "m").eval()
+        torch.testing.assert_close(
+            outputs(base), outputs(getattr(model, model.base_model_prefix)), rtol=0, atol=1e-5
+        )
+        check_same(load(tmp_path / "m"), model)  # the small one, for headscope
+        assert torch.equal(outputs(load(tmp_path / "m")), outputs(model))
+
+    def test_a_plain_copy_that_was_trained_is_not_taken_for_the_compacted_model(
+        self, all_tiny: Any, tmp_path: Path
+    ) -> None:
+        from transformers import AutoModelForSequenceClassification
+
+        save(smaller(with_head(all_tiny["bert"])), tmp_path / "m", plain=True)
+        plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "m")
+        plain.save_pretrained(tmp_path / "m")
+        with pytest.raises(InputError, match=r"holds two models.*model\.safetensors was written by another"):
+            load(tmp_path / "m")
+
+    def test_what_has_no_plain_copy_is_refused_by_the_library(self, all_tiny: Any, tmp_path: Path) -> None:
+        """Two query heads shared keys and values, and were trained apart from each other."""
+        from transformers import AutoModelForSequenceClassification
+
+        whole = with_head(all_tiny["llama"])
+        heads = np.ones((3, 4), dtype=bool)
+        heads[0, 3] = False  # heads 0 and 1 get keys of their own
+        model = compact(whole, Subnetwork(heads, np.ones(3, dtype=bool)))
+        with torch.no_grad():
+            anatomy_of(model).projections[0][1].weight[0] += 1
+        save(model, tmp_path / "m", plain=True)
+        assert not (tmp_path / "m" / WHOLE).exists()
+        with pytest.raises(OSError, match="no file named"):
+            AutoModelForSequenceClassification.from_pretrained(tmp_path / "m")
+        check_same(load(tmp_path / "m"), model)
+
     def test_what_the_library_wrote_of_a_compacted_model_is_read(self, tiny: Any, tmp_path: Path) -> None:
         """As the Trainer does; the library itself cannot read it back."""
         model = smaller(with_head(tiny))

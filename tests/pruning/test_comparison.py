@@ -26,7 +26,8 @@ from patterns.distribution import bootstrap_ci95
 from pruning import Subnetwork, cli, stability, super_survivors
 from pruning.consistency import kappas, shared_by_pairs, stability_of
 from pruning.permutation import crossed_ci95, difference_test, holm, holm_levels, verdict
-from pruning.runs import find_groups
+from pruning.runs import Group, Run, find_groups
+from pruning.survivor_patterns import adjust, compare
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SUPER = {
@@ -201,6 +202,27 @@ def test_interval_p_and_verdict_of_several_comparisons_say_the_same() -> None:
             uncorrected = test.interval()
             disagreed += (uncorrected[0] <= 0 <= uncorrected[1]) != (p > 0.05)
     assert disagreed  # without the correction they would have
+
+
+def test_what_too_few_permutations_cannot_show_beside_so_many_has_no_verdict() -> None:
+    rng = np.random.default_rng(0)
+    survivors = rng.random((2, 4, 8)) < 0.5
+    labels = rng.integers(0, 5, (2, 6, 4, 8)).astype(np.int8)
+    runs = tuple(
+        Run(Path("x"), Subnetwork(of, np.ones(4, bool)), "qqp", seed, "heads")
+        for seed, of in enumerate(survivors)
+    )
+    group = Group("qqp", "qqp", "heads", runs)
+    for number, vain in ((5, False), (6, True)):
+        found = [compare(group, labels, 99, seed) for seed in range(number)]
+        adjust(found)
+        for one in found:
+            told = one["difference"]
+            assert (told["verdict"] == "not testable") == vain
+            assert (told["ci95"] == [None, None]) == vain
+            assert (
+                "of 6 can be significant: p, corrected for their number, is at least 0.060" in told["why"]
+            ) == vain
 
 
 def test_a_verdict_follows_from_the_adjusted_p_alone() -> None:

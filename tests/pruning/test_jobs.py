@@ -49,6 +49,7 @@ def test_an_unknown_option_is_named_with_those_that_there_are(tmp_path: Path) ->
 def test_the_smaller_model_is_saved_with_its_tokenizer(tuned: Path, tmp_path: Path, run_command: Any) -> None:
     """It answers as the gated model does, and every command takes its folder."""
     import torch
+    from transformers import AutoModelForSequenceClassification
 
     from models import gated, load_checkpoint
     from patterns.cli import classify_heads
@@ -63,6 +64,8 @@ def test_the_smaller_model_is_saved_with_its_tokenizer(tuned: Path, tmp_path: Pa
         expected = whole.model(**batch).logits
     with torch.no_grad():
         torch.testing.assert_close(small.model(**batch).logits, expected, rtol=0, atol=1e-5)
+        plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small")
+        torch.testing.assert_close(plain(**batch).logits, expected, rtol=0, atol=1e-5)
     words = ["--task", "qqp", "--data", tuned / "data", "--device", "cpu", "--examples", 4, "--maps", "raw"]
     code, out, err = run_command(classify_heads, "--model", tmp_path / "small", *words)
     assert code == 0, err

@@ -17,12 +17,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from scipy.stats import t as student
 
 from models import FineTuning, InputError, Subnetwork
+from models.report import FigureBlock
 from models.task import TASKS
-from pruning import study_steps
+from patterns.taxonomy import PATTERNS
+from pruning import stability, study_steps
+from pruning import study_figures as draw
+from pruning.figures import pattern_bars
+from pruning.permutation import sign_flip_test
+from pruning.stability import at_least, beside_chance
 from pruning.study import Materials, Plan, Step, plan_of
 from pruning.study_cli import run_study
 from pruning.study_conclusions import (
@@ -31,13 +38,13 @@ from pruning.study_conclusions import (
     BELOW_MAJORITY,
     Finding,
     _paired,
+    adjusted,
     conclusions,
     findings_frame,
     findings_of,
     in_short,
-    sign_flip,
 )
-from pruning.study_config import SEARCHES, Study, Subnetworks, read_study
+from pruning.study_config import SEARCHES, STRUCTURED, Study, Subnetworks, read_study
 from pruning.study_data import StudyData, metric_range, t_interval
 from pruning.study_estimate import estimates
 from pruning.study_folder import METRICS, STUDY, StudyFolder
@@ -45,6 +52,7 @@ from pruning.study_progress import progress, told
 from pruning.study_report import forests_of, tables_of, write_report
 from pruning.study_run import RunStudy, read_plan
 from pruning.study_tables import print_report
+from pruning.survivor_patterns import SIDES
 
 pytestmark = pytest.mark.usefixtures("little_garbage")
 
@@ -697,14 +705,16 @@ def test_scores_are_those_of_the_steps(finished_study: Path) -> None:
     picked = frame[(frame["task"] == "sst2") & (frame["state"] == "fine-tuned")]
     means = picked.groupby("subnetwork")["score"].mean()
     assert found.effect == pytest.approx(means["good"] - means["random"])
-    assert found.verdict.startswith("not testable: no p below .500")
+    assert found.verdict == "not testable: cannot be significant with 2 seeds: p is at least .500"
+    assert (found.low, found.high, found.p_value) == (None, None, None)
     answers = " ".join(answer for one in conclusions(findings_of(data)) for answer in one["answers"])
     assert "Not testable over all runs" in answers
 
 
 def test_what_can_be_tested_is_told_first_and_what_cannot_in_a_sentence() -> None:
     def finding(comparison: str, of: str, n: int, p: float, smallest: float) -> Finding:
-        return Finding("good", comparison, of, n, 0.05, 0.01, 0.09, 1.5, p, smallest, p)
+        known = (0.01, 0.09) if smallest <= 0.05 else (None, None)
+        return Finding("good", comparison, of, n, 0.05, *known, 1.5, p, smallest, p)
 
     found = [
         *(finding(c, "qqp", 5, 0.0625, 0.0625) for c in ("a - b", "a - c", "a - d")),
@@ -715,9 +725,9 @@ def test_what_can_be_tested_is_told_first_and_what_cannot_in_a_sentence() -> Non
     assert good["answers"] == [
         "a - b, over all runs (these tasks, other seeds) (n = 20): +0.050 [+0.010, +0.090], "
         "+1.50 standard deviations, p = .001 (Holm): higher.",
-        "Not testable task by task (n = 5, at best p = .062): a - b.",
-        "Not testable over all runs (these tasks, other seeds) (n = 3, at best p = .250) or task by task "
-        "(n = 5, at best p = .062): a - c +0.050 [+0.010, +0.090]; a - d +0.050 [+0.010, +0.090].",
+        "Not testable task by task (cannot be significant with 5 seeds: p is at least .062): a - b.",
+        "Not testable over all runs (these tasks, other seeds) (cannot be significant with 3 runs: p is at least "
+        ".250) or task by task (cannot be significant with 5 seeds: p is at least .062): a - c +0.050; a - d +0.050.",
     ]
     assert stable["answers"] == ["not testable: no step of it is done."]
 
@@ -763,14 +773,94 @@ def test_an_interval_of_scores_covers_the_mean_that_there_is() -> None:
     assert 0.92 <= np.mean(held) <= 0.99
 
 
-def test_an_estimate_over_tasks_with_unequal_seeds_lies_in_its_interval() -> None:
+def test_interval_p_and_verdict_of_a_study_say_the_same() -> None:
+    """Each interval leaves 0 out if and only if p <= .05, stays in range, holds the effect, and has a width."""
+    rng = np.random.default_rng(3)
+    verdicts, disagreed = set(), 0
+    for number in range(60):
+        spans = {f"t{i}": ((-1.0, 1.0), (0.0, 1.0))[i % 2] for i in range(rng.integers(1, 4))}
+        by_task = {
+            # Scores are shares of few rows, so that ties are common.
+            task: np.round(rng.normal(rng.choice([0, 0.05, 0.6]), 0.08, rng.integers(2, 20)), 2).clip(-1, 1)
+            for task in spans
+        }
+        apart = [
+            one for name in "ab"[: number % 2 + 1] for one in _paired("good", name, by_task, spans, set())
+        ]
+        told = adjusted(apart)
+        for one in told:
+            verdicts.add(one.verdict.split(":")[0])
+            if one.low is None:
+                assert one.high is None
+                assert one.verdict not in ("higher", "lower")
+                continue
+            assert one.testable
+            assert one.p_holm is not None
+            assert one.high is not None
+            assert -2 <= one.low <= one.effect <= one.high <= 2
+            assert (one.low > 0 or one.high < 0) == (one.p_holm <= 0.05)
+            assert (one.verdict in ("higher", "lower")) == (one.p_holm <= 0.05)
+            alone = adjusted([one])[0]
+            disagreed += ((alone.low or 0) > 0) != (one.low > 0)
+    assert verdicts == {"higher", "no difference shown", "not testable"}
+    assert disagreed  # uncorrected intervals would have said otherwise
+
+
+@pytest.mark.parametrize(("seeds", "can"), [(2, False), (5, False), (6, True)])
+def test_a_difference_that_cannot_be_significant_has_neither_verdict_nor_interval(
+    seeds: int, can: bool
+) -> None:
+    values = np.linspace(0.1, 0.2, seeds)
+    one = adjusted(_paired("good", "a - b", {"qqp": values}, {"qqp": (0.0, 1.0)}, set()))[0]
+    smallest = f"{2 / 2**seeds:.3f}".removeprefix("0")
+    if can:
+        assert one.verdict == "higher"
+        # Of six pairs p <= .05 only if all have one sign: what is taken off may be the least of them, or the most.
+        assert (one.low, one.high) == pytest.approx((0.1, 0.2))
+    else:
+        assert (
+            one.verdict == f"not testable: cannot be significant with {seeds} seeds: p is at least {smallest}"
+        )
+        assert (one.low, one.high, one.p_value, one.p_holm) == (None, None, None, None)
+        assert "[" not in conclusions([one])[0]["answers"][0]
+
+
+def test_what_cannot_be_significant_beside_so_many_says_so() -> None:
+    by_task = {f"t{i}": np.linspace(0.1, 0.2, 6) for i in range(4)}
+    found = adjusted(_paired("good", "a - b", by_task, dict.fromkeys(by_task, (0.0, 1.0)), set()))
+    assert {one.verdict for one in found[:4]} == {
+        "not testable: cannot be significant with 6 seeds: p, corrected for the number of comparisons, "
+        "is at least .125"
+    }
+    assert found[4].of == ACROSS_RUNS
+    assert found[4].verdict == "higher"
+
+
+def test_stability_has_the_one_sided_interval_of_its_test() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        drawn = np.round(rng.normal(0, 0.1, 199), 2)
+        kappa = float(np.round(rng.normal(0.15, 0.1), 2))
+        p = beside_chance(kappa, drawn, "size").p_value
+        for level in (0.05, 0.02):
+            low = at_least(kappa, drawn, level)
+            assert (low > 0) == (p <= level)
+            assert low <= kappa - drawn.mean()
+    assert np.isnan(at_least(0.5, drawn, 0.001))  # no p of 199 draws is that small
+
+
+def test_over_runs_the_mean_of_the_tasks_means_is_what_is_tested() -> None:
     by_task = {"qqp": np.array([0.5, 0.52, 0.51, 0.5, 0.53, 0.5]), "rte": np.array([0.01, 0.0, 0.02])}
-    spans = dict.fromkeys(by_task, (0.0, 1.0))
-    for one in _paired("good", "a - b", by_task, spans, set()):
-        assert one.low is None or one.low <= one.effect <= one.high
-        if one.of == ACROSS_RUNS:
-            assert one.effect == pytest.approx((by_task["qqp"].mean() + 0.01) / 2)
-            assert one.low is not None
+    found = adjusted(_paired("good", "a - b", by_task, dict.fromkeys(by_task, (0.0, 1.0)), set()))
+    one = next(one for one in found if one.of == ACROSS_RUNS)
+    weights = np.array([1 / 12] * 6 + [1 / 6] * 3)
+    values = np.concatenate(list(by_task.values()))
+    means = [(weights * values) @ signs for signs in itertools.product((-1, 1), repeat=9)]
+    assert one.effect == pytest.approx((by_task["qqp"].mean() + 0.01) / 2)
+    assert one.p_value == pytest.approx(np.mean(np.abs(means) >= abs(one.effect) - 1e-12))
+    assert one.low is not None
+    assert one.high is not None
+    assert one.low <= one.effect <= one.high
 
 
 def test_a_task_below_the_commonest_label_is_testable_nowhere_and_left_out_of_the_rest() -> None:
@@ -831,14 +921,144 @@ def test_the_forest_plot_shows_every_comparison_and_nothing_is_cut_off() -> None
         assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1, text.get_text()
 
 
+def nine_tasks() -> dict[str, Figure]:
+    """Every figure of a study of nine tasks and of a model of 12 x 12 heads."""
+    rng = np.random.default_rng(0)
+    tasks = list(TASKS)
+    places = [(layer, head) for layer in range(12) for head in (-1, *range(12))]
+    heads = pd.DataFrame(
+        [
+            {
+                "task": task,
+                "method": method,
+                "layer": layer,
+                "head": head,
+                "mean": rng.random(),
+                "std": rng.random(),
+            }
+            for task in tasks
+            for method in ("structured", "magnitude")
+            for layer, head in places
+        ]
+    )
+    importance = pd.DataFrame(
+        [
+            {
+                "task": task,
+                "seed": seed,
+                "component": "mlp" if head < 0 else "head",
+                "normalized": rng.random(),
+            }
+            for task in tasks
+            for seed in (1, 2)
+            for _, head in places
+        ]
+    )
+    pairs = pd.DataFrame(
+        [
+            {
+                "task": one,
+                "other": other,
+                "pairs": 5,
+                "shared": 50,
+                "null": null,
+                "chance": 48,
+                "low": 44,
+                "high": 52,
+            }
+            for one, other in itertools.combinations(tasks, 2)
+            for null in stability.NULLS
+        ]
+    )
+    by_seed = pd.DataFrame(
+        [
+            {
+                "task": task,
+                "method": method,
+                "subnetwork": kind,
+                "state": state,
+                "metric": "accuracy",
+                "seed": seed,
+            }
+            | {"score": rng.uniform(0.5, 0.9)}
+            for task in tasks
+            for method, kind in [("", "full"), *itertools.product(("structured", "magnitude"), STRUCTURED)]
+            for state in (("full",) if kind == "full" else ("pruned", "fine-tuned"))
+            for seed in (1, 2, 3)
+        ]
+    )
+    keys = ["task", "method", "subnetwork", "state", "metric"]
+    summary = (
+        by_seed.groupby(keys, sort=False, as_index=False)["score"].mean().rename(columns={"score": "mean"})
+    )
+    summary = summary.assign(
+        low=summary["mean"] - 0.1, high=summary["mean"] + 0.1, majority=0.6, guessing=0.5
+    )
+    side = {
+        "heads": 20,
+        "distribution": dict.fromkeys(PATTERNS, 0.2),
+        "interpretable_ratio": 0.2,
+        "empty_maps": 0,
+    }
+    sides = dict.fromkeys(SIDES, side | {"interpretable_ratio_ci95": [0.1, 0.3]})
+    found = [
+        Finding("good", f"structured: good - {other}", of, 9, 0.1, -0.1, 0.3, 1, 0.5, 0.001, 0.5)
+        for other in ("random", "bad")
+        for of in (*tasks, ACROSS_RUNS)
+    ]
+    return {
+        "survival": draw.survival(heads),
+        "importance": draw.importance(importance),
+        "shared": draw.shared(pairs),
+        "scores": draw.scores(summary, by_seed),
+        "patterns": pattern_bars({task: dict.fromkeys(("raw", "norm"), sides) for task in tasks}),
+        "forest": forests_of(findings_frame(found))["6_comparisons_good"][0],
+    }
+
+
+def test_figures_of_nine_tasks_are_legible_and_whole() -> None:
+    """Words are at least 9 CSS pixels high however narrow the screen is, since figures are not made narrower."""
+    for name, figure in nine_tasks().items():
+        block = FigureBlock.of(figure, "What it shows, in words.")
+        pixels = block.least / (figure.get_figwidth() * 72)  # of a point
+        texts = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
+        assert min(text.get_fontsize() for text in texts) * pixels >= 9, name
+        assert block.least <= 1104, name  # no wider than the picture has dots
+        FigureCanvasAgg(figure).draw()
+        width, height = figure.get_size_inches()
+        drawn = figure.get_tightbbox()
+        assert drawn.x0 > -0.02 < drawn.y0, name
+        assert drawn.x1 < width + 0.02, name
+        assert drawn.y1 < height + 0.02, name
+
+
 @pytest.mark.parametrize("n", [2, 5, 9])
 def test_the_paired_test_is_that_of_all_changes_of_sign(n: int) -> None:
     differences = np.random.default_rng(n).normal(0.4, 1, n)
     means = [np.mean(differences * signs) for signs in itertools.product((-1, 1), repeat=n)]
-    p, smallest = sign_flip(differences)
-    assert p == pytest.approx(np.mean(np.abs(means) >= abs(differences.mean()) - 1e-12))
-    assert smallest == 2 / 2**n
-    assert sign_flip(np.full(5, 0.1))[0] == 0.0625
+    found = sign_flip_test(differences)
+    assert found.p_value == pytest.approx(np.mean(np.abs(means) >= abs(differences.mean()) - 1e-12))
+    assert found.smallest_p == 2 / 2**n
+    assert sign_flip_test(np.full(5, 0.1)).p_value == 0.0625
+
+
+@pytest.mark.parametrize("n", [7, 40])
+def test_the_interval_of_pairs_is_all_that_their_test_would_not_reject(n: int) -> None:
+    differences = np.random.default_rng(n).normal(0.1, 0.1, n)
+    low, high = sign_flip_test(differences).interval()
+    assert low < differences.mean() < high
+    for end, inwards in ((low, 1e-3), (high, -1e-3)):
+        assert sign_flip_test(differences - end - inwards).p_value > 0.05
+        assert sign_flip_test(differences - end + inwards).p_value <= 0.05
+
+
+def test_the_interval_of_pairs_covers_the_mean_that_there_is() -> None:
+    rng = np.random.default_rng(6)
+    held = []
+    for _ in range(600):
+        low, high = sign_flip_test(rng.normal(0.3, 0.1, 8)).interval()
+        held.append(low <= 0.3 <= high)
+    assert 0.93 <= np.mean(held) <= 0.98
 
 
 def test_the_examples_can_be_read() -> None:

@@ -39,6 +39,24 @@ def test_every_figure_is_seen_and_has_words_and_data(visit: Any, home: Path) -> 
         assert table.count() == len(pd.read_csv(behind))
 
 
+def test_words_of_figures_are_legible_on_a_telephone(visit: Any) -> None:
+    """Each is as wide as its smallest words need, and moved sideways within its box; the page itself is not."""
+    page = visit(390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    wide = 0
+    for box in page.locator("figure .wide").all():
+        shown, box_width, least = box.evaluate(
+            "box => [box.firstElementChild.getBoundingClientRect().width, box.clientWidth,"
+            " parseFloat(box.firstElementChild.style.minWidth)]"
+        )
+        assert shown >= least
+        wide += least > box_width
+        assert box.evaluate("box => { box.scrollLeft = 1e6; return box.scrollLeft }") == pytest.approx(
+            max(shown - box_width, 0), abs=2
+        )
+    assert wide  # some need more than there is
+
+
 def test_a_table_is_saved_whole(visit: Any, home: Path, tmp_path: Path) -> None:
     page = visit()
     page.locator("summary", has_text="scores (").click()
