@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import row_files
-from .errors import InputError, MissingSplitError, one_line
+from .errors import InputError, MissingSplitError, is_unicode, one_line
 from .files import reason
 
 if TYPE_CHECKING:
@@ -415,15 +415,6 @@ def check_rows(rows: Sequence[Row], task: str | Task, source: str, first: int = 
                 raise InputError(
                     f"{source}, row {number}: column {column!r} is not Unicode text, it holds half a surrogate pair."
                 )
-
-
-def is_unicode(text: str) -> bool:
-    """Return whether `text` can be written as UTF-8: JSON's escapes may hold half a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _from_folder(task: Task, folder: Path, split: str) -> Rows:

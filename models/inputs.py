@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .anatomy import anatomy_of
-from .errors import InputError
-from .glue import Row, Task, check_rows, is_unicode, task_named, texts_of
+from .errors import InputError, is_unicode
+from .glue import Row, Task, check_rows, task_named, texts_of
 from .tokens import token_warnings
 
 if TYPE_CHECKING:
