@@ -197,9 +197,9 @@ class _Reader:
                         "prediction-changed": ", prediction changed",
                     }.get(origin, "")
                 # An export's prediction score stays the model's even where the class was changed: it is not read.
+                labeller = one.get(LABELLER) if annotator == ours else None
                 self.reading.annotations.append(Annotation(id, annotator, label, _time(one), source))
-                if annotator == ours:
-                    self.reading.pass_of(one.get(LABELLER), annotator)
+                self.reading.pass_of(labeller, annotator)
             except Left as error:
                 self.reading.leave(error)
                 continue
@@ -236,9 +236,9 @@ class _Reader:
             if not (ours and isinstance(annotator, str) and annotator):
                 annotator = self._annotator(annotator)
             source = str(row.get("source") or "") if ours else "label-studio"
+            labeller = row.get(LABELLER) if ours else None
             self.reading.annotations.append(Annotation(id, annotator, label, _time(row), source))
-            if ours:
-                self.reading.pass_of(row.get(LABELLER), annotator)
+            self.reading.pass_of(labeller, annotator)
         except Left as error:
             self.reading.leave(error)
 

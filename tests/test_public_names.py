@@ -40,7 +40,7 @@ SHOWN = sorted(
 
 
 def code_of(path: Path) -> Iterator[str]:
-    """Yield the Python in a notebook's cells, or in a text's fenced blocks and lines of code."""
+    """Yield the Python in a notebook's cells, or a text's fenced blocks, and what is called within its sentences."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         for cell in json.loads(text)["cells"]:
@@ -49,8 +49,9 @@ def code_of(path: Path) -> Iterator[str]:
         return
     yield from re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     for inline in re.findall(r"`([^`\n]+)`", text):
-        if re.match(r"\s*(from|import|with|(\w+ = )?(models|patterns|annotations|pruning)\.\w+\()", inline):
-            yield inline if not inline.rstrip().endswith(":") else f"{inline} pass"
+        if inline.startswith(("from ", "import ")):
+            yield inline
+        yield from re.findall(rf"\b(?:{'|'.join(ROOMS)})\.\w+(?=[.\w]*\()", inline)
 
 
 def hidden(code: str) -> list[str]:

@@ -37,7 +37,11 @@ def labelled(passes: Any = None, number: int = 4, first: int = 0) -> AnnotatedMa
         MapRow(f"m_{i}", "raw", "bert", "bert/qqp", "qqp", i, 0, i, 20, (19,), random.random((20, 20)))
         for i in range(first, first + number)
     ]
-    said = [{"id": one.id, "annotator": who, "label": "block"} for one in rows for who in ("x", "y", "ann")]
+    said = [
+        {"id": one.id, "annotator": who, "label": ("block", "vertical")[i % 2]}
+        for i, one in enumerate(rows)
+        for who in ("x", "y", "ann")
+    ]
     return AnnotatedMaps(rows, pd.DataFrame(said), passes)
 
 
