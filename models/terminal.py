@@ -25,8 +25,10 @@ def print_text(text: str = "") -> None:
         if not 0 < width < cell_len(line):
             print(line)
             continue
-        broken = {"break_long_words": False, "break_on_hyphens": False}
-        print("\n".join(textwrap.wrap(line, width, subsequent_indent="  ", **broken)))
+        lines = textwrap.wrap(
+            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+        print("\n".join(lines))
 
 
 def print_table(console: Console, table: Table, keep: int = 1) -> None:

@@ -138,7 +138,8 @@ def study_of(
     from .study_config import Study, read_study
     from .study_run import read_plan
 
-    replaced = {name: value for name, value in (("model", model), ("data", data)) if value is not None}
+    replaced: dict[str, Any] = {}
+    replaced |= {name: value for name, value in (("model", model), ("data", data)) if value is not None}
     if isinstance(given, Study):
         study = replace(given, **replaced)
     elif not Path(given).is_dir():

@@ -137,7 +137,13 @@ def test_the_scores_of_every_task_fit(task: str) -> None:
     targets = np.array([0, 1, 1, 0])
     names = baselines(TASKS[task], targets, targets, positive=1, seed=0)["majority"]
     names |= {f"mismatched_{name}": 0.5 for name in names} if task == "mnli" else {}
-    result = {"seed": 4_000_000_000, "scores": names, "baselines": {"majority": names, "random": names}}
+    result = {
+        "task": task,
+        "metric": "",
+        "seed": 4_000_000_000,
+        "scores": names,
+        "baselines": {"majority": names, "random": names},
+    }
     assert max(map(len, score_table([result, result | {"seed": 1}]).splitlines())) <= 60
 
 
