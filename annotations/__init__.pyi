@@ -1,1 +1,10 @@
 from .dataset import AnnotatedMaps as AnnotatedMaps
+from .jobs import evaluate_classifier as evaluate_classifier
+from .jobs import export_maps as export_maps
+from .jobs import import_labels as import_labels
+from .jobs import labelling_status as labelling_status
+from .jobs import measure_agreement as measure_agreement
+from .jobs import pull_labels as pull_labels
+from .jobs import push_maps as push_maps
+from .jobs import sample_maps as sample_maps
+from .jobs import train_classifier as train_classifier

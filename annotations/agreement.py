@@ -12,14 +12,12 @@ All statistics are of nominal labels, each annotator's latest label of a map:
 Intervals (95%) resample heads, since maps of one head look alike. What has no value is None, with a sentence in
 ``notes`` that says why.
 
-Annotators are taken to be different people, unless their names say that they are passes of one labeller (``NAME, pass
-1``): the agreement of passes says how steady a labeller is, and is more than different people would reach.
+Annotators are taken to be different people, unless they are passes of one labeller (:mod:`annotations.labellers`).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -34,13 +32,13 @@ from patterns.taxonomy import PATTERNS
 
 from .dataset import AnnotatedMaps
 from .dawid_skene import dawid_skene
+from .labellers import notes_on, passes_among
 from .stages import groups_of
 from .table import votes as votes_of
 
 Floats = npt.NDArray[np.floating]
 
 RESAMPLES = 1000
-_PASS = re.compile(r"(?P<labeller>.*?)[\s,;:#(_-]*\bpass[\s_-]*\w+\)?", re.IGNORECASE)
 _N = len(PATTERNS)
 
 
@@ -99,9 +97,9 @@ def agreement(maps: AnnotatedMaps, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         ``maps``, ``labelled`` (by anyone), ``compared`` (with two labels or more), ``disputed``; ``annotators``:
-        name -> maps and labels by pattern; ``passes``: see :func:`passes_of`; ``percent``, ``alpha``: value, ci95;
-        ``fleiss``: value, ci95, maps, labels (of each map); ``pairs``: a, b, maps, percent, kappa,
-        ci95, confusion ``[5][5]`` (rows a, columns b);
+        name -> maps and labels by pattern; ``passes``: labeller -> its passes, where it has several;
+        ``percent``, ``alpha``: value, ci95; ``fleiss``: value, ci95, maps, labels (of each map); ``pairs``: a, b,
+        maps, percent, kappa, ci95, confusion ``[5][5]`` (rows a, columns b);
         ``patterns``: pattern -> labels, agreement, alpha; ``majority``: pattern -> maps, and ``none`` (ties);
         ``dawid_skene``: None below three annotators, else see :func:`estimates`; ``notes``.
     """
@@ -123,13 +121,8 @@ def agreement(maps: AnnotatedMaps, seed: int = 0) -> dict[str, Any]:
             "Every label of the maps compared is the same pattern: percent agreement is 1, and the coefficients that "
             "correct for chance have no value."
         )
-    passes = passes_of(votes.annotators)
-    for labeller, names in passes.items():
-        of = f", {labeller}" if labeller else ""
-        notes.append(
-            f"{', '.join(names)} are passes of one labeller{of}: where they agree, that "
-            "says how steady it is, not how far different people would agree."
-        )
+    passes = passes_among(votes.annotators, maps.passes)
+    notes += notes_on(passes)
     heads = _Heads(votes.groups, seed)
     coincidences = _coincidences(votes.counts)
     majority = votes.majority
@@ -155,25 +148,6 @@ def agreement(maps: AnnotatedMaps, seed: int = 0) -> dict[str, Any]:
         "dawid_skene": estimates(votes, notes),
         "notes": notes,
     }
-
-
-def passes_of(annotators: Sequence[str]) -> dict[str, list[str]]:
-    """Return by labeller the annotators that are its passes, as their names say: two or more of ``NAME, pass N``."""
-    found: dict[str, list[str]] = {}
-    for name in annotators:
-        if match := _PASS.fullmatch(name.strip()):
-            found.setdefault(match["labeller"].strip(), []).append(name)
-    return {labeller: names for labeller, names in found.items() if len(names) > 1}
-
-
-def labelled_by(report: Mapping[str, Any]) -> str:
-    """Return who labelled the maps of a report: `3 annotators`, `3 passes of one labeller`."""
-    several = report["passes"].values()
-    others = len(report["annotators"]) - sum(map(len, several))
-    words = [f"{len(names)} passes of one labeller" for names in several]
-    if others or not words:
-        words.append(f"{others} annotator{'' if others == 1 else 's'}")
-    return " and ".join(words)
 
 
 def estimates(votes: Votes, notes: list[str]) -> dict[str, Any] | None:

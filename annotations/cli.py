@@ -56,6 +56,7 @@ def train_classifier(
 
     Example: train-classifier --annotations my-maps more-maps --maps raw --output my-classifier
     """
+    from models.terminal import print_text
     from patterns.training import Training
 
     from .stages import TrainClassifier
@@ -75,13 +76,13 @@ def train_classifier(
         print(json.dumps(report, indent=2))
     else:
         numbers = " and ".join(f"{n} {kind}" for kind, n in report["maps"].items() if n)
-        print(f"trained on {numbers} maps of {report['heads']} heads")
+        print_text(f"trained on {numbers} maps of {report['heads']} heads")
         if not report["out_of_fold"]:
             say("warning: with --folds 0 nothing is known of how good it is.")
         else:
             if report["out_of_fold"]["accuracy"] <= report["out_of_fold"]["majority_accuracy"]:
                 say("warning: it is no better than always answering the commonest label; do not use it.")
-            print(f"{folds}-fold cross-validation over heads:")
+            print_text(f"{folds}-fold cross-validation over heads:")
             _print_scores(report["out_of_fold"])
     say(f"classifier: {output}")
 
@@ -119,15 +120,18 @@ def evaluate_classifier(
 
 
 def _print_scores(scores: dict[str, Any]) -> None:
+    from models.terminal import print_text
     from patterns.taxonomy import ABBREVIATIONS, PATTERNS
 
-    print(
+    print_text(
         f"{scores['maps']} maps: accuracy {scores['accuracy']:.3f} (majority {scores['majority_accuracy']:.3f}), "
         f"macro-F1 {scores['macro_f1']:.3f}, log-loss {scores['log_loss']:.3f}"
     )
-    print("by label, and how many of each were predicted to be what:")
-    print(f"{'label':18} {'maps':>5} {'F1':>5}  " + " ".join(f"{ABBREVIATIONS[p]:>4}" for p in PATTERNS))
+    print_text("by label, and how many of each were predicted to be what:")
+    cell = max(4, *(len(str(n)) for row in scores["confusion"] for n in row))  # 60 columns hold five digits
+    heads = " ".join(f"{ABBREVIATIONS[p]:>{cell}}" for p in PATTERNS)
+    print(f"{'label':17} {'maps':>5} {'F1':>5}  {heads}")
     for pattern, row in zip(PATTERNS, scores["confusion"], strict=True):
-        counts = " ".join(f"{n:4d}" for n in row)
+        counts = " ".join(f"{n:{cell}d}" for n in row)
         f1 = "-" if scores["f1"][pattern] is None else f"{scores['f1'][pattern]:.2f}"
-        print(f"{pattern.value:18} {scores['support'][pattern]:5d} {f1:>5}  {counts}")
+        print(f"{pattern.value:17} {scores['support'][pattern]:5d} {f1:>5}  {counts}")

@@ -21,6 +21,7 @@ from .folders import AddedSummary as AddedSummary
 from .folders import add_annotations as add_annotations
 from .folders import readme
 from .formats import EXPORT, LAYOUTS, Annotation, find_published, majority, read_published
+from .labellers import Passes, checked, read_passes, united, write_passes
 from .table import ANNOTATION_SCHEMA, check_annotations, read_annotations, votes
 
 if TYPE_CHECKING:
@@ -63,14 +64,18 @@ class AnnotatedMaps:
         rows: the maps; their ids differ.
         annotations: one row per annotation: ``id``, ``annotator``, ``label`` and, if known, ``time`` (ISO 8601 or
             datetimes; without a zone, UTC) and ``source``. None: nothing is labelled yet.
+        passes: by labeller, those annotators that are its passes; all others are different people.
 
     Raises:
         InputError: two maps share an id; an annotation has no annotator, a label that is no pattern or an id
-            without a map; or one annotator gives a map two labels at the same time.
+            without a map; one annotator gives a map two labels at the same time, or is a pass of two labellers.
     """
 
     def __init__(
-        self, rows: Iterable[MapRow], annotations: pd.DataFrame | Sequence[Annotation] | None = None
+        self,
+        rows: Iterable[MapRow],
+        annotations: pd.DataFrame | Sequence[Annotation] | None = None,
+        passes: Passes | None = None,
     ) -> None:
         self.rows: tuple[MapRow, ...] = tuple(rows)
         self._position = {row.id: index for index, row in enumerate(self.rows)}
@@ -80,6 +85,7 @@ class AnnotatedMaps:
                 f"two maps have the id {twice.id}; give each its own, or load one kind (kind='raw' or 'norm')."
             )
         self._annotations = check_annotations(annotations, self._position)
+        self._passes = checked(passes or {}, "passes")
         said = votes(self._annotations)
         self._labels = [majority(said.get(row.id, {}).values()) for row in self.rows]
 
@@ -106,6 +112,11 @@ class AnnotatedMaps:
         return self._annotations.copy()
 
     @property
+    def passes(self) -> dict[str, tuple[str, ...]]:
+        """By labeller, those annotators that are its passes; all others are different people."""
+        return dict(self._passes)
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of maps there are: ``raw``, ``norm``."""
         return tuple(kind for kind in KINDS if any(row.kind == kind for row in self.rows))
@@ -120,7 +131,7 @@ class AnnotatedMaps:
         """Return the maps at these positions, with their annotations."""
         rows = [self.rows[index] for index in indices]
         ids = {row.id for row in rows}
-        return AnnotatedMaps(rows, self._annotations[self._annotations["id"].isin(ids)])
+        return AnnotatedMaps(rows, self._annotations[self._annotations["id"].isin(ids)], self._passes)
 
     def labelled(self) -> "AnnotatedMaps":
         """Return the maps that have a label."""
@@ -133,13 +144,15 @@ class AnnotatedMaps:
         its unknown metadata are filled in.
 
         Raises:
-            InputError: one id stands for two maps, or for one map with two different metadata.
+            InputError: one id stands for two maps, or for one map with two different metadata; or an annotator is a
+                pass of one labeller here and of another there.
         """
         rows = {row.id: row for row in self.rows}
         for row in (row for other in others for row in other.rows):
             rows[row.id] = _united(rows[row.id], row) if row.id in rows else row
         frames = [frame for one in (self, *others) if len(frame := one._annotations)]
-        return AnnotatedMaps(rows.values(), pd.concat(frames, ignore_index=True) if frames else None)
+        passes = united((one._passes for one in (self, *others)), "passes")
+        return AnnotatedMaps(rows.values(), pd.concat(frames, ignore_index=True) if frames else None, passes)
 
     @overload
     def split(
@@ -249,12 +262,14 @@ class AnnotatedMaps:
         if kind is not None and not rows:
             raise InputError(f"{folder} holds no {kind} maps; choose the other kind.")
         try:
-            return cls(rows, annotations)
+            return cls(rows, annotations, read_passes(folder))
         except InputError as error:
             raise InputError(f"{folder}: {error}") from error
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write ``maps-*.parquet``, ``annotations.parquet`` and a ``README.md`` for ``datasets.load_dataset``.
+
+        Where there are passes of one labeller, ``annotators.json`` says so.
 
         The folder is whole or absent. Cells are rounded to float16 (see :mod:`patterns.store`).
 
@@ -268,7 +283,8 @@ class AnnotatedMaps:
                 table.replace_schema_metadata(), temporary / "annotations.parquet", write_page_checksum=True
             )
             kinds = (row.kind for row in self.rows)
-            text = readme(kinds, self._labels, len(self._annotations) > 0)
+            text = readme(kinds, self._labels, self._annotations["annotator"], self._passes)
+            write_passes(temporary, self._passes)
             (temporary / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -48,6 +48,8 @@ class MeasureAgreement:
     """Whether an earlier output may be replaced."""
 
     def __post_init__(self) -> None:
+        if not self.folders:
+            raise InputError("Give at least one folder of annotated maps.")
         check_seed(self.seed)
         if self.maps is not None and self.maps not in KINDS:
             raise InputError(f"--maps {self.maps}: give {' or '.join(KINDS)}.")

@@ -13,7 +13,7 @@ from models.files import atomic_file
 from patterns import Pattern
 
 from .dataset import AnnotatedMaps
-from .exports import OURS, escaped
+from .exports import LABELLER, OURS, escaped
 from .matching import CONTROL
 from .tasks import CHOICES, picture, result, task_data
 
@@ -33,6 +33,7 @@ def write_json(path: Path, maps: AnnotatedMaps, tokens: dict[str, list[str]], pi
     """
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
         handle.write("[")
+        labellers = _labellers(maps)
         for number, (row, votes) in enumerate(_by_map(maps), 1):
             data = task_data(row)
             if pictures:
@@ -40,6 +41,8 @@ def write_json(path: Path, maps: AnnotatedMaps, tokens: dict[str, list[str]], pi
             annotations = []
             for key, vote in votes:
                 one: dict[str, Any] = {"id": key, "annotator": vote["annotator"], "source": vote["source"]}
+                if vote["annotator"] in labellers:
+                    one[LABELLER] = labellers[vote["annotator"]]
                 if "@" in vote["annotator"]:
                     one["completed_by"] = {"email": vote["annotator"]}
                 label = CHOICES[Pattern(vote["label"])]
@@ -61,7 +64,9 @@ def write_json_min(path: Path, maps: AnnotatedMaps) -> None:
 
 def write_table(path: Path, maps: AnnotatedMaps, delimiter: str) -> None:
     """Write a line per annotation, and one per map without any; no cell can act as a formula in a spreadsheet."""
-    columns = [*dict.fromkeys([*_COLUMNS, *(name for row in maps.rows for name in task_data(row)), OURS])]
+    names = (name for row in maps.rows for name in task_data(row))
+    more = (LABELLER,) if maps.passes else ()
+    columns = [*dict.fromkeys([*_COLUMNS, *more, *names, OURS])]
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, delimiter=delimiter)
         writer.writerow(columns)
@@ -70,7 +75,13 @@ def write_table(path: Path, maps: AnnotatedMaps, delimiter: str) -> None:
             writer.writerow(["" if cell is None else escaped(str(cell)) for cell in cells])
 
 
+def _labellers(maps: AnnotatedMaps) -> dict[str, str]:
+    """Return by annotator the labeller whose pass it is, where it is one."""
+    return {name: labeller for labeller, names in maps.passes.items() for name in names}
+
+
 def _flat(maps: AnnotatedMaps) -> Iterator[dict[str, Any]]:
+    labellers = _labellers(maps)
     for number, (row, votes) in enumerate(_by_map(maps), 1):
         task = task_data(row) | {"id": number, OURS: 1}
         empty = {"annotation_id": None, "annotator": None, CONTROL: None, "updated_at": None, "source": None}
@@ -78,13 +89,17 @@ def _flat(maps: AnnotatedMaps) -> Iterator[dict[str, Any]]:
             yield task | empty
         for key, vote in votes:
             label = CHOICES[Pattern(vote["label"])]
-            yield task | {
-                "annotation_id": key,
-                "annotator": vote["annotator"],
-                CONTROL: label,
-                "updated_at": vote["time"],
-                "source": vote["source"],
-            }
+            yield (
+                task
+                | {
+                    "annotation_id": key,
+                    "annotator": vote["annotator"],
+                    CONTROL: label,
+                    "updated_at": vote["time"],
+                    "source": vote["source"],
+                }
+                | ({LABELLER: labellers.get(vote["annotator"])} if labellers else {})
+            )
 
 
 def _by_map(maps: AnnotatedMaps) -> Iterator[tuple[Any, list[tuple[int, dict[str, Any]]]]]:

@@ -37,6 +37,8 @@ from .matching import (
 
 OURS = "headscope_export"
 """The field that marks a row of JSON_MIN, CSV or TSV as written by headscope: the annotator is a name as it is."""
+LABELLER = "labeller"
+"""Where our exports say whose pass an annotator is."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 """How a cell begins that a spreadsheet might take for a formula (OWASP, "CSV Injection"), or that looks escaped."""
 
@@ -62,8 +64,17 @@ class Reading:
     """What is worth knowing of the labels taken, and of how many."""
     numbers: dict[str, str] = field(default_factory=dict)
     """By annotator, what the number is called that the export, or the caller, gives for the name: "user 3"."""
+    passes: dict[str, list[str]] = field(default_factory=dict)
+    """By labeller, the annotators that our own exports say are its passes."""
     details: dict[str, Counter[str]] = field(default_factory=dict)
     """By reason, the texts it is about (choices, controls, ids), each with its number; at most 20 texts."""
+
+    def pass_of(self, labeller: Any, annotator: str) -> None:
+        """Note that an annotator is a pass of a labeller, if one is given."""
+        if isinstance(labeller, str) and labeller:
+            names = self.passes.setdefault(labeller, [])
+            if annotator not in names:
+                names.append(annotator)
 
     def leave(self, error: Left) -> None:
         """Count an annotation that is left."""
@@ -82,6 +93,7 @@ def read_export(
     control: str = CONTROL,
     id_field: str | None = None,
     annotators: Mapping[str, str] | None = None,
+    server: str = "",
     progress: bool = False,
 ) -> Reading:
     """Read an export in any of the four formats; which one it is, is seen from what is in it.
@@ -92,6 +104,7 @@ def read_export(
         control: the name of the choices.
         id_field: see :meth:`MapIndex.find`.
         annotators: names for annotators that the file gives as numbers, by number.
+        server: where the file comes from, if that is known: a number without a name is ``user 3 of SERVER`` then.
         progress: whether to show a bar.
 
     Raises:
@@ -105,7 +118,7 @@ def read_export(
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     if not start:
         raise InputError(f"{path} is empty; give an export as JSON, JSON_MIN, CSV or TSV.")
-    reader = _Reader(maps, control, id_field, annotators or {})
+    reader = _Reader(maps, control, id_field, annotators or {}, server)
     reading = reader.reading
     reading.numbers |= {name: f"user {number}" for number, name in (annotators or {}).items()}
     with path.open("rb") as handle:
@@ -150,6 +163,7 @@ class _Reader:
     control: str
     id_field: str | None
     names: Mapping[str, str]
+    server: str
     reading: Reading = field(default_factory=Reading)
 
     def read_task(self, task: dict[str, Any]) -> None:
@@ -173,8 +187,8 @@ class _Reader:
                 id = self.maps.find(data, self.id_field)
                 who = one.get("completed_by")
                 ours = one.get("annotator")  # our own exports name whoever made the label
-                annotator = ours if isinstance(ours, str) and ours else _annotator(who, self.names)
-                if isinstance(who, dict) and (number := _number(who.get("id"))):
+                annotator = ours if isinstance(ours, str) and ours else self._annotator(who)
+                if number := _number(who.get("id") if isinstance(who, dict) else self.server and who):
                     self.reading.numbers.setdefault(annotator, f"user {number}")
                 source = one.get("source") if isinstance(one.get("source"), str) else None
                 if source is None:
@@ -183,7 +197,9 @@ class _Reader:
                         "prediction-changed": ", prediction changed",
                     }.get(origin, "")
                 # An export's prediction score stays the model's even where the class was changed: it is not read.
+                labeller = one.get(LABELLER) if annotator == ours else None
                 self.reading.annotations.append(Annotation(id, annotator, label, _time(one), source))
+                self.reading.pass_of(labeller, annotator)
             except Left as error:
                 self.reading.leave(error)
                 continue
@@ -218,11 +234,25 @@ class _Reader:
             label = _pattern(texts)
             id = self.maps.find(row, self.id_field)
             if not (ours and isinstance(annotator, str) and annotator):
-                annotator = _annotator(annotator, self.names)
+                annotator = self._annotator(annotator)
             source = str(row.get("source") or "") if ours else "label-studio"
+            labeller = row.get(LABELLER) if ours else None
             self.reading.annotations.append(Annotation(id, annotator, label, _time(row), source))
+            self.reading.pass_of(labeller, annotator)
         except Left as error:
             self.reading.leave(error)
+
+    def _annotator(self, who: Any) -> str:
+        if isinstance(who, dict):
+            who = who.get("email") or who.get("username") or who.get("id")
+        text = _number(who) or (who.strip() if isinstance(who, str) else "")
+        if not text:
+            raise Left(NO_ANNOTATOR)
+        if text in self.names:
+            return self.names[text]
+        if text.isdecimal():
+            return f"user {text} of {self.server}" if self.server else f"user {text}"
+        return text
 
 
 def _choice_of(annotation: dict[str, Any], control: str) -> tuple[Any, str]:
@@ -253,17 +283,6 @@ def _pattern(texts: list[Any]) -> Any:
         return parse_label(chosen[0], "")
     except InputError:
         raise Left(UNKNOWN_CHOICE, chosen[0]) from None
-
-
-def _annotator(who: Any, names: Mapping[str, str]) -> str:
-    if isinstance(who, dict):
-        who = who.get("email") or who.get("username") or who.get("id")
-    text = _number(who) or (who.strip() if isinstance(who, str) else "")
-    if not text:
-        raise Left(NO_ANNOTATOR)
-    if text in names:
-        return names[text]
-    return f"user {text}" if text.isdecimal() else text
 
 
 def _number(who: Any) -> str:

@@ -17,6 +17,7 @@ from patterns import Pattern, store
 from patterns.store import MapRow
 
 from .formats import majority
+from .labellers import Passes, labelled_by, passes_among, read_passes
 from .table import ANNOTATION_SCHEMA, normalized, read_annotations, votes
 
 
@@ -136,17 +137,23 @@ def read_kinds(folder: Path) -> dict[str, str]:
     return kinds
 
 
-def readme(kinds: Iterable[str], labels: Iterable[Pattern | None], annotated: bool) -> str:
+def readme(
+    kinds: Iterable[str], labels: Iterable[Pattern | None], annotators: Iterable[str], passes: Passes
+) -> str:
     """Return the ``README.md`` of a folder, by which ``datasets.load_dataset`` finds its tables.
 
     Args:
         kinds: the kind of each map.
         labels: the label of each map.
-        annotated: whether there are annotations: ``load_dataset`` fails on a table without rows.
+        annotators: who made each annotation; without any, the table is not named: ``load_dataset`` fails on one
+            without rows.
+        passes: which annotators are passes of one labeller.
     """
     counts = Counter((kind, label or "(none)") for kind, label in zip(kinds, labels, strict=True))
     table = "\n".join(f"| {kind} | {label} | {counts[kind, label]} |" for kind, label in sorted(counts))
-    votes = "- config_name: annotations\n  data_files: annotations.parquet\n" if annotated else ""
+    who = sorted(set(annotators))
+    votes = "- config_name: annotations\n  data_files: annotations.parquet\n" if who else ""
+    by = f", by {labelled_by(who, passes_among(who, passes))}" if who else ""
     labelled = sum(number for (_, label), number in counts.items() if label != "(none)")
     return f"""---
 configs:
@@ -156,7 +163,7 @@ configs:
 {votes}---
 # Annotated attention maps
 
-{counts.total()} maps, {labelled} of them with a label.
+{counts.total()} maps, {labelled} of them with a label{by}.
 
 | kind | label of the majority | maps |
 |---|---|---|
@@ -172,4 +179,5 @@ def _write_readme(folder: Path, kinds: dict[str, str], annotations: pd.DataFrame
     said = votes(annotations)
     labels = [majority(said.get(id, {}).values()) for id in kinds]
     with atomic_file(folder / "README.md") as temporary:
-        temporary.write_text(readme(kinds.values(), labels, len(annotations) > 0), encoding="utf-8")
+        text = readme(kinds.values(), labels, annotations["annotator"], read_passes(folder))
+        temporary.write_text(text, encoding="utf-8")

@@ -8,6 +8,7 @@ exceptions can hold the token; it caps numpy, too. Here a POST is sent once, a l
 import ipaddress
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ from models.cli import printable, say
 from models.errors import HeadscopeError, InputError
 
 DEFAULT_URL = "http://localhost:8080"
+VARIABLE = "LABEL_STUDIO_API_KEY"
+"""Of the environment, where the token is read from."""
 _GET_ATTEMPTS = 3
 _TALKATIVE = [f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")]
 _SLOWEST = (
@@ -93,6 +96,21 @@ class Token:
         return text
 
 
+def token_of(text: str | None = None) -> Token:
+    """Return the token given or, if None, the environment's.
+
+    Raises:
+        InputError: there is none, or it holds what no token does.
+    """
+    text = os.environ.get(VARIABLE, "") if text is None else text
+    if not text.strip():
+        raise InputError(
+            f"No token: put one into the environment variable {VARIABLE} (Account & Settings in Label Studio "
+            "shows it)."
+        )
+    return Token(text)
+
+
 def _sendable(text: str) -> bool:
     return bool(re.fullmatch(r"[\x21-\x7e]+", text))
 
@@ -137,6 +155,8 @@ class LabelStudio:
         self._loopback = _is_loopback(parts.hostname or "")
         self.exposed = parts.scheme == "http" and not self._loopback
         """Whether the token travels unencrypted; a warning says so before it does."""
+        self.place = f"{(parts.hostname or '').lower()}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        """Where it is, however it is spoken to: numbers of users mean something there alone."""
         self._client = self._new_client()
 
     def _new_client(self) -> http.Client:
@@ -237,16 +257,14 @@ class LabelStudio:
             self._request("DELETE", f"/api/tasks/{number}/")
 
     def users(self) -> dict[int, str]:
-        """Return the e-mail address, or failing that the name, of each user by number."""
+        """Return the e-mail address, or failing that the name, of each user by number; not of those without."""
         users = self._get("/api/users/")
         if not isinstance(users, list) or not all(
             isinstance(user, dict) and _is_number(user.get("id")) for user in users
         ):
             raise self._malformed()
-        return {
-            user["id"]: str(user.get("email") or user.get("username") or f"user {user['id']}")
-            for user in users
-        }
+        named = ((user["id"], user.get("email") or user.get("username")) for user in users)
+        return {number: str(name) for number, name in named if name}
 
     def export(self, project: int, path: Path) -> None:
         """Write the project's tasks, labelled or not, to a file as JSON, without holding them in memory."""

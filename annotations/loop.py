@@ -109,16 +109,18 @@ def sample(
     if as_json:
         print(json.dumps(report, indent=2))
         return
+    from models.terminal import print_text
+
     kinds = " and ".join(f"{n} {kind}" for kind, n in report["maps"].items())
-    print(
+    print_text(
         f"{kinds} maps of {report['heads']} heads and {report['inputs']} inputs, out of "
         f"{sum(report['candidates'].values())} maps of {report['examples']} examples of {report['data']['source']}"
     )
     if exclude:
-        print(
+        print_text(
             f"excluded: {report['exclude']['found']} places that {', '.join(map(str, exclude))} has already"
         )
-    print(f"predicted: {_counted(report['predicted'])}; mean margin {report['mean_margin']:.2f}")
+    print_text(f"predicted: {_counted(report['predicted'])}; mean margin {report['mean_margin']:.2f}")
     say(f"maps to label: {output}")
 
 
@@ -160,29 +162,33 @@ def status(
 
     Example: annotate-maps status my-maps
     """
+    from models.terminal import print_text
+
     from .status import status as status_of
 
     report = status_of(folder)
     if as_json:
         print(json.dumps(report, indent=2))
         return
-    print(f"{report['maps']} maps: {report['labelled']} labelled, {report['open']} open", end="")
-    print(f", {report['undecided']} labelled without a majority" if report["undecided"] else "")
+    undecided = f", {report['undecided']} labelled without a majority" if report["undecided"] else ""
+    print_text(f"{report['maps']} maps: {report['labelled']} labelled, {report['open']} open{undecided}")
     if len(report["kinds"]) > 1:
         parts = (f"{kind} {of['labelled']} of {of['maps']}" for kind, of in report["kinds"].items())
-        print(f"labelled by kind: {', '.join(parts)}")
+        print_text(f"labelled by kind: {', '.join(parts)}")
     for name, of in report["annotators"].items():
-        print(f"{printable(name)}: {of['labelled']} labelled, {of['open']} open ({_counted(of['labels'])})")
+        print_text(
+            f"{printable(name)}: {of['labelled']} labelled, {of['open']} open ({_counted(of['labels'])})"
+        )
     if report["labelled"]:
-        print(f"label of the majority: {_counted(report['patterns'])}")
+        print_text(f"label of the majority: {_counted(report['patterns'])}")
     if report["predicted"] and report["predicted"]["maps"]:
         found = report["predicted"]
-        print(
+        print_text(
             f"predicted of {found['maps']} open maps: {_counted(found['labels'])}; "
             f"mean margin {found['mean_margin']:.2f}"
         )
     for note in report["notes"]:
-        print(printable(note))
+        print_text(printable(note))
 
 
 def _counted(labels: dict[str, int]) -> str:
@@ -198,12 +204,14 @@ def _number(value: float | None, bounds: list[float | None] | None = None) -> st
 
 
 def _print_agreement(report: dict[str, Any]) -> None:
+    from models.terminal import print_text
     from patterns.taxonomy import ABBREVIATIONS, PATTERNS
 
-    from .agreement import labelled_by
+    from .labellers import labelled_by
 
-    print(
-        f"{report['maps']} maps, {report['labelled']} labelled by {labelled_by(report)}; "
+    who = labelled_by(report["annotators"], report["passes"])
+    print_text(
+        f"{report['maps']} maps, {report['labelled']} labelled by {who}; "
         f"{report['compared']} with two labels or more, "
         f"{report['disputed']} of them disputed"
     )
@@ -214,38 +222,36 @@ def _print_agreement(report: dict[str, Any]) -> None:
             ("Krippendorff's alpha", report["alpha"]),
             (f"Fleiss' kappa ({fleiss['maps']} maps, {fleiss['labels']} labels each)", fleiss),
         ):
-            print(f"{name}: {_number(of['value'], of['ci95'])}")
+            print_text(f"{name}: {_number(of['value'], of['ci95'])}")
         print(f"\n{'pattern':18} {'labels':>6} {'agreement':>9} {'alpha':>6}")
         for pattern, of in report["patterns"].items():
             print(f"{pattern:18} {of['labels']:6d} {_number(of['agreement']):>9} {_number(of['alpha']):>6}")
     for pair in report["pairs"]:
         a, b = printable(pair["a"]), printable(pair["b"])
         if not pair["maps"]:
-            print(f"\n{a} and {b}: no map in common")
+            print_text(f"\n{a} and {b}: no map in common")
             continue
-        print(
+        print_text(
             f"\n{a} and {b}, {pair['maps']} maps: percent {_number(pair['percent'])}, "
             f"Cohen's kappa {_number(pair['kappa'], pair['ci95'])}"
         )
-        print(f"{'row: first says':18} " + " ".join(f"{ABBREVIATIONS[p]:>4}" for p in PATTERNS))
+        cell = max(4, *(len(str(n)) for row in pair["confusion"] for n in row))
+        print(f"{'row: first says':18} " + " ".join(f"{ABBREVIATIONS[p]:>{cell}}" for p in PATTERNS))
         for pattern, row in zip(PATTERNS, pair["confusion"], strict=True):
-            print(f"{pattern.value:18} " + " ".join(f"{n:4d}" for n in row))
+            print(f"{pattern.value:18} " + " ".join(f"{n:{cell}d}" for n in row))
     if report["labelled"]:
-        ties = report["majority"]["none"]
-        print(
-            f"\nlabel of the majority: {_counted({k: n for k, n in report['majority'].items() if k != 'none'})}",
-            end="",
-        )
-        print(f"; {ties} tied" if ties else "")
+        majority = dict(report["majority"])
+        ties = f"; {ties} tied" if (ties := majority.pop("none")) else ""
+        print_text(f"\nlabel of the majority: {_counted(majority)}{ties}")
     if of := report["dawid_skene"]:
-        print(
+        print_text(
             f"Dawid and Skene: {_counted(of['labels'])}; {of['changed']} against the majority, "
             f"{of['decided']} where it was tied"
         )
         accuracies = (f"{printable(name)} {a['accuracy']:.3f}" for name, a in of["annotators"].items())
-        print(f"estimated share of right labels: {', '.join(accuracies)}")
+        print_text(f"estimated share of right labels: {', '.join(accuracies)}")
     for note in report["notes"]:
-        print(printable(note))
+        print_text(printable(note))
 
 
 app = group(

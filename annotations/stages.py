@@ -18,6 +18,7 @@ from models.provenance import provenance
 from patterns.taxonomy import KINDS, PATTERNS, Pattern
 
 from .dataset import HEADS, AnnotatedMaps, records_of
+from .labellers import passes_among, who_labelled
 
 if TYPE_CHECKING:
     from patterns.training import Training
@@ -170,7 +171,8 @@ class TrainClassifier:
                 "labels": {p.value: sum(label == p for label in labels) for p in PATTERNS},
                 "heads": len(set(heads)),
                 "base_models": sorted(set(info["base_model"])),
-                "annotators": sorted(set(annotated.annotations["annotator"])),
+                "annotators": (names := sorted(set(annotated.annotations["annotator"]))),
+                "passes": passes_among(names, annotated.passes),
                 "note": self.note,
                 "folds": self.folds,
                 "fold_sizes": sizes,
@@ -258,7 +260,7 @@ def card(report: dict[str, Any]) -> str:
         "## Trained on",
         f"{' and '.join(f'{n} {k}' for k, n in report['maps'].items() if n)} maps of {report['heads']} heads of "
         f"{', '.join(filter(None, report['base_models'])) or 'unnamed models'}, labelled by "
-        f"{', '.join(report['annotators'])}. Labels: "
+        f"{who_labelled(report['annotators'], report['passes'])}. Labels: "
         + ", ".join(f"{n} {label}" for label, n in report["labels"].items())
         + ".",
         *(["", report["note"]] if report["note"] else []),

@@ -15,6 +15,7 @@ from patterns import store
 from patterns.taxonomy import PATTERNS, Pattern
 
 from .formats import majority, parse_label
+from .labellers import notes_on, passes_among, read_passes
 from .table import PREDICTION_SCHEMA, PREDICTIONS, check_annotations, read_annotations, read_table
 
 _MAP_COLUMNS = ("id", "kind")
@@ -30,6 +31,7 @@ def status(folder: str | Path) -> dict[str, Any]:
         ``maps``, ``labelled`` (by at least one annotator), ``open`` (by none), ``undecided`` (labelled, but no
         majority), ``by_labels``: number of annotators -> maps; ``kinds``: kind -> maps, labelled, open;
         ``annotators``: name -> ``labelled``, ``open``, ``labels`` (pattern -> maps), ``last`` (ISO 8601 or None);
+        ``passes``: labeller -> those of the annotators that are its passes, where it has several;
         ``patterns``: majority label -> maps; ``predicted``, of the open maps: ``maps`` (those with a prediction),
         ``labels`` (pattern -> maps), ``mean_margin`` and ``mean_margins`` (pattern -> mean margin), None where there
         is none; ``notes``: sentences about what is missing.
@@ -52,6 +54,8 @@ def status(folder: str | Path) -> dict[str, Any]:
     notes = []
     if not len(table):
         notes.append("No map has a label yet.")
+    passes = passes_among(sorted(set(table["annotator"])), read_passes(folder))
+    notes += notes_on(passes)
     predictions = _predictions(folder / PREDICTIONS)
     if predictions is None:
         notes.append(f"The folder has no {PREDICTIONS}, so nothing is predicted of the open maps.")
@@ -75,6 +79,7 @@ def status(folder: str | Path) -> dict[str, Any]:
             }
             for name, rows in table.groupby("annotator")
         },
+        "passes": passes,
         "patterns": _by_pattern(decided),
         "predicted": _predicted(predictions, set(maps["id"][is_open])),
         "notes": notes,

@@ -281,7 +281,12 @@ class Pull:
             path = Path(scratch) / f"project {project['id']}"
             server.export(project["id"], path)
             reading = read_export(
-                path, map_index(self.folder), control=control, annotators=names, progress=progress
+                path,
+                map_index(self.folder),
+                control=control,
+                annotators=names,
+                server=server.place,
+                progress=progress,
             )
             where = {
                 "id": project["id"],

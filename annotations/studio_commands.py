@@ -56,15 +56,17 @@ def push(
     if as_json:
         print(json.dumps(done, indent=2))
         return
+    from models.terminal import print_text
+
     where = done["project"]
-    print(
+    print_text(
         f"{done['added']} maps added to {'the new ' if where['new'] else ''}project {where['id']}, "
         f"{where['title']!r}; {done['there']} were there"
     )
     if done["predictions"]:
-        print(f"{done['predictions']} with what the classifier says")
+        print_text(f"{done['predictions']} with what the classifier says")
     if done["lost_replies"]:
-        print(f"{done['lost_replies']} replies were lost on the way; nothing was sent twice")
+        print_text(f"{done['lost_replies']} replies were lost on the way; nothing was sent twice")
     say(f"label them: {where['url']}, then Label All Tasks")
 
 
@@ -158,9 +160,11 @@ def export(
     if as_json:
         print(json.dumps(done, indent=2))
         return
-    print(f"{done['maps']} maps and {done['labels']} labels written to {done['output']}")
+    from models.terminal import print_text
+
+    print_text(f"{done['maps']} maps and {done['labels']} labels written to {done['output']}")
     for why, number in done["left"].items():
-        print(f"left out: {number} {why}")
+        print_text(f"left out: {number} {why}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -173,38 +177,34 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def _token() -> Token:
-    from .label_studio import Token
+    from .label_studio import VARIABLE, Token, token_of
 
-    text = os.environ.get("LABEL_STUDIO_API_KEY", "")
-    if not text.strip():
-        if not sys.stdin.isatty():
-            raise InputError(
-                "No token: put one into the environment variable LABEL_STUDIO_API_KEY (Account & Settings in Label "
-                "Studio shows it)."
-            )
-        text = typer.prompt("Label Studio token", hide_input=True, err=True)
-    return Token(text)
+    if not os.environ.get(VARIABLE, "").strip() and sys.stdin.isatty():
+        return Token(typer.prompt("Label Studio token", hide_input=True, err=True))
+    return token_of()
 
 
 def _report(done: dict[str, Any], as_json: bool) -> None:
+    from models.terminal import print_text
+
     from .matching import NO_ID
 
     if as_json:
         print(json.dumps(done, indent=2))
         return
     if "project" in done:
-        print(f"project {done['project']['id']}, {done['project']['title']!r}: {done['tasks']} tasks")
+        print_text(f"project {done['project']['id']}, {done['project']['title']!r}: {done['tasks']} tasks")
     if done["new_maps"]:
-        print(f"{done['new_maps']} maps added")
-    print(f"{done['taken']} labels: {done['added']} new, {done['known']} known before")
+        print_text(f"{done['new_maps']} maps added")
+    print_text(f"{done['taken']} labels: {done['added']} new, {done['known']} known before")
     if done["replaced"]:
-        print(f"  {done['replaced']} in place of an earlier label of the same annotator")
+        print_text(f"  {done['replaced']} in place of an earlier label of the same annotator")
     for what, number in done["notes"].items():
-        print(printable(f"  {number} {what}"))
+        print_text(printable(f"  {number} {what}"))
     for why, number in done["left"].items():
         about = ", ".join(done["about"].get(why, ()))
-        print(printable(f"left: {number} {why}" + (f" ({about})" if about else "")))
+        print_text(printable(f"left: {number} {why}" + (f" ({about})" if about else "")))
     if NO_ID in done["left"]:
         say("if another field of the tasks' data holds the maps' ids, name it with --id-field.")
     if done["unlabelled"]:
-        print(f"{done['unlabelled']} tasks are not labelled yet")
+        print_text(f"{done['unlabelled']} tasks are not labelled yet")

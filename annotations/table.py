@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from models.errors import InputError
+from models.errors import InputError, is_unicode
 from models.reading import reading
 from patterns import Pattern, store
 
@@ -100,6 +100,10 @@ def normalized(annotations: Any, ids: Container[str]) -> pd.DataFrame:
             raise InputError(f"an annotation is for map {id}, which is not among the maps.")
         if not isinstance(annotator, str) or not annotator:
             raise InputError(f"an annotation of map {id} has no annotator; name every annotator.")
+        if not is_unicode(annotator):
+            raise InputError(
+                f"an annotator of map {id} has a name that is no UTF-8 text, {annotator!r}; rename it."
+            )
     labels = zip(frame["id"], frame["label"], strict=True)
     frame["label"] = [parse_label(str(text), f"annotation of map {id}").value for id, text in labels]
     try:
@@ -107,5 +111,7 @@ def normalized(annotations: Any, ids: Container[str]) -> pd.DataFrame:
     except (ValueError, TypeError) as error:
         raise InputError(f"an annotation has a time that is not ISO 8601 ({error}).") from error
     source = frame["source"].astype(object).where(frame["source"].notna(), "")
+    if odd := [text for text in source if isinstance(text, str) and not is_unicode(text)]:
+        raise InputError(f"an annotation has a source that is no UTF-8 text, {odd[0]!r}; rename it.")
     frame = frame.assign(time=time, source=source).astype({name: str for name in names if name != "time"})
     return frame.drop_duplicates(["id", "annotator", "label", "time"], ignore_index=True)

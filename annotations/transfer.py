@@ -20,6 +20,7 @@ from .dataset import AnnotatedMaps, records_of
 from .exports import Reading, read_export
 from .folders import AddedSummary, add_annotations, add_maps, read_kinds
 from .formats import EXPORT, LAYOUTS, find_published, read_published, write_published
+from .labellers import read_passes, united, write_passes
 from .matching import CONTROL, NO_ID, NO_LABEL, MapIndex
 from .stages import digest
 from .table import ANNOTATION_SCHEMA, read_annotations
@@ -87,7 +88,7 @@ class Import:
     def _maps(self) -> dict[str, Any]:
         if self._published():
             kind = next(kind for kind, layout in LAYOUTS.items() if layout.label_file == self.source.name)
-            other = AnnotatedMaps(*read_published(self.source.parent, kind))
+            other = AnnotatedMaps(*read_published(self.source.parent, kind), read_passes(self.source.parent))
         else:
             other = AnnotatedMaps.load(self.source)
         reading = Reading(tasks=len(other))
@@ -108,11 +109,14 @@ class Import:
             other = AnnotatedMaps(
                 [row for row in other.rows if row.id not in same],
                 said[~said["id"].isin(list(same))],
+                other.passes,
             )
-        held.merge(other)  # refuses two maps of one id
+        passes = held.merge(other).passes  # refuses two maps of one id, and a pass of two labellers
         known = set(read_kinds(self.folder))
         new = [row for row in other.rows if row.id not in known]
         add_maps(self.folder, new)
+        if passes != held.passes:
+            write_passes(self.folder, passes)
         said = said.assign(id=[same.get(id, id) for id in said["id"]])
         return summary(
             self.folder, reading, add_annotations(self.folder, said), taken=len(said), maps=len(new)
@@ -235,8 +239,14 @@ def take(folder: Path, reading: Reading, source: str) -> dict[str, Any]:
     frame = pd.DataFrame(reading.annotations, columns=ANNOTATION_SCHEMA.names)
     there = read_annotations(folder / "annotations.parquet")
     frame, renamed = one_name(frame, there, reading.numbers, source)
+    told = {
+        labeller: [renamed.get(name, name) for name in names] for labeller, names in reading.passes.items()
+    }
+    passes = united((held := read_passes(folder), told), source)
     for before, after in renamed.items():
         reading.notes[f"{before} is {after}"] = int((frame["annotator"] == after).sum())
+    if passes != held:
+        write_passes(folder, passes)
     return summary(folder, reading, add_annotations(folder, frame), taken=len(frame))
 
 
@@ -247,7 +257,9 @@ def one_name(
 
     Two names are one person's if they gave a map the same label at the same time, and either the export says which
     number the address has, or that time tells people apart (:func:`_telling_times`) and nothing speaks against it. A
-    time that the labels of several have (a script's, or a day) is no sign: two people agree on many a map.
+    time that the labels of several have (a script's, or a day) is no sign: two people agree on many a map. A number
+    alone and one of a server, ``user 3 of HOST``, or of the same server under another address, are names like these;
+    the same numbers of two servers are two people.
 
     Args:
         new: labels that are to come in, columns as :data:`~annotations.table.ANNOTATION_SCHEMA`.
@@ -276,17 +288,20 @@ def one_name(
     same: list[tuple[bool, str, str]] = []
     for names, found in pairs.groupby(["annotator", "annotator_there"]):
         here, other = map(str, names)
-        number, name = (here, other) if _is_number(here) else (other, here)
+        digits = {n for one in (here, other) if (n := _number_of(one))}
+        bare = other == f"user {_number_of(other)}"
+        number, name = (other, here) if bare or not _number_of(here) else (here, other)
         agreed, against = int(found["same"].sum()), int((~found["same"]).sum())
-        told = numbers.get(name) == number
-        if not agreed or not _is_number(number) or _is_number(name):
+        if not agreed or len(digits) != 1:
             continue
+        plain = f"user {digits.pop()}"
+        told = numbers.get(name) == plain
         if (told and agreed > against) or (not against and (found["same"] & found["alone"]).any()):
             same.append((told, here, other))
-        elif not against and name not in numbers and number not in owned:
+        elif not against and name not in numbers and plain not in owned:
             raise InputError(
                 f"{source}: {name} and {number} may be one person, but their labels carry the same time as others'; "
-                f"say who it is: --annotator {number.removeprefix('user ')}={name}, or the name of somebody else."
+                f"say who it is: --annotator {plain.removeprefix('user ')}={name}, or the name of somebody else."
             )
     renamed: dict[str, str] = {}
     for told, here, other in sorted(same, reverse=True):  # what the export says first
@@ -307,8 +322,10 @@ def _telling_times(labels: pd.DataFrame) -> set[Any]:
     return set(by_time.index[(by_time["size"] == 1) | ((by_time["nunique"] == 1) & fraction)])
 
 
-def _is_number(name: str) -> bool:
-    return bool(re.fullmatch(r"user \d+", name))
+def _number_of(name: str) -> str:
+    """Return the number in ``user 3`` or ``user 3 of HOST``; nothing of another name."""
+    match = re.fullmatch(r"user (\d+)( of .+)?", name)
+    return match[1] if match else ""
 
 
 def summary(

@@ -14,6 +14,7 @@ from .errors import UnsupportedModelError as UnsupportedModelError
 from .finetuning import FineTuning as FineTuning
 from .finetuning import finetune as finetune
 from .gating import gated as gated
+from .jobs import finetune_glue as finetune_glue
 from .saving import load as load
 from .saving import save as save
 from .subnetwork import Subnetwork as Subnetwork

@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 import typer.core
 
-from .errors import HeadscopeError, one_line
+from .errors import HeadscopeError, is_unicode, one_line
 from .files import disk_is_full, reason
 from .memory import keep_freed_memory, memory_ran_out
 
@@ -109,6 +109,13 @@ def _guarded(function: Callable[..., None], after: str) -> Callable[..., None]:
         except Exception as error:  # each library has its own type for it
             if error is getattr(sys.stdout, "failed", None):
                 raise  # nothing is wrong with the job or the disk: what it printed goes nowhere
+            if isinstance(error, UnicodeEncodeError):  # the name of a file, in what was to be written
+                around = error.object[max(0, error.start - 60) : error.end + 20]
+                _stop(
+                    f"{one_line(around)!r} cannot be written as {error.encoding}, as tables and pages have it; "
+                    f"rename it; {after}",
+                    2,
+                )
             if memory_ran_out(error):
                 _stop(
                     f"Memory ran out ({reason(error)}). Give a smaller --batch-size or --max-length; {after}",
@@ -133,6 +140,12 @@ def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
         except FileNotFoundError:  # some libraries cannot even be loaded there
             say("The current folder was deleted; change into another, and run the command again.")
             raise SystemExit(2) from None
+        for stream in (
+            sys.stdout,
+            sys.stderr,
+        ):  # whatever names and texts hold, and whatever the terminal knows
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
         quiet_libraries()
         keep_freed_memory()
         # A scheduler's SIGTERM must clean up as Ctrl-C does; by default Python would just be gone.
@@ -261,6 +274,11 @@ class _Command(typer.core.TyperCommand):
             _options.reset(token)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words, of which all that goes on into tables and pages must be text."""
+        for before, arg in zip(["", *args], args, strict=False):
+            if not is_unicode(arg):
+                option = f"{before} " if before.startswith("--") and "=" not in before else ""
+                _stop(f"{option}{arg!r} is no UTF-8 text; give one that is, or rename the file.", 2)
         several = {
             name
             for parameter in self.params

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -109,21 +108,10 @@ def finetune_glue(
 
     Example: finetune-glue --model bert-base-uncased --task mrpc --seeds 1337 42 86 71 166 --output out/mrpc
     """
-    from .finetuning import (
-        COMMAND,
-        METRICS,
-        FineTuning,
-        finetune,
-        parse_seeds,
-        score_table,
-        search_of,
-        summarise,
-    )
-    from .glue import load_mismatched, load_rows
-    from .outputs import Output, apart
-    from .task import task_named
-    from .training import is_main_process
-    from .weights import load_masks
+    from .finetuning import parse_seeds, score_table
+    from .jobs import FineTuneGlue
+    from .terminal import print_text
+    from .training import FineTuning, is_main_process
 
     settings = FineTuning(
         epochs=epochs,
@@ -143,53 +131,29 @@ def finetune_glue(
         checkpoint_steps=checkpoint_steps,
         report_to=tuple(report_to or ()),
     )
-    runs = [settings]
-    folders = [output]
-    if seeds:
-        runs = [replace(settings, seed=one) for one in parse_seeds(seeds)]
-        folders = [output / f"seed_{run.seed}" for run in runs]
-    for folder in folders:
-        apart(folder, (model, data, subnetwork))
-        if overwrite or not (folder / METRICS).is_file():
-            Output(folder, COMMAND, overwrite).check()
-    chosen = task_named(task)
-    masks = load_masks(subnetwork) if subnetwork else None
-    train, dev = (load_rows(chosen, data, split) for split in ("train", "validation"))
-    mismatched = load_mismatched(chosen, data)
-    results = []
-    tokenised: dict[str, Any] = {}
-    for run, folder in zip(runs, folders, strict=True):
-        if seeds and is_main_process():
-            say(f"seed {run.seed}")
-        result = finetune(
-            model,
-            chosen,
-            train,
-            dev,
-            run,
-            folder,
-            revision,
-            device,
-            masks,
-            progress=True,
-            overwrite=overwrite,
-            mismatched_rows=mismatched,
-            tokenised=tokenised,
-            search=search_of(subnetwork) if subnetwork else None,
-        )
-        results.append(result)
-        if is_main_process():
-            for warning in result["warnings"]:
-                say(f"warning: {warning}")
+    job = FineTuneGlue(
+        model,
+        task,
+        output,
+        settings,
+        data=data,
+        revision=revision,
+        seeds=tuple(parse_seeds(seeds)) if seeds else (),
+        subnetwork=subnetwork,
+        device=device,
+        overwrite=overwrite,
+    )
+    done = job.run(progress=True, announce=say)
     if not is_main_process():
         return
-    say(f"model: {', '.join(map(str, folders))}")
+    say(f"model: {', '.join(str(folder) for _, folder in job.runs)}")
     if as_json:
-        print(json.dumps(summarise(results) if seeds else results[0], indent=2))
+        print(json.dumps(done.summary, indent=2))
         return
-    size = results[0]["examples"]
-    print(
-        f"{model} on {chosen.name}: {size['train']} rows of {train.source}, scored on {size['dev']} of {dev.source}"
+    first = done.results[0]
+    print_text(
+        f"{model} on {first['task']}: {first['examples']['train']} rows of {done.train.source}, "
+        f"scored on {first['examples']['dev']} of {done.dev.source}"
     )
-    print(results[0]["selection"]["note"])
-    print(score_table(results))
+    print_text(first["selection"]["note"])
+    print(score_table(done.results))

@@ -17,6 +17,18 @@ def one_line(text: str, most: int = 200) -> str:
     return line if len(line) <= most else f"{line[: most - end - 5]} ... {line[-end:]}"
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether `text` can be written as UTF-8.
+
+    JSON's escapes may hold half a surrogate pair, and Python makes one of each byte of a file's name that is no UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class HeadscopeError(Exception):
     """Base class: something the user can put right. The message says what, where, and how, in one line."""
 

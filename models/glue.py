@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import row_files
-from .errors import InputError, MissingSplitError, one_line
+from .errors import InputError, MissingSplitError, is_unicode, one_line
 from .files import reason
 from .task import HUB_DATASET, Task, plain_label, plain_name, task_named
 
@@ -378,26 +378,13 @@ def check_rows(rows: Sequence[Row], task: str | Task, source: str, first: int = 
                 )
 
 
-def is_unicode(text: str) -> bool:
-    """Return whether `text` can be written as UTF-8: JSON's escapes may hold half a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _called(name: str, task: Task) -> bool:
     """Return whether a name is the task's, GLUE's in any spelling."""
     return (name if task.own else plain_name(name)) == task.name
 
 
 def _from_folder(task: Task, folder: Path, split: str) -> Rows:
-    homes = [
-        home
-        for home in folder.iterdir()
-        if home.is_dir() and (home.name if task.own else plain_name(home.name)) == task.name
-    ]
+    homes = [home for home in folder.iterdir() if home.is_dir() and _called(home.name, task)]
     homes.sort(key=lambda home: (home.name != task.name, home.name))
     seen: list[Path] = []
     for home in [*homes, folder]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .anatomy import anatomy_of
-from .errors import InputError
-from .glue import Row, check_rows, is_unicode, texts_of
+from .errors import InputError, is_unicode
+from .glue import Row, check_rows, texts_of
 from .task import Task, task_named
 from .tokens import token_warnings
 

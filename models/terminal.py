@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,19 @@ if TYPE_CHECKING:
     from rich.table import Column
 
 _UNBOUNDED = 100_000
+
+
+def print_text(text: str = "") -> None:
+    """Print sentences, on a terminal broken between words where it is too narrow; into a file each is one line."""
+    width = shutil.get_terminal_size((0, 0)).columns  # 0: neither a terminal nor COLUMNS
+    for line in text.split("\n"):
+        if not 0 < width < cell_len(line):
+            print(line)
+            continue
+        lines = textwrap.wrap(
+            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+        print("\n".join(lines))
 
 
 def print_table(console: Console, table: Table, keep: int = 1) -> None:

@@ -108,10 +108,12 @@ def classify_heads(
     if as_json:
         print(json.dumps(done.summary, indent=2))
     else:
+        from models.terminal import print_text
+
         from .tables import print_patterns
 
         counted = done.summary["heads"]
-        print(
+        print_text(
             f"{model} on {done.summary['examples']} examples of {done.rows.source} ({done.summary['task']}), "
             f"{counted['counted']} of {counted['all']} heads"
         )

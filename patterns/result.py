@@ -202,3 +202,13 @@ class HeadPatterns:
         from .figures import head_grid
 
         return head_grid(self.to_frame(), shape=self.heads.shape)
+
+    def plot_distribution(self) -> Figure:
+        """Draw the share of each pattern, one bar a kind, with the interpretable ratio and its interval.
+
+        Where there is a control, and corrected shares that fit, these have bars of their own.
+        """
+        from .figures import distribution_bars
+        from .stage import distributions, ratios
+
+        return distribution_bars(distributions(self), ratios(self))

@@ -308,8 +308,6 @@ def write_results(folder: Path, patterns: HeadPatterns, summary: dict[str, Any])
 
     from models.drawing import save_figure
 
-    from .figures import distribution_bars
-
     patterns.to_frame().to_parquet(folder / "heads.parquet", index=False)
     patterns.maps_frame().to_parquet(folder / "maps.parquet", index=False)
     pd.DataFrame(
@@ -319,7 +317,7 @@ def write_results(folder: Path, patterns: HeadPatterns, summary: dict[str, Any])
         for pattern, count in zip(PATTERNS, number, strict=True)
     ).to_csv(folder / "distribution.csv", index=False)
     save_figure(patterns.plot(), folder / "heads.png")
-    save_figure(distribution_bars(distributions(patterns), ratios(patterns)), folder / "distribution.png")
+    save_figure(patterns.plot_distribution(), folder / "distribution.png")
     write_json(folder / "summary.json", summary)
 
 

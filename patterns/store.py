@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.errors import InputError
+from models.errors import InputError, is_unicode
 from models.files import atomic_file
 from models.reading import reading, regular_file
 
@@ -107,6 +107,11 @@ class MapRow:
     def __post_init__(self) -> None:
         if not self.id:
             raise InputError("a map has an empty id; give every map a name of its own.")
+        for name in ("id", "base_model", "model", "task"):
+            if not is_unicode(getattr(self, name)):
+                raise InputError(
+                    f"map {self.id} has a {name} that is no UTF-8 text, {getattr(self, name)!r}; rename it."
+                )
         if self.kind not in KINDS:
             raise InputError(f"map {self.id} has kind {self.kind!r}; choose one of {', '.join(KINDS)}.")
         changes: dict[str, Any] = {"map": check_map(self.map, f"map {self.id}")}

@@ -8,6 +8,7 @@ from .importance import head_importance as head_importance
 from .jobs import compare_survivors as compare_survivors
 from .jobs import prune_heads as prune_heads
 from .jobs import prune_weights as prune_weights
+from .jobs import run_study as run_study
 from .structured import StructuredSearch as StructuredSearch
 from .study_config import Study as Study
 from .study_config import read_study as read_study

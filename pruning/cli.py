@@ -295,6 +295,8 @@ def _show(summary: dict[str, Any], output: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, indent=2))
         return
+    from models.terminal import print_text
+
     lines = [
         f"{summary['model']}, {summary['task']} {summary['split']}, {summary['examples']} examples",
         f"{summary['metric']}: full model {summary['full_score']:.4f}, subnetwork {summary['score']:.4f} "
@@ -319,7 +321,7 @@ def _show(summary: dict[str, Any], output: Path, as_json: bool) -> None:
         )
     else:
         lines.append(report["note"])
-    print("\n".join(lines))
+    print_text("\n".join(lines))
     if summary["command"] == "prune-heads":
         from models.subnetwork import Subnetwork
         from models.weights import SUBNETWORK_FILE
@@ -331,5 +333,5 @@ def _show(summary: dict[str, Any], output: Path, as_json: bool) -> None:
         print()
         print_kept(Subnetwork.load(output / SUBNETWORK_FILE), [json.loads(step) for step in steps], summary)
     elif "majority_score" in summary:
-        print(f"always saying the commonest label: {summary['majority_score']:.4f}")
+        print_text(f"always saying the commonest label: {summary['majority_score']:.4f}")
     say(f"written to {output}")

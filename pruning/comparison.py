@@ -33,6 +33,7 @@ from .survivor_patterns import INTERVALS, SIDES, Measured, Source, adjust, compa
 if TYPE_CHECKING:
     import pandas as pd
     import torch
+    from matplotlib.figure import Figure
 
     from patterns.view import HeadsView
 
@@ -256,6 +257,24 @@ class Compared:
     def patterns(self) -> dict[str, dict[str, dict[str, Any]]]:
         """By task and kind of maps, what :func:`pruning.survivor_patterns.compare` found; empty without data."""
         return {name: task["patterns"] for name, task in self.summary["tasks"].items() if "patterns" in task}
+
+    def plot(self) -> Figure:
+        """Draw how often each head survives, one panel a task."""
+        from .figures import survival_maps
+
+        return survival_maps(self.groups)
+
+    def plot_patterns(self) -> Figure:
+        """Draw the patterns of the heads that survive under every seed beside those of all heads.
+
+        Raises:
+            InputError: no patterns were looked at, which needs data.
+        """
+        from .figures import pattern_bars
+
+        if not self.patterns:
+            raise InputError("No patterns were looked at; give data=, the rows to look at them with.")
+        return pattern_bars(self.patterns)
 
 
 def write_results(folder: Path, done: Compared) -> None:

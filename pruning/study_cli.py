@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,30 +70,20 @@ def run_study(
 
     Example: run-study examples/studies/smoke.toml --output out/smoke --jobs 2
     """
+    from .jobs import study_folder, study_of
     from .study_config import read_study
-    from .study_run import RunStudy, read_plan
+    from .study_run import RunStudy
 
     if words[0] == "report" and len(words) == 2:
         folder = Path(words[1])
         if not folder.is_dir():
-            folder = _output(output, read_study(folder))
+            folder = study_folder(read_study(folder), output)
         _report(folder, as_json)
         return
     if len(words) != 1:
         raise _usage(words)
-    begun = Path(words[0])
-    if begun.is_dir():
-        plan = read_plan(begun)
-        study, output = replace(plan.study, data=data or plan.study.data), output or begun
-        if model is not None:
-            study = replace(study, model=model, revision=None)
-        elif output != begun:  # a branch may have moved since
-            study = replace(study, revision=plan.materials.model.get("revision") or study.revision)
-    else:
-        study = read_study(begun, model=model, data=data)
     job = RunStudy(
-        study,
-        _output(output, study),
+        *study_of(words[0], output, model=model, data=data),
         backend,
         jobs,
         address,
@@ -127,14 +116,6 @@ def _usage(words: list[str]) -> Exception:
     from models.errors import InputError
 
     return InputError(f"run-study {' '.join(words)}: give one study's TOML file or folder, or: report STUDY.")
-
-
-def _output(output: Path | None, study: Any) -> Path:
-    from models.errors import InputError
-
-    if output is None and study.output is None:
-        raise InputError("Give --output DIR, the folder of the study, or set output in the file.")
-    return output or Path(study.output)
 
 
 def _show_plan(job: Any, as_json: bool) -> None:

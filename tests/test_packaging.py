@@ -145,18 +145,21 @@ def test_public_names_are_these(tmp_path: Path) -> None:
 
     assert sorted(models.__all__) == [
         "Anatomy", "Checkpoint", "FineTuning", "HeadscopeError", "InputError", "LibraryError", "SizeShare",
-        "Subnetwork", "TapError", "UnsupportedModelError", "anatomy_of", "compact", "finetune", "gated", "kept_of",
-        "load", "load_checkpoint", "observe", "save", "size_share",
+        "Subnetwork", "TapError", "UnsupportedModelError", "anatomy_of", "compact", "finetune", "finetune_glue",
+        "gated", "kept_of", "load", "load_checkpoint", "observe", "save", "size_share",
     ]  # fmt: skip
     assert sorted(patterns.__all__) == [
-        "HeadPatterns", "INTERPRETABLE", "Pattern", "PatternClassifier", "attention_maps", "classify_heads",
-        "load_classifier", "redrawn", "render_map",
+        "HeadPatterns", "INTERPRETABLE", "Pattern", "PatternClassifier", "attention_maps", "classify_checkpoint",
+        "classify_heads", "load_classifier", "redrawn", "render_map",
     ]  # fmt: skip
-    assert sorted(annotations.__all__) == ["AnnotatedMaps"]
+    assert sorted(annotations.__all__) == [
+        "AnnotatedMaps", "evaluate_classifier", "export_maps", "import_labels", "labelling_status",
+        "measure_agreement", "pull_labels", "push_maps", "sample_maps", "train_classifier",
+    ]  # fmt: skip
     assert sorted(pruning.__all__) == [
         "Bad", "Importance", "RunStudy", "StructuredSearch", "Study", "Subnetwork", "bad_subnetwork",
         "compare_survivors", "head_importance", "never_survivors", "prune_heads", "prune_weights",
-        "random_subnetworks", "read_study", "stability",
+        "random_subnetworks", "read_study", "run_study", "stability",
         "super_bad_subnetwork", "super_survivors", "write_report",
     ]  # fmt: skip
     for room in (models, patterns, annotations, pruning):

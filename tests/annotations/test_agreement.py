@@ -17,7 +17,7 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 
 from annotations import AnnotatedMaps
-from annotations.agreement import agreement, labelled_by, passes_of
+from annotations.agreement import agreement
 from annotations.dawid_skene import dawid_skene
 from annotations.loop import app
 from patterns.store import MapRow
@@ -312,19 +312,3 @@ class TestCommand:
         assert found["fleiss"]["value"] == pytest.approx(
             fleiss_kappa(aggregate_raters(table[["A", "B", "C"]].to_numpy())[0])
         )
-
-
-def test_passes_of_one_labeller_are_not_called_annotators() -> None:
-    names = ["gpt, pass 1", "gpt, pass 2", "gpt, pass 3"]
-    assert passes_of(names) == {"gpt": names}
-    assert passes_of(["pass A", "pass B"]) == {"": ["pass A", "pass B"]}
-    assert passes_of(["x (pass 1)", "x (pass 2)", "ann"]) == {"x": ["x (pass 1)", "x (pass 2)"]}
-    # Different people, for all that their names say.
-    for people in (["ann-1", "ann-2"], ["A", "B", "C"], ["gpt, pass 1", "ann"], ["bypass 1", "bypass 2"], []):
-        assert passes_of(people) == {}
-    said = {"passes": {"gpt": names}, "annotators": dict.fromkeys(names)}
-    assert labelled_by(said) == "3 passes of one labeller"
-    assert labelled_by(said | {"annotators": dict.fromkeys([*names, "ann"])}) == (
-        "3 passes of one labeller and 1 annotator"
-    )
-    assert labelled_by({"passes": {}, "annotators": {"a": {}, "b": {}}}) == "2 annotators"

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import annotations
 from annotations import AnnotatedMaps
 from annotations.formats import write_published
 from models.errors import InputError
@@ -78,10 +77,6 @@ def annotated(draw: st.DrawFn) -> AnnotatedMaps:
     return AnnotatedMaps(
         rows, pd.DataFrame(list(unique.values()), columns=["id", "annotator", "label", "time", "source"])
     )
-
-
-def test_the_public_names_are_these() -> None:
-    assert annotations.__all__ == ["AnnotatedMaps"]
 
 
 # Labels

@@ -20,6 +20,7 @@ import pytest
 import typer
 
 from annotations import AnnotatedMaps, studio_commands
+from annotations.folders import add_annotations
 from annotations.formats import parse_label
 from annotations.label_studio import LabelStudio, Token
 from annotations.studio import Pull, Push
@@ -346,6 +347,11 @@ class TestPush:
             Push(**{"folder": folder, "project": "my heads", "token": Token(LEGACY)} | words)
 
 
+def labelled(choice: str, who: int, time: str) -> dict[str, Any]:
+    region = {"from_name": "pattern", "to_name": "map", "type": "choices", "value": {"choices": [choice]}}
+    return {"completed_by": who, "result": [region], "updated_at": time}
+
+
 class TestPull:
     def test_labels_come_back_under_their_annotators_names(self, fake: Fake, folder: Path) -> None:
         push(fake, folder)
@@ -365,7 +371,45 @@ class TestPull:
         assert (again["added"], again["known"]) == (0, 2)
         loaded = AnnotatedMaps.load(folder)
         assert loaded.labels == [Pattern.BLOCK] + [None] * 4
-        assert set(loaded.annotations["annotator"]) == {"admin@example.org", "user 9"}
+        host = fake.url.removeprefix("http://")
+        assert set(loaded.annotations["annotator"]) == {"admin@example.org", f"user 9 of {host}"}
+
+    @pytest.mark.parametrize("before", ["user 9", "user 9 of other.example:8080/studio"])
+    def test_a_number_that_was_pulled_before_is_known_again(
+        self, fake: Fake, folder: Path, before: str
+    ) -> None:
+        """By 0.1, which named no server, or when the server had another address."""
+        push(fake, folder)
+        for task, choice in zip(fake.tasks, ("Block", "Vertical", "Block"), strict=False):
+            task["annotations"] = [labelled(choice, 9, f"2026-01-01T00:00:0{task['id']}.5Z")]
+        earlier = [("m_0", before, "block"), ("m_1", before, "vertical")]
+        times = [f"2026-01-01T00:00:0{task['id']}.5Z" for task in fake.tasks[:2]]
+        rows = [(*one, time, "label-studio") for one, time in zip(earlier, times, strict=True)]
+        add_annotations(folder, pd.DataFrame(rows, columns=["id", "annotator", "label", "time", "source"]))
+        done = Pull(folder, "my heads", Token(LEGACY), fake.url).run()
+        assert (done["added"], done["known"]) == (1, 2)
+        assert set(AnnotatedMaps.load(folder).annotations["annotator"]) == {before}
+
+    def test_the_same_number_on_two_servers_is_two_people(self, fake: Fake, folder: Path) -> None:
+        push(fake, folder)
+        rows = [("m_0", "user 9 of other.example", "vertical", "2026-01-01T00:00:07.5Z", "label-studio")]
+        add_annotations(folder, pd.DataFrame(rows, columns=["id", "annotator", "label", "time", "source"]))
+        fake.tasks[0]["annotations"] = [labelled("Block", 9, "2026-01-02T00:00:00.25Z")]
+        for added in (1, 0):
+            done = Pull(folder, "my heads", Token(LEGACY), fake.url).run()
+            assert (done["added"], done["replaced"]) == (added, 0)
+        found = AnnotatedMaps.load(folder)
+        host = fake.url.removeprefix("http://")
+        assert set(found.annotations["annotator"]) == {"user 9 of other.example", f"user 9 of {host}"}
+        assert found.labels[0] is None  # one says this and one says that
+
+    def test_other_numbers_are_never_one_person(self, fake: Fake, folder: Path) -> None:
+        push(fake, folder)
+        time = "2026-01-01T00:00:07.5Z"
+        rows = [("m_0", "user 8", "block", time, "label-studio")]
+        add_annotations(folder, pd.DataFrame(rows, columns=["id", "annotator", "label", "time", "source"]))
+        fake.tasks[0]["annotations"] = [labelled("Block", 9, time)]
+        assert Pull(folder, "my heads", Token(LEGACY), fake.url).run()["added"] == 1
 
     def test_a_project_that_is_not_there(self, fake: Fake, folder: Path) -> None:
         with pytest.raises(InputError, match="has no project 'my heads'"):
