@@ -257,9 +257,18 @@ def class_names(id2label: Any, label2id: Any) -> list[str]:
                 f"label2id ({', '.join(sorted(other, key=lambda name: other[name]))}); correct the wrong one."
             )
     named = sorted(other, key=lambda name: other[name])
-    complete = other and len(ids) == len(other) and [other[name] for name in named] == list(range(len(other)))
-    if complete and all(_is_number(name) for name in one.values()):
+    if ids and all(_is_number(name) for name in one.values()):
+        if len(ids) < len(other) or [other[name] for name in named] != list(range(max(len(other), len(one)))):
+            raise InputError(
+                "label2id in the model's config must give the classes' ids from 0 on, each once and none left out, "
+                f"where id2label gives no names, not {one_line(repr(other), 120)}."
+            )
         return named
+    if sorted(one) != list(range(len(one))):
+        raise InputError(
+            "id2label in the model's config must name the classes from 0 on, none left out, not "
+            f"{one_line(repr(one), 120)}."
+        )
     return [one[i] for i in sorted(one)]
 
 
@@ -486,7 +495,13 @@ def _read(path: Path, task: Task) -> list[Row]:
     except Exception as error:  # a damaged file leads parsers to nearly any
         raise InputError(f"{path} cannot be read: {reason(error)}.") from error
     names = _TSV_COLUMNS.get(task.name, {}) if ending == ".tsv" or task.name not in _TSV_ONLY else {}
-    named = named or _card_names(path.parent, task)
+    card = _card_names(path.parent, task)
+    if named and card and list(map(_plain_label, named)) != list(map(_plain_label, card)):
+        raise InputError(
+            f"{path} names the classes of its labels {one_line(', '.join(named), 120)} in its schema, and the "
+            f"README.md of the data set {one_line(', '.join(card), 120)}; correct one of them."
+        )
+    named = named or card
     return [
         FileRow(_by_name(_renamed(row, names, f"{path}, row {number}"), task, named), number)
         for number, row in enumerate(rows, start=1)
@@ -533,16 +548,25 @@ def _by_name(row: Row, task: Task, names: Sequence[str]) -> dict[str, Any]:
 
     A class that the task does not have goes by its name, and is refused by it when labels are looked up.
     """
-    label = row.get("label")
-    if isinstance(label, str) and label.isdecimal():  # as csv and tsv have it
-        label = int(label)
-    if not isinstance(label, Integral) or isinstance(label, bool) or not 0 <= int(label) < len(names):
+    label = _place(row.get("label")) if names else None
+    if label is None or not 0 <= label < len(names):
         return dict(row)
-    name = _plain_label(names[int(label)])
+    name = _plain_label(names[label])
     places: dict[str, Any] = {_plain_label(known): i for i, known in enumerate(task.labels)}
     if _is_number(name):
         places[name] = int(name.removeprefix("label"))
-    return {**row, "label": places.get(name, names[int(label)])}
+    return {**row, "label": places.get(name, names[label])}
+
+
+def _place(label: Any) -> int | None:
+    """Return a label that is a whole number, however it is written (csv has digits, a column with gaps 1.0)."""
+    if not isinstance(label, str | Real) or isinstance(label, bool):
+        return None
+    try:
+        number = float(label)
+        return int(number) if number == int(number) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _renamed(row: Row, names: Mapping[str, str], where: str) -> Row:
