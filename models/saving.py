@@ -25,6 +25,7 @@ from .stored import (
     check_counts,
     check_kinds,
     check_types,
+    check_versions,
     read_file,
     read_weights,
     settle,
@@ -247,6 +248,7 @@ def _fill(
         name for name in weights if name not in known and prefix + name.removeprefix(stored) not in known
     ]
     check_kinds(str(path), sorted(unexpected))
+    check_versions(str(path), model, sorted(unexpected))
     if other_head:
         inside = {name.removeprefix(stored): w for name, w in weights.items() if name.startswith(stored)}
         outside = (

@@ -214,6 +214,7 @@ def check_left_over(name: str, model: PreTrainedModel, unexpected: Iterable[str]
         parts |= {part for part, _ in model.named_children()}
     unexpected = sorted(key for key in unexpected if not HARMLESS.search(key))
     check_kinds(name, unexpected)
+    check_versions(name, model, unexpected)
     for key in unexpected:
         if key.startswith(prefix) or key.split(".")[0] in parts:
             raise InputError(
@@ -228,6 +229,22 @@ def check_kinds(name: str, unexpected: Iterable[str]) -> None:
         for key in unexpected:
             if re.search(pattern, key):
                 raise InputError(f"{name} holds {kind} ({key}); {cure}.")
+
+
+def check_versions(name: str, model: PreTrainedModel, unexpected: Iterable[str]) -> None:
+    """Refuse second versions of a model's own weights: averages (EMA), differences, a teacher, or another model.
+
+    Raises:
+        InputError: naming the weight.
+    """
+    own = set(getattr(model, model.base_model_prefix, model).state_dict())
+    layers = re.compile(rf"\.({re.escape(family_of(model.config).layers)}\.\d.*)")
+    for key in unexpected:
+        if (found := layers.search(key)) and found[1] in own:
+            raise InputError(
+                f"{name} holds another version of a weight ({key} beside {found[1]}), such as an average kept in "
+                "training; give a copy that holds the one model to be looked at."
+            )
 
 
 def check_counts(raw: Mapping[str, Any], name: str) -> None:
@@ -369,13 +386,23 @@ def unwrapped(weights: Mapping[str, torch.Tensor], model: PreTrainedModel) -> di
     Args:
         weights: as stored.
         model: that they are for, with a head or without; they may be of another head or of none.
+
+    Raises:
+        InputError: two weights have the same name then.
     """
     prefix, wanted = f"{model.base_model_prefix}.", set(model.state_dict())
     if hasattr(model, model.base_model_prefix):
         wanted |= {name.removeprefix(prefix) for name in wanted}
     else:
         wanted |= {prefix + name for name in wanted}
-    plain = {_norm(re.sub(r"(^|(?<=\.))((_orig_mod|module)\.)+", "", name)): w for name, w in weights.items()}
+    plain: dict[str, torch.Tensor] = {}
+    for name, weight in weights.items():
+        bare = _norm(re.sub(r"(^|(?<=\.))((_orig_mod|module)\.)+", "", name))
+        if bare in plain:
+            raise InputError(
+                f"There are two versions of the weight {bare}, one of them called {name}; keep one."
+            )
+        plain[bare] = weight
     tries = [plain]
     while any(name.startswith("model.") for name in tries[-1]):
         tries.append({name.removeprefix("model."): w for name, w in tries[-1].items()})

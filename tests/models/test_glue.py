@@ -428,6 +428,18 @@ class TestSchemas:
         assert known == [1, 0]
         assert unknown is None or unknown != unknown
 
+    def test_a_parquet_file_with_two_columns_of_one_name(self, tmp_path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        names = ["sentence", "label", "label"]
+        pq.write_table(
+            pa.Table.from_arrays([pa.array(["a"]), pa.array([1]), pa.array([0])], names=names),
+            tmp_path / "validation.parquet",
+        )
+        with pytest.raises(InputError, match="two columns 'label'"):
+            load_rows("sst2", tmp_path)
+
     def test_a_card_and_a_schema_that_contradict_each_other(self, tmp_path: Path) -> None:
         features = [{"name": "label", "dtype": {"class_label": {"names": ["neutral", "entailment", "x"]}}}]
         (tmp_path / "README.md").write_text(

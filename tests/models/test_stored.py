@@ -185,6 +185,27 @@ class TestWeightsWithoutAPlace:
 
         assert words in refusal(change(save_tiny("bert", SST2), "renamed", rename))
 
+    @pytest.mark.parametrize("prefix", ["ema.", "delta.", "teacher.bert.", "module.", "module.bert."])
+    def test_another_version_of_the_same_weights_is_refused(self, save_tiny: Any, prefix: str) -> None:
+        def both(weights: Any) -> Any:
+            more = {name.removeprefix("bert."): w + 1 for name, w in weights.items()}
+            return weights | {prefix + name: w for name, w in more.items()}
+
+        for labels, task in ((None, None), (SST2, "sst2"), (SST2, None)):
+            folder = save_tiny("bert", labels)
+            message = refusal(change(folder, f"{folder.name}-both", both), task)
+            assert f"another version of a weight ({prefix}encoder.layer." in message
+
+    def test_two_versions_behind_wrappers_are_refused(self, save_tiny: Any) -> None:
+        def both(weights: Any) -> Any:
+            wrapped = {f"module.{name}": w for name, w in weights.items()}
+            return wrapped | {f"_orig_mod.{name}": w + 1 for name, w in weights.items()}
+
+        folder = change(save_tiny("bert"), "both", both)
+        assert "two versions of the weight" in refusal(folder)
+        with pytest.raises(InputError, match="two versions of the weight"):
+            load(folder)
+
     def test_other_heads_and_old_buffers_are_left_out_in_peace(self, save_tiny: Any) -> None:
         folder = save_tiny("bert", SST2)
         right = load_checkpoint(str(folder)).model
