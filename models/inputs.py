@@ -12,6 +12,7 @@ import torch
 from .anatomy import anatomy_of
 from .errors import InputError
 from .glue import Row, Task, check_rows, is_unicode, task_named, texts_of
+from .token_text import shown_tokens
 from .tokens import token_warnings
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def feed(
         "segments": sorted(segments) if segments else None,
     }
     if first := next((one for one in inputs if len(one)), None):
-        tokens = tokenizer.convert_ids_to_tokens(first.input_ids)
+        tokens = shown_tokens(tokenizer, first.input_ids)
         special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         record |= {
             "special_tokens": [t for t, i in zip(tokens, first.input_ids, strict=True) if i in special],
