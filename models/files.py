@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import tempfile
 import zlib
@@ -108,9 +109,15 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     )
 
 
+_FULL = re.compile(
+    r"No space left|PytorchStreamWriter failed writing|iostream error|unexpected pos \d+ vs \d+"
+)
+"""What libraries say of a full disk; PyTorch knows no more than that a write came short."""
+
+
 def disk_is_full(error: Exception) -> bool:
     """Return whether a library failed because there is no room left; each has its own type for it."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or bool(_FULL.search(str(error)))
 
 
 @contextmanager
