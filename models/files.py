@@ -28,11 +28,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` on success, delete it otherwise.
 
     Raises:
-        InputError: `path` is a folder, or its folder cannot be written to.
+        InputError: `path` is a folder, a device or a pipe, or its folder cannot be written to.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file.")
+    if path.exists() and not path.is_file():  # /dev/null would be replaced by a file
+        raise InputError(f"{path} is a device or a pipe, not a file; give the name of a file.")
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_litter(path.parent)
