@@ -26,6 +26,7 @@ from .stored import (
     check_counts,
     check_files,
     check_left_over,
+    check_versions,
     read_weights,
     settle,
     unwrapped,
@@ -155,6 +156,7 @@ def load_checkpoint(
         raise InputError(
             f"--model {name} lacks {len(missing)} of the weights that its config asks for, e.g. {missing[0]}."
         )
+    check_versions(where, model, report["unexpected_keys"])
     if task is not None and head:
         raise HeadError(
             f"--model {name} has no classification head; fine-tune it on {task.name} first (finetune-glue).",

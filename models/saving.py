@@ -248,7 +248,6 @@ def _fill(
         name for name in weights if name not in known and prefix + name.removeprefix(stored) not in known
     ]
     check_kinds(str(path), sorted(unexpected))
-    check_versions(str(path), model, sorted(unexpected))
     if other_head:
         inside = {name.removeprefix(stored): w for name, w in weights.items() if name.startswith(stored)}
         outside = (
@@ -274,6 +273,7 @@ def _fill(
     ]
     if lacking:
         raise InputError(f"{path} lacks {len(lacking)} of the model's weights, e.g. {lacking[0]}.")
+    check_versions(str(path), model, sorted(unexpected))
     if foreign:
         raise InputError(
             f"{path} holds {len(foreign)} weights that are none of the model's, e.g. {foreign[0]}."

@@ -214,7 +214,6 @@ def check_left_over(name: str, model: PreTrainedModel, unexpected: Iterable[str]
         parts |= {part for part, _ in model.named_children()}
     unexpected = sorted(key for key in unexpected if not HARMLESS.search(key))
     check_kinds(name, unexpected)
-    check_versions(name, model, unexpected)
     for key in unexpected:
         if key.startswith(prefix) or key.split(".")[0] in parts:
             raise InputError(
