@@ -427,7 +427,9 @@ class TestDirections:
         alone = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         padded = {name: torch.nn.functional.pad(tensor, (0, 3)) for name, tensor in alone.items()}
         for new in (with_head(folder, None, "sst2")[0].model, redrawn(load_checkpoint(folder).model)):
-            base = anatomy_of(new.eval()).base
+            anatomy = anatomy_of(new.eval())
+            assert not any(attention.is_causal for attention in anatomy.attentions)
+            base = anatomy.base
             with torch.no_grad():
                 found = base(**alone).last_hidden_state
                 torch.testing.assert_close(found, base(**padded).last_hidden_state[:, : ids.shape[1]])
