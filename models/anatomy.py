@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InputError, UnsupportedModelError
-from .internals import conv1d, library, masks_later
+from .internals import conv1d, library, masks_later, sees_both_ways
 
 if TYPE_CHECKING:
     import torch
@@ -394,3 +394,15 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         window=int(config.sliding_window) if local else None,
         max_tokens=_positions(config) - family.first_position(config),
     )
+
+
+def as_configured(model: PreTrainedModel) -> Anatomy:
+    """Let a model that was just built attend as its config says, in every batch, and return its anatomy.
+
+    Raises:
+        UnsupportedModelError, InputError: as :func:`anatomy_of`.
+    """
+    anatomy = anatomy_of(model)
+    if not anatomy.causal:
+        sees_both_ways(anatomy.attentions)
+    return anatomy

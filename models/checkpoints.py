@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .anatomy import STRUCTURE, anatomy_of, family_of
+from .anatomy import STRUCTURE, as_configured, family_of
 from .errors import HeadError, HeadscopeError, InputError
 from .files import reason
 from .glue import check_problem, class_ids, class_names
 from .hub import hub_answers, stored_file
-from .internals import loading_report, raw_config, sees_both_ways
+from .internals import loading_report, raw_config
 from .reading import file_digest
 from .saving import check_weights, read_model
 from .stored import (
     ADAPTER,
     check_adapter,
     check_config,
+    check_counts,
     check_files,
     check_left_over,
+    check_versions,
     read_weights,
     settle,
     unwrapped,
@@ -98,6 +100,7 @@ def load_checkpoint(
         # Asked here too, as it may be one that the library has never heard of.
         if isinstance(raw, dict) and raw.get("model_type"):
             family_of(SimpleNamespace(model_type=raw["model_type"]))  # type: ignore[arg-type]
+            check_counts(raw, where)
         config = AutoConfig.from_pretrained(name, **source)
         family_of(config)
         if getattr(config, "quantization_config", None):
@@ -115,11 +118,11 @@ def load_checkpoint(
             report: dict[str, Any] = {"missing_keys": new, "mismatched_keys": [], "unexpected_keys": []}
         else:
             if folder is not None:
+                check_files(folder, where)
                 try:
                     check_weights(folder, config)
                 except InputError as error:
                     raise InputError(f"--model {name}: {error}") from error
-                check_files(folder, where)
             settings: dict[str, Any] = {
                 "config": config,
                 "dtype": torch.float32,
@@ -161,6 +164,7 @@ def load_checkpoint(
         raise InputError(
             f"--model {name} lacks {len(missing)} of the weights that its config asks for, e.g. {missing[0]}."
         )
+    check_versions(where, model, report["unexpected_keys"])
     if task is not None and head:
         raise HeadError(
             f"--model {name} has no classification head; fine-tune it on {task.name} first (finetune-glue).",
@@ -177,10 +181,7 @@ def load_checkpoint(
         except InputError as error:
             raise HeadError(f"--model {name}: {error}", missing=False) from error
         set_padding(model.config, tokenizer)
-    anatomy = anatomy_of(model)
-    if not anatomy.causal:
-        sees_both_ways(anatomy.attentions)
-    if not anatomy.segments:
+    if not as_configured(model).segments:
         kept = [kind for kind in tokenizer.model_input_names if kind != "token_type_ids"]
         tokenizer.model_input_names = kept
     model.eval()

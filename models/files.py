@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import tempfile
 import zlib
@@ -27,11 +28,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` on success, delete it otherwise.
 
     Raises:
-        InputError: `path` is a folder, or its folder cannot be written to.
+        InputError: `path` is a folder, a device or a pipe, or its folder cannot be written to.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file.")
+    if path.exists() and not path.is_file():  # /dev/null would be replaced by a file
+        raise InputError(f"{path} is a device or a pipe, not a file; give the name of a file.")
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_litter(path.parent)
@@ -108,9 +111,15 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     )
 
 
+_FULL = re.compile(
+    r"No space left|PytorchStreamWriter failed writing|iostream error|unexpected pos \d+ vs \d+"
+)
+"""What libraries say of a full disk; PyTorch knows no more than that a write came short."""
+
+
 def disk_is_full(error: Exception) -> bool:
     """Return whether a library failed because there is no room left; each has its own type for it."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or bool(_FULL.search(str(error)))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .anatomy import STRUCTURE
+from .anatomy import STRUCTURE, as_configured
 from .checkpoints import (
     Checkpoint,
     count_parameters,
@@ -445,6 +445,7 @@ def with_head(name: str, revision: str | None, task: str | Task) -> tuple[Checkp
             model = compact(model, kept, unshare=True)
         # Some heads need no pooler, so not all is taken.
         model.base_model.load_state_dict(base.model.state_dict(), strict=False)
+        as_configured(model)
         checkpoint = replace(base, model=model)
     config = checkpoint.model.config
     config.id2label = dict(sorted(zip(class_ids(task, config), task.labels or ("similarity",), strict=True)))

@@ -206,9 +206,18 @@ def class_names(id2label: Any, label2id: Any) -> list[str]:
                 f"label2id ({', '.join(sorted(other, key=lambda name: other[name]))}); correct the wrong one."
             )
     named = sorted(other, key=lambda name: other[name])
-    complete = other and len(ids) == len(other) and [other[name] for name in named] == list(range(len(other)))
-    if complete and all(_is_number(name) for name in one.values()):
+    if ids and all(_is_number(name) for name in one.values()):
+        if len(ids) < len(other) or [other[name] for name in named] != list(range(max(len(other), len(one)))):
+            raise InputError(
+                "label2id in the model's config must give the classes' ids from 0 on, each once and none left out, "
+                f"where id2label gives no names, not {one_line(repr(other), 120)}."
+            )
         return named
+    if sorted(one) != list(range(len(one))):
+        raise InputError(
+            "id2label in the model's config must name the classes from 0 on, none left out, not "
+            f"{one_line(repr(one), 120)}."
+        )
     return [one[i] for i in sorted(one)]
 
 
@@ -443,7 +452,13 @@ def _read(path: Path, task: Task) -> list[Row]:
     except Exception as error:  # a damaged file leads parsers to nearly any
         raise InputError(f"{path} cannot be read: {reason(error)}.") from error
     names = task.tsv_columns if ending == ".tsv" or not task.tsv_only else {}
-    named = named or _card_names(path.parent, task)
+    card = _card_names(path.parent, task)
+    if named and card and list(map(plain_label, named)) != list(map(plain_label, card)):
+        raise InputError(
+            f"{path} names the classes of its labels {one_line(', '.join(named), 120)} in its schema, and the "
+            f"README.md of the data set {one_line(', '.join(card), 120)}; correct one of them."
+        )
+    named = named or card
     return [
         FileRow(_by_name(_renamed(row, names, f"{path}, row {number}"), task, named), number)
         for number, row in enumerate(rows, start=1)
@@ -490,19 +505,29 @@ def _by_name(row: Row, task: Task, names: Sequence[str]) -> dict[str, Any]:
 
     A class that the task does not have goes by its name, and is refused by it when labels are looked up.
     """
-    label = row.get(task.label)
-    if isinstance(label, str) and label.isdecimal() and label not in names:  # as csv and tsv have it
-        label = int(label)
-    if not isinstance(label, Integral) or isinstance(label, bool) or not 0 <= int(label) < len(names):
+    said = row.get(task.label)
+    label = _place(said) if names and said not in names else None  # a name may be a number: of stars
+    if label is None or not 0 <= label < len(names):
         return dict(row)
-    name = plain_label(names[int(label)])
+    name = plain_label(names[label])
     places = {plain_label(known): i for i, known in enumerate(task.labels)}
     if _is_number(name) and name not in places:
         places[name] = int(name.removeprefix("label"))
     place = places.get(name, -1)
     if task.numbered and 0 <= place < len(task.labels):  # a number is no place there
         return {**row, task.label: task.labels[place]}
-    return {**row, task.label: names[int(label)] if place < 0 else place}
+    return {**row, task.label: names[label] if place < 0 else place}
+
+
+def _place(label: Any) -> int | None:
+    """Return a label that is a whole number, however it is written (csv has digits, a column with gaps 1.0)."""
+    if not isinstance(label, str | Real) or isinstance(label, bool):
+        return None
+    try:
+        number = float(label)
+        return int(number) if number == int(number) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _renamed(row: Row, names: Mapping[str, str], where: str) -> Row:

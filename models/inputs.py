@@ -13,6 +13,7 @@ from .anatomy import anatomy_of
 from .errors import InputError, is_unicode
 from .glue import Row, check_rows, texts_of
 from .task import Task, task_named
+from .token_text import shown_tokens
 from .tokens import token_warnings
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def feed(
         "segments": sorted(segments) if segments else None,
     }
     if first := next((one for one in inputs if len(one)), None):
-        tokens = tokenizer.convert_ids_to_tokens(first.input_ids)
+        tokens = shown_tokens(tokenizer, first.input_ids)
         special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         record |= {
             "special_tokens": [t for t, i in zip(tokens, first.input_ids, strict=True) if i in special],

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MARKER = ".headscope.json"
 """In every folder that headscope wrote: ``{"command", "files"}``. A name that ends in a slash is a whole folder."""
 LOCK = ".headscope.lock"
+_ASIDE = "old"  # beside what is being made: what it replaces
 _OF_OLD = re.compile(r"^\.(config|study)\.json\..*\.json$")  # left by a first write that 0.1 was killed in
 
 
@@ -148,7 +149,7 @@ class Output:
 
     def _exchange(self, new: Path, path: Path, old: set[str], ours: set[str]) -> None:
         """Put what was written in the place of what was listed; if that fails, all is as before."""
-        aside = new.with_name("old")
+        aside = new.with_name(_ASIDE)
         aside.mkdir()
         moved: list[tuple[Path, Path]] = []
 
@@ -256,9 +257,12 @@ def apart(path: Path | str, inputs: Sequence[Path | str | None], option: str = "
 
 
 def _existing(given: Path | str | None) -> Path | None:
-    """Return where an input lies, links followed; None for a Hub id, which may be no possible name of a file."""
+    """Return where an input lies, links followed; None for a Hub id, which may be no possible name of a file.
+
+    What is given as a path is one, and may come to be there only later.
+    """
     try:
-        return Path(given).resolve(strict=True) if given and str(given) else None
+        return Path(given).resolve(strict=not isinstance(given, Path)) if given and str(given) else None
     except (OSError, ValueError, RuntimeError):
         return None
 
@@ -338,8 +342,9 @@ def _workplace(work: Path, path: Path) -> Iterator[Path]:
     try:
         new = work / "new"
         with writable(path):
-            if os.path.lexists(new):  # of a run that was killed
-                new.unlink() if new.is_symlink() else shutil.rmtree(new)
+            for left in (new, work / _ASIDE):  # of a run that was killed
+                if os.path.lexists(left):
+                    left.unlink() if left.is_symlink() else shutil.rmtree(left)
             new.mkdir()
         yield new
     finally:
@@ -382,7 +387,9 @@ def _marked(path: Path, command: str) -> list[str] | None:
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     safe = all(
-        name and not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+        PurePosixPath(name).parts  # of the folder itself there are none
+        and not PurePosixPath(name).is_absolute()
+        and ".." not in PurePosixPath(name).parts
         for name in names
     )
     return names if told.get("command") == command and safe else None

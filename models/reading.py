@@ -280,8 +280,8 @@ def plain_metadata(file: Any) -> dict[str, str]:
     return {key: value for key, value in (file.metadata() or {}).items() if key != CHECKSUM}
 
 
-def tensor_shapes(path: Path | str, what: str = "a safetensors file") -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor in a safetensors file, from its header alone.
+def tensors_in(path: Path | str, what: str = "a safetensors file") -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the type (``F32`` ...) and shape of each tensor in a safetensors file, from its header alone.
 
     Raises:
         InputError: it is no safetensors file.
@@ -289,7 +289,16 @@ def tensor_shapes(path: Path | str, what: str = "a safetensors file") -> dict[st
     path = regular_file(path, what)
     with reading(path, _READABLE, verb="is not"), path.open("rb") as file:
         told = json.loads(_header(file))
-        return {name: tuple(one["shape"]) for name, one in told.items() if name != "__metadata__"}
+        return {
+            name: (str(one["dtype"]), tuple(int(n) for n in one["shape"]))
+            for name, one in told.items()
+            if name != "__metadata__"
+        }
+
+
+def tensor_shapes(path: Path | str, what: str = "a safetensors file") -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in a safetensors file; see :func:`tensors_in`."""
+    return {name: shape for name, (_, shape) in tensors_in(path, what).items()}
 
 
 def save_safetensors(

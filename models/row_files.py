@@ -228,7 +228,7 @@ def _check_quotes(
 
 
 def columns_of(path: Path, head: Sequence[str]) -> list[str]:
-    """Return the names in a table's first line.
+    """Return the names of a table's columns.
 
     Raises:
         InputError: one stands there twice.
@@ -250,6 +250,7 @@ def read_columns(path: Path) -> tuple[list[dict[str, Any]], pyarrow.Schema]:
     rows: list[dict[str, Any]] = []
     if ending_of(path) == ".parquet":
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            columns_of(path, file.schema_arrow.names)
             if file.metadata.num_rows > _MOST_ROWS:
                 raise ValueError(
                     f"it says that it has {file.metadata.num_rows} rows, and {_MOST_ROWS} are the most"
@@ -259,6 +260,7 @@ def read_columns(path: Path) -> tuple[list[dict[str, Any]], pyarrow.Schema]:
                 rows += batch.to_pylist()
             return rows, file.schema_arrow
     with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
+        columns_of(path, stream.schema.names)
         for batch in stream:
             batch.validate(full=True)
             rows += batch.to_pylist()

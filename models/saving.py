@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,23 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .anatomy import STRUCTURE, anatomy_of, family_of
+from .anatomy import STRUCTURE, anatomy_of, as_configured, family_of
 from .compaction import compact, kept_of, whole_weights
 from .errors import InputError
 from .files import read_json, reason
 from .hub import stored_file
-from .internals import sees_both_ways
 from .outputs import Output
-from .reading import save_safetensors, tensor_shapes, verify_safetensors
+from .reading import save_safetensors, verify_safetensors
 from .stored import (
     ADAPTER,
     HARMLESS,
     check_adapter,
     check_config,
+    check_counts,
     check_kinds,
+    check_types,
+    check_versions,
     read_file,
     read_weights,
     settle,
+    tensors_of,
     unwrapped,
 )
 
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _LAYERS = 200  # so many may share their weights
+_WHOLE, _COMPACTED, _SPARE = 2, 100, 25_000_000  # times the weights that there are, and so many numbers more
 WHOLE = "model.safetensors"
 COMPACTED = "headscope.safetensors"
 """The weights of a compacted model have a name that the library does not look for. From weights of other shapes
@@ -153,14 +158,15 @@ def read_model(
 
 
 def check_weights(folder: Path, config: PreTrainedConfig) -> None:
-    """Compare a model's safetensors files with their checksums, if headscope wrote them, and its config with them.
+    """Compare a model's weights with their checksums, if headscope wrote them, and its config with them.
+
+    A config may ask for more than memory: it is compared with what there is before anything is made of it.
 
     Raises:
-        InputError: a file is damaged or no file, the config asks for far more layers than there are weights, or
-            another program has written weights beside a compacted model.
+        InputError: a file is damaged or no file, holds weights that are no plain numbers, another program has written
+            weights beside a compacted model, or the config asks for far more layers or numbers than there are.
     """
     files = sorted(folder.glob("*.safetensors"))
-    tensors = 0
     compacted = folder / COMPACTED in files and getattr(config, STRUCTURE, None) is not None
     for file in files:
         ours = verify_safetensors(file, "the weights of a model") or file.name == COMPACTED
@@ -169,12 +175,40 @@ def check_weights(folder: Path, config: PreTrainedConfig) -> None:
                 f"{folder} holds two models: {COMPACTED} is headscope's, {file.name} was written by another "
                 "program, perhaps after training; move one of them to another folder."
             )
-        tensors += len(tensor_shapes(file))
-    layers = getattr(config, "num_hidden_layers", 0)
-    if files and isinstance(layers, int) and layers > max(tensors, _LAYERS):
+    tensors = tensors_of(folder)
+    check_types(str(folder), tensors)
+    if not tensors:
+        return
+    for setting in ("num_hidden_layers", "num_hidden_groups", "inner_group_num"):
+        number = getattr(config, setting, 0)
+        if isinstance(number, int) and number > max(len(tensors), _LAYERS):
+            raise InputError(
+                f"{folder / 'config.json'} asks for {number} layers ({setting}), but there are {len(tensors)} tensors "
+                "of weights."
+            )
+    there = sum(math.prod(shape) for _, _, shape in tensors)
+    asked = _numbers_in(folder, config)
+    # What was cut out of a compacted model is made first.
+    if asked > (_COMPACTED if hasattr(config, STRUCTURE) else _WHOLE) * there + _SPARE:
         raise InputError(
-            f"{folder / 'config.json'} asks for {layers} layers, but there are {tensors} tensors of weights."
+            f"{folder / 'config.json'} asks for {asked} numbers, but the weights beside it are {there}; it is another "
+            "model's, or one of its sizes is wrong."
         )
+
+
+def _numbers_in(folder: Path, config: PreTrainedConfig) -> int:
+    """Return how many numbers the base model of a configuration has; none of them is given a place in memory."""
+    from transformers import AutoModel
+
+    whole = copy.deepcopy(config)
+    if hasattr(whole, STRUCTURE):
+        delattr(whole, STRUCTURE)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model = AutoModel.from_config(whole, dtype=torch.float32)
+    except Exception as error:  # whatever a value of the configuration makes the library stumble on
+        raise InputError(f"{folder} holds no model that can be built: {reason(error)}.") from error
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _config(path: Path, settings: dict[str, Any]) -> PreTrainedConfig:
@@ -186,6 +220,7 @@ def _config(path: Path, settings: dict[str, Any]) -> PreTrainedConfig:
     if not isinstance(raw, dict) or not raw.get("model_type"):
         raise InputError(f"{path / 'config.json'} is not the configuration of a model: it has no model_type.")
     family_of(SimpleNamespace(model_type=raw["model_type"]))  # type: ignore[arg-type]
+    check_counts(raw, str(path))
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             path, local_files_only=True, trust_remote_code=False, **settings
@@ -227,10 +262,7 @@ def _fill(
     path: Path, model: PreTrainedModel, weights: dict[str, torch.Tensor], other_head: bool
 ) -> list[str]:
     """Give `model` its weights, or say which are missing, of another shape, or too many; return those left as new."""
-    anatomy = anatomy_of(model)
-    base = anatomy.base
-    if not anatomy.causal:
-        sees_both_ways(anatomy.attentions)
+    base = as_configured(model).base
     prefix = "" if base is model else f"{model.base_model_prefix}."
     weights = unwrapped(weights, model)
     stored, known = f"{model.base_model_prefix}.", model.state_dict()
@@ -263,6 +295,7 @@ def _fill(
     ]
     if lacking:
         raise InputError(f"{path} lacks {len(lacking)} of the model's weights, e.g. {lacking[0]}.")
+    check_versions(str(path), model, sorted(unexpected))
     if foreign:
         raise InputError(
             f"{path} holds {len(foreign)} weights that are none of the model's, e.g. {foreign[0]}."

@@ -12,15 +12,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .anatomy import STRUCTURE, family_of
-from .errors import InputError
+from .errors import InputError, one_line
 from .files import read_json, reason
 from .internals import computes_plainly
+from .reading import tensors_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 ADAPTER = "adapter_config.json"
 """The file that PEFT and AdapterHub describe an adapter in."""
+_WHOLE = ("model.safetensors", "pytorch_model.bin")
+"""The weights in one file; those in shards have an index of that name and .index.json."""
+_MOST = 10_000
+"""Layers, and classes, of a model."""
+_TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+"""Of weights that are the numbers that they say, as safetensors calls them."""
 _ABSOLUTE = (None, "absolute")
 _LEFTOVERS: dict[str, Any] = {
     "output_attentions": False,
@@ -223,18 +230,90 @@ def check_kinds(name: str, unexpected: Iterable[str]) -> None:
                 raise InputError(f"{name} holds {kind} ({key}); {cure}.")
 
 
+def check_versions(name: str, model: PreTrainedModel, unexpected: Iterable[str]) -> None:
+    """Refuse second versions of a model's own weights: averages (EMA), differences, a teacher, or another model.
+
+    Raises:
+        InputError: naming the weight.
+    """
+    own = set(getattr(model, model.base_model_prefix, model).state_dict())
+    layers = re.compile(rf"\.({re.escape(family_of(model.config).layers)}\.\d.*)")
+    for key in unexpected:
+        if (found := layers.search(key)) and found[1] in own:
+            raise InputError(
+                f"{name} holds another version of a weight ({key} beside {found[1]}), such as an average kept in "
+                "training; give a copy that holds the one model to be looked at."
+            )
+
+
+def check_counts(raw: Mapping[str, Any], name: str) -> None:
+    """Refuse a ``config.json`` with absurd counts, of which the library makes as many things before it looks at them.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    for setting in ("num_hidden_layers", "n_layer", "n_layers", "num_labels"):
+        if isinstance(count := raw.get(setting), int | float) and count > _MOST:
+            raise InputError(
+                f"{name} has {setting} {one_line(repr(count), 40)} in its config; {_MOST} are the most."
+            )
+
+
+def tensors_of(folder: Path) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Return name, type and shape of each weight in a folder's files, none of which is read; empty if none can be.
+
+    Raises:
+        InputError: a safetensors file is none.
+    """
+    found = [
+        (name, *one)
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, one in tensors_in(file, "the weights of a model").items()
+    ]
+    for file in () if found else sorted(folder.glob("pytorch_model*.bin")):
+        try:
+            # Nothing but tensors is unpickled, and none of them is given a place.
+            content = torch.load(file, map_location="meta", weights_only=True)
+        except Exception:  # whoever reads it says what is wrong
+            return []
+        found += [(name, _TYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in _tensors(content)]
+    return found
+
+
+def check_types(name: str, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> None:
+    """Refuse weights that are no plain numbers: read as such, they would be those of another model.
+
+    Raises:
+        InputError: naming the weight and its type.
+    """
+    for key, kind, _ in tensors:
+        if (
+            kind not in _TYPES.values()
+            and re.search(r"(^|[._])(weight|bias)$", key)
+            and not HARMLESS.search(key)
+        ):
+            raise InputError(
+                f"{name} holds weights of the type {kind} ({key}), as quantised models do; give the model in full "
+                "precision."
+            )
+
+
 def check_files(folder: Path, name: str) -> None:
-    """Refuse a folder that holds two models' weights, of which the library would take one without a word.
+    """Refuse a folder that holds two models' weights, of which the library would take one without a word, or half one.
 
     Raises:
         InputError: it does.
     """
-    for whole in ("model.safetensors", "pytorch_model.bin"):
+    for whole in _WHOLE:
         index = f"{whole}.index.json"
         if (folder / whole).is_file() and (folder / index).is_file():
             raise InputError(
                 f"{name} holds both {whole} and the shards of {index}, which may be two models; remove one."
             )
+    if not (folder / _WHOLE[0]).is_file():
+        for shard in _shards(folder):
+            if not shard.is_file():
+                raise InputError(f"{name} lacks {shard.name}, which the index of its shards names.")
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -243,24 +322,31 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         InputError: there are none, or a file is missing, truncated, corrupt, or holds more than weights.
     """
-    files = [folder / "model.safetensors"]
+    files = [folder / _WHOLE[0]]
     if not files[0].is_file():
-        for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-            if (folder / index).is_file():
-                said = read_json(folder / index, "the index of a model's shards")
-                named = said.get("weight_map") if isinstance(said, dict) else None
-                if not isinstance(named, dict) or not all(isinstance(one, str) for one in named.values()):
-                    raise InputError(f"{folder / index} does not say which shard holds which weight.")
-                files = [folder / Path(shard).name for shard in sorted(set(named.values()))]
-                break
-        else:
-            files = [folder / "pytorch_model.bin"]
+        files = _shards(folder) or [folder / _WHOLE[1]]
     if len(files) == 1 and not files[0].is_file():
         raise InputError(f"{folder} has no weights: there is no model.safetensors or {files[0].name}.")
     weights: dict[str, torch.Tensor] = {}
     for file in files:
         weights |= read_file(file)
     return weights
+
+
+def _shards(folder: Path) -> list[Path]:
+    """Return the files that the index of a folder's shards names; none without an index.
+
+    Raises:
+        InputError: it is no index.
+    """
+    for index in (f"{whole}.index.json" for whole in _WHOLE):
+        if (folder / index).is_file():
+            said = read_json(folder / index, "the index of a model's shards")
+            named = said.get("weight_map") if isinstance(said, dict) else None
+            if not isinstance(named, dict) or not all(isinstance(one, str) for one in named.values()):
+                raise InputError(f"{folder / index} does not say which shard holds which weight.")
+            return [folder / Path(shard).name for shard in sorted(set(named.values()))]
+    return []
 
 
 def read_file(file: Path) -> dict[str, torch.Tensor]:
@@ -278,10 +364,16 @@ def read_file(file: Path) -> dict[str, torch.Tensor]:
         raise InputError(
             f"{file} is truncated or corrupt, or holds more than weights: {reason(error)}."
         ) from error
+    return dict(_tensors(found))
+
+
+def _tensors(content: Any) -> list[tuple[str, torch.Tensor]]:
+    """Return the weights in what ``torch.load`` gave."""
     for key in ("state_dict", "model_state_dict", "model", "module"):  # as training loops save them
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    named = content.items() if isinstance(content, dict) else ()
+    return [(str(name), tensor) for name, tensor in named if isinstance(tensor, torch.Tensor)]
 
 
 def unwrapped(weights: Mapping[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -293,13 +385,23 @@ def unwrapped(weights: Mapping[str, torch.Tensor], model: PreTrainedModel) -> di
     Args:
         weights: as stored.
         model: that they are for, with a head or without; they may be of another head or of none.
+
+    Raises:
+        InputError: two weights have the same name then.
     """
     prefix, wanted = f"{model.base_model_prefix}.", set(model.state_dict())
     if hasattr(model, model.base_model_prefix):
         wanted |= {name.removeprefix(prefix) for name in wanted}
     else:
         wanted |= {prefix + name for name in wanted}
-    plain = {_norm(re.sub(r"(^|(?<=\.))((_orig_mod|module)\.)+", "", name)): w for name, w in weights.items()}
+    plain: dict[str, torch.Tensor] = {}
+    for name, weight in weights.items():
+        bare = _norm(re.sub(r"(^|(?<=\.))((_orig_mod|module)\.)+", "", name))
+        if bare in plain:
+            raise InputError(
+                f"There are two versions of the weight {bare}, one of them called {name}; keep one."
+            )
+        plain[bare] = weight
     tries = [plain]
     while any(name.startswith("model.") for name in tries[-1]):
         tries.append({name.removeprefix("model."): w for name, w in tries[-1].items()})

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from .errors import InputError
 from .files import read_json, reason
 from .hub import stored_file
+from .token_text import shown_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -124,8 +125,10 @@ def token_warnings(
         return []
     ours, theirs = apart[0]
     at = next(i for i in range(max_length) if ours[i : i + 1] != theirs[i : i + 1])
-    read = " ".join(tokenizer.convert_ids_to_tokens(ours[at : at + 6])) or "nothing"
-    unread = " ".join(other.convert_ids_to_tokens(theirs[at : at + 6])) or "nothing"
+    read, unread = (
+        " ".join(token.replace(" ", "␣") for token in shown_tokens(one, ids[at : at + 6])) or "nothing"
+        for one, ids in ((tokenizer, ours), (other, theirs))
+    )
     words = words.format(used=type(tokenizer).__name__, other=type(other).__name__)
     return [
         f"{len(apart)} of {len(pairs)} inputs have other tokens {words}, e.g. {read!r} instead of {unread!r}."

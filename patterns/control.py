@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from models.anatomy import STRUCTURE
+from models.anatomy import STRUCTURE, as_configured
 from models.compaction import compact, kept_of
 from models.errors import InputError, UnsupportedModelError
 from models.files import reason
@@ -52,6 +52,7 @@ def redrawn(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
             ) from error
     if kept is not None:
         new = compact(new, kept, unshare=True)
+    as_configured(new)
     if any(not torch.isfinite(parameter).all() for parameter in new.parameters()):
         raise InputError("The configuration's own initialisation gives weights that are not finite.")
     return new.to(model.device).eval()

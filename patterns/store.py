@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from models.errors import InputError, is_unicode
 from models.files import atomic_file
+from models.footers import values_in_a_row
 from models.reading import reading, regular_file
 
 from .taxonomy import KINDS
@@ -250,27 +251,13 @@ def read_parquet(path: Path, columns: Sequence[str], batch_size: int = 256) -> I
         missing = [name for name in columns if name not in file.schema_arrow.names]
         if missing:
             raise InputError(f"{path} lacks the columns {', '.join(missing)}; it needs {', '.join(columns)}.")
-        rows_at_once = min(batch_size, _VALUES_AT_ONCE // _values_in_a_row(file, set(columns)) or 1)
+        most = values_in_a_row(path, set(columns))
+        if most > _LARGEST_ROW:
+            raise ValueError(f"it says that a row has {most} values, and {_LARGEST_ROW} are the most")
+        rows_at_once = min(batch_size, _VALUES_AT_ONCE // most or 1)
         for batch in file.iter_batches(rows_at_once, columns=list(columns)):
             batch.validate(full=True)
             yield batch
-
-
-def _values_in_a_row(file: pq.ParquetFile, columns: set[str]) -> int:
-    """Return how many values the longest of these columns has in a row, on average over a row group.
-
-    Raises:
-        ValueError: more than fit in memory.
-    """
-    most = 1
-    for number in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(number)
-        for column in map(group.column, range(group.num_columns)):
-            if column.path_in_schema.partition(".")[0] in columns:
-                most = max(most, -(-column.num_values // max(group.num_rows, 1)))
-    if most > _LARGEST_ROW:
-        raise ValueError(f"it says that a row has {most} values, and {_LARGEST_ROW} are the most")
-    return most
 
 
 def stored(map: np.ndarray) -> tuple[np.ndarray, float]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from models.errors import InputError
 from models.files import atomic_file, differences, read_json, write_json
-from models.outputs import Output
+from models.outputs import Output, apart
 from models.reading import (
     check_fields,
     file_digest,
@@ -103,10 +103,13 @@ class SearchFolder:
         self.path = Path(path)
         self._config = dict(config)
         earlier = self.path / CONFIG
-        going_on = earlier.is_file() and not overwrite
         output = Output(self.path, str(config["command"]), overwrite, inputs)
-        if going_on:
-            self._check_same(config)
+        apart(self.path, inputs)  # before anything is advised
+        found = {}
+        if earlier.is_file() and not overwrite:
+            found = check_fields(earlier, read_json(earlier, "the config of a search"), {})
+        if going_on := "command" in found:  # a model's folder has such a file too
+            self._check_same(found, config)
         # Held until the process ends, or nobody has this object any more.
         self._lock = output.begin(_OURS, going_on)
         if not going_on:
@@ -146,9 +149,7 @@ class SearchFolder:
         write_json(self.path / CHECKSUMS, there | {SUMMARY: json_digest(summary)})
         write_json(self.path / SUMMARY, summary)
 
-    def _check_same(self, config: Mapping[str, Any]) -> None:
-        file = self.path / CONFIG
-        found = check_fields(file, read_json(file, "the config of a search"), {})
+    def _check_same(self, found: dict[str, Any], config: Mapping[str, Any]) -> None:
         found.pop("provenance", None)
         if told := differences(found, config):
             raise InputError(

@@ -92,7 +92,7 @@ def run_study(
         tuple(force or ()),
         keep_going,
         repair,
-        begun if begun.is_file() else None,
+        Path(words[0]) if Path(words[0]).is_file() else None,
     )
     if dry_run:
         _show_plan(job, as_json)

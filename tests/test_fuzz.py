@@ -20,12 +20,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tiny import write_rows
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from annotations.dataset import AnnotatedMaps
 from annotations.exports import read_export
@@ -33,12 +38,13 @@ from annotations.formats import find_published, read_published, write_published
 from annotations.matching import MapIndex
 from annotations.status import status
 from annotations.tasks import read_predictions, read_tokens
-from models import HeadscopeError, Subnetwork
+from models import HeadscopeError, Subnetwork, compact, load, load_checkpoint, save
 from models.files import read_json, write_json
 from models.glue import load_rows, row_ids, targets_of
+from models.inputs import feed
 from models.reading import json_digest, save_safetensors
 from models.task import task_named
-from models.weights import WeightMasks, load_masks
+from models.weights import WeightMasks, load_masks, prunable_weights, survival
 from patterns.classifier import PatternClassifier, load_classifier
 from patterns.report import read_importance
 from patterns.store import MapRow, read_maps, write_maps
@@ -86,6 +92,62 @@ def weight_masks(at: Path) -> None:
     save_file(packed, at / "w.safetensors", metadata={"shapes": '{"a": [3, 4], "b": [3]}'})
 
 
+@cache
+def model() -> Any:
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 8}
+    return BertModel(BertConfig(vocab_size=9, max_position_embeddings=9, **sizes)).eval()
+
+
+def masks_of_a_model(at: Path) -> None:
+    """With a checksum, and without, as headscope 0.1 wrote them."""
+    masks = {
+        name: np.arange(w.numel()).reshape(w.shape) % 3 > 0 for name, w in prunable_weights(model()).items()
+    }
+    WeightMasks(masks, {"task": "qqp"}).save(at / "sealed.safetensors")
+    packed = {name: np.packbits(mask.reshape(-1)) for name, mask in masks.items()}
+    told = {"shapes": json.dumps({name: mask.shape for name, mask in masks.items()})}
+    save_file(packed, at / "plain.safetensors", metadata=told)
+
+
+def read_masks_of_a_model(at: Path) -> None:
+    for name in ("sealed", "plain"):
+        with contextlib.suppress(HeadscopeError):
+            found = WeightMasks.load(at / f"{name}.safetensors", model())
+            survival(found, model())
+            with found.applied(model()):
+                pass
+
+
+def model_folder(at: Path) -> None:
+    """As the library writes it, without checksums; one whole, one in shards; and a compacted one."""
+    words = {word: i for i, word in enumerate(("[PAD]", "[CLS]", "[SEP]", "[UNK]", *"abcde"))}
+    stored = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "cls", "sep", "unk")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=stored, **special)
+    for name, options in (("whole", {}), ("shards", {"max_shard_size": 2000})):
+        model().save_pretrained(at / name, **options)
+        tokenizer.save_pretrained(at / name)
+    kept = Subnetwork(np.array([[True, False, True, True], [False] * 4]), np.array([True, False]))
+    save(compact(model(), kept), at / "small", tokenizer=tokenizer)
+    plain = load_file(at / "small" / "headscope.safetensors")
+    save_file(plain, at / "small" / "headscope.safetensors", metadata={"format": "pt"})
+
+
+def read_models(at: Path) -> None:
+    ids = torch.tensor([[1, 4, 5, 2]])
+    for name in ("whole", "shards", "small"):
+        with contextlib.suppress(HeadscopeError):
+            load(at / name)
+        with contextlib.suppress(HeadscopeError):
+            found = load_checkpoint(str(at / name))
+            fed = feed(found.model, found.tokenizer, [("a b", None), ("a", "c d")], 9)
+            assert fed.inputs
+            if found.model.config.num_hidden_layers == 2 and found.model.config.vocab_size == 9:
+                found.model(input_ids=ids)
+
+
 def maps(at: Path) -> None:
     write_maps(at, ROWS)
     table = pd.read_parquet(at / "maps-00000.parquet")
@@ -109,6 +171,19 @@ def read_annotated(at: Path) -> None:
     read_predictions(at)
     read_tokens(at)
     status(at)
+
+
+def annotated_without_checksums(at: Path) -> None:
+    """As headscope 0.1 wrote them; other tools write maps in larger lists."""
+    annotated(at)
+    for name in ("maps-00000.parquet", "annotations.parquet"):
+        pq.write_table(pq.read_table(at / name), at / name, compression="NONE")
+    wide = pq.read_table(at / "maps-00000.parquet")
+    columns = {name: wide[name] for name in wide.column_names}
+    columns["id"] = pa.chunked_array([[f"wide_{i}" for i in range(len(wide))]], pa.large_string())
+    columns["kind"] = wide["kind"].dictionary_encode()
+    columns["map"] = wide["map"].cast(pa.large_list(pa.large_list(pa.float32())))
+    pq.write_table(pa.table(columns), at / "maps-00001.parquet")
 
 
 def published(at: Path) -> None:
@@ -165,14 +240,6 @@ def search(at: Path) -> None:
     summary |= {"heads": {"kept": 3, "all": 8}, "mlps": {"kept": 1, "all": 2}}
     summary |= {"encoder_share": {"parameters": 0.2, "flops": 0.3}}
     write_json(at / "s" / "summary.json", {**summary, "reported_on": {"held_out": False, "note": "all"}})
-
-
-@cache
-def model() -> Any:
-    from transformers import BertConfig, BertModel
-
-    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 8}
-    return BertModel(BertConfig(vocab_size=9, max_position_embeddings=9, **sizes))
 
 
 def read_search(at: Path) -> None:
@@ -272,9 +339,12 @@ READERS = {
     "masks": Reader(masks_without_checksum, lambda at: load_masks(at / "s.safetensors").digest()),
     "sealed masks, JSON": Reader(numbers, read_numbers),
     "published masks": Reader(published_masks, lambda at: Subnetwork.load(at).digest()),
+    "weight masks of a model": Reader(masks_of_a_model, read_masks_of_a_model, 0.5),
+    "models": Reader(model_folder, read_models, 0.2),
     "weight masks": Reader(weight_masks, lambda at: WeightMasks.load(at / "w.safetensors").digest()),
     "maps": Reader(maps, read_maps),
     "annotations": Reader(annotated, read_annotated),
+    "annotations without checksums": Reader(annotated_without_checksums, read_annotated),
     "published annotations": Reader(
         published, lambda at: [read_published(folder, kind) for kind, folder in find_published(at / "p")]
     ),

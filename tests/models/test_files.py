@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import InputError
-from models.files import LITTER, atomic_file, read_json, temporary_prefix, write_json
+from models.files import LITTER, atomic_file, disk_is_full, read_json, temporary_prefix, write_json
 
 quick = settings(deadline=None, max_examples=40)
 
@@ -157,3 +157,29 @@ class TestJson:
     def test_a_missing_file_is_named_with_what_it_should_be(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="does not exist; it should be a training record"):
             read_json(tmp_path / "a.json", "a training record")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_is_known_by_what_each_library_says() -> None:
+    import torch
+
+    tensors = {"a": torch.ones(100_000)}
+    for write in (
+        lambda: torch.save(tensors, "/dev/full"),
+        lambda: Path("/dev/full").write_text("x" * 100_000),
+    ):
+        with pytest.raises(Exception) as error:
+            write()
+        assert disk_is_full(error.value)
+    assert not disk_is_full(RuntimeError("shapes do not fit"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(InputError, match="is a device or a pipe"):
+            write_json(tmp_path / name, {})
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]

@@ -397,6 +397,60 @@ class TestSchemas:
         )
         assert [row["label"] for row in load_rows("sst2", tmp_path).rows] == [1, 0]
 
+    @pytest.mark.parametrize(
+        ("written", "read"),
+        [
+            (["0", "1"], [1, 0]),
+            (["0.0", "1.0"], [1, 0]),
+            ([" 0", "1 "], [1, 0]),
+            (["negative", "positive"], ["negative", "positive"]),
+            (["", "2"], ["", "2"]),
+            (["-1", "0.5"], ["-1", "0.5"]),
+        ],
+    )
+    def test_however_the_number_is_written(self, tmp_path: Path, written: list[str], read: list[Any]) -> None:
+        features = [{"name": "label", "dtype": {"class_label": {"names": ["positive", "negative"]}}}]
+        write(tmp_path / "validation.csv", "sentence,label", f"good,{written[0]}", f"bad,{written[1]}")
+        (tmp_path / "README.md").write_text(
+            f"---\n{json.dumps({'dataset_info': {'features': features}})}\n---\n"
+        )
+        assert [row["label"] for row in load_rows("sst2", tmp_path).rows] == read
+
+    def test_a_column_of_floats_with_a_gap_goes_by_name(self, tmp_path: Path) -> None:
+        import pandas as pd
+
+        features = [{"name": "label", "dtype": {"class_label": {"names": ["positive", "negative"]}}}]
+        (tmp_path / "README.md").write_text(
+            f"---\n{json.dumps({'dataset_info': {'features': features}})}\n---\n"
+        )
+        frame = pd.DataFrame({"sentence": ["a", "b", "c"], "label": [0.0, 1.0, None]})
+        frame.to_parquet(tmp_path / "validation.parquet")
+        *known, unknown = (row["label"] for row in load_rows("sst2", tmp_path).rows)
+        assert known == [1, 0]
+        assert unknown is None or unknown != unknown
+
+    def test_a_parquet_file_with_two_columns_of_one_name(self, tmp_path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        names = ["sentence", "label", "label"]
+        pq.write_table(
+            pa.Table.from_arrays([pa.array(["a"]), pa.array([1]), pa.array([0])], names=names),
+            tmp_path / "validation.parquet",
+        )
+        with pytest.raises(InputError, match="two columns 'label'"):
+            load_rows("sst2", tmp_path)
+
+    def test_a_card_and_a_schema_that_contradict_each_other(self, tmp_path: Path) -> None:
+        features = [{"name": "label", "dtype": {"class_label": {"names": ["neutral", "entailment", "x"]}}}]
+        (tmp_path / "README.md").write_text(
+            f"---\n{json.dumps({'dataset_info': {'features': features}})}\n---\n"
+        )
+        with pytest.raises(
+            InputError, match="names the classes of its labels entailment, neutral, contradiction"
+        ):
+            self.labels_read(tmp_path, ("entailment", "neutral", "contradiction"))
+
     @pytest.mark.parametrize("notes", ["", "# notes", "---\nx: [\n---\n", "---\ndataset_info: 3\n---\n"])
     def test_notes_that_are_no_card_do_not_matter(self, tmp_path: Path, notes: str) -> None:
         write_jsonl(tmp_path / "validation.jsonl", self.ROWS)

@@ -101,6 +101,22 @@ def test_tables_that_contradict_each_other_are_refused_with_both(names: list[str
     assert ", ".join(names) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("id2label", "label2id"),
+    [
+        ({0: "entailment", 2: "neutral", 3: "contradiction"}, None),  # gaps
+        (dict(enumerate(NLI, start=1)), None),
+        (NUMBERED, {"entailment": 1, "neutral": 2, "contradiction": 3}),
+        (NUMBERED, {"entailment": 0, "neutral": 2}),
+        (NUMBERED, {"entailment": 0, "neutral": 1, "contradiction": 1}),
+        (NUMBERED, {"entailment": 0, "LABEL_1": 1, "LABEL_2": 2}),
+    ],
+)
+def test_classes_with_gaps_are_refused_rather_than_shifted(id2label: Any, label2id: Any) -> None:
+    with pytest.raises(InputError, match="from 0 on"):
+        class_names(id2label, label2id)
+
+
 @pytest.mark.parametrize("tables", [(["a"], None), ({"x": "entailment"}, None), (None, {"neutral": "first"})])
 def test_what_is_no_table_of_classes_is_refused(tables: Any) -> None:
     with pytest.raises(InputError, match="must be tables of ids and names"):

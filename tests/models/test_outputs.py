@@ -96,6 +96,25 @@ class TestCheck:
         with pytest.raises(InputError, match="no earlier output of some-command"):
             out(folder, overwrite=True).check()
 
+    @pytest.mark.parametrize("listed", ["./", ".", "", "//", "../x", "/etc"])
+    def test_a_marker_that_lists_the_folder_itself_or_others_counts_for_nothing(
+        self, tmp_path: Path, listed: str
+    ) -> None:
+        folder = fill(tmp_path / "out", thesis="mine")
+        (folder / MARKER).write_text(json.dumps({"command": "some-command", "files": [listed]}))
+        with (
+            pytest.raises(InputError, match="no earlier output of some-command"),
+            out(folder, overwrite=True).making(),
+        ):
+            pass
+        assert below(folder) == {"thesis": "mine"}
+
+    def test_what_is_to_be_read_later_may_not_be_there_yet(self, tmp_path: Path) -> None:
+        for place in (tmp_path / "search", tmp_path / "search" / "model", tmp_path):
+            with pytest.raises(InputError, match="which is read; give a place apart from it"):
+                out(place, inputs=(tmp_path / "search",)).check()
+        out(tmp_path / "new", inputs=("org/model", tmp_path / "search")).check()
+
     def test_nor_is_the_output_of_another_command(self, tmp_path: Path) -> None:
         folder = write(tmp_path / "out", a="x")
         with pytest.raises(InputError, match="no earlier output of other-command"):
@@ -236,6 +255,30 @@ class TestMaking:
             fill(made, a="new", b="new", c="new")
         assert below(tmp_path) == {"out/a": "old", "out/b": "old"}
         out(folder, overwrite=True).check()
+
+    @pytest.mark.parametrize("moves", [0, 1, 2, 3, 4])
+    def test_the_run_after_one_that_was_killed_while_it_replaced_puts_all_in_its_place(
+        self, tmp_path: Path, moves: int
+    ) -> None:
+        write(tmp_path / "out", a="old", b="old")
+        (tmp_path / "out" / "notes").write_text("mine")
+        code = (
+            "import os, sys\nfrom pathlib import Path\nfrom models.outputs import Output\n"
+            "left, replace = [int(sys.argv[2])], Path.replace\n"
+            "def move(start, end):\n"
+            "    if start.name in 'ab':\n"
+            "        left[0] -= 1\n"
+            "        left[0] < 0 and os.kill(os.getpid(), 9)\n"
+            "    return replace(start, end)\n"
+            "Path.replace = move\n"
+            "with Output(Path(sys.argv[1]), 'some-command', True).making() as folder:\n"
+            "    [(folder / name).write_text('new') for name in 'ab']\n"
+        )
+        words = [sys.executable, "-c", code, str(tmp_path / "out"), str(moves)]
+        assert subprocess.run(words, cwd=ROOT, check=False).returncode == (-9 if moves < 4 else 0)
+        with out(tmp_path / "out", overwrite=True).making() as folder:
+            fill(folder, a="newer", b="newer")
+        assert below(tmp_path) == {"out/a": "newer", "out/b": "newer", "out/notes": "mine"}
 
     def test_without_overwrite_a_full_folder_is_refused_before_any_work(self, tmp_path: Path) -> None:
         write(tmp_path / "out", a="old")

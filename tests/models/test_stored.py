@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,16 @@ from models import (
     InputError,
     Subnetwork,
     anatomy_of,
+    compact,
     gated,
     kept_of,
     load,
     load_checkpoint,
     observe,
+    save,
 )
+from models.finetuning import with_head
+from patterns import redrawn
 
 WEIGHTS = "model.safetensors"
 SST2 = ["negative", "positive"]
@@ -109,6 +115,16 @@ class TestWrappers:
         torch.save({"state_dict": weights, "settings": Path("x")}, folder / "pytorch_model.bin")
         assert "truncated or corrupt, or holds more than weights" in refusal(folder)
 
+    def test_a_shard_that_is_missing_is_named(self, save_tiny: Any) -> None:
+        folder = save_tiny("bert")
+        (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors")
+        places = {
+            name: f"model-0000{1 + i % 2}-of-00002.safetensors"
+            for i, name in enumerate(load_file(folder / "model-00001-of-00002.safetensors"))
+        }
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+        assert "lacks model-00002-of-00002.safetensors" in refusal(folder)
+
     def test_two_models_in_one_folder_are_refused(self, save_tiny: Any) -> None:
         folder = save_tiny("bert")
         (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": {}}))
@@ -168,6 +184,27 @@ class TestWeightsWithoutAPlace:
             return {name.replace(old, new): w for name, w in weights.items()}
 
         assert words in refusal(change(save_tiny("bert", SST2), "renamed", rename))
+
+    @pytest.mark.parametrize("prefix", ["ema.", "delta.", "teacher.bert.", "module.", "module.bert."])
+    def test_another_version_of_the_same_weights_is_refused(self, save_tiny: Any, prefix: str) -> None:
+        def both(weights: Any) -> Any:
+            more = {name.removeprefix("bert."): w + 1 for name, w in weights.items()}
+            return weights | {prefix + name: w for name, w in more.items()}
+
+        for labels, task in ((None, None), (SST2, "sst2"), (SST2, None)):
+            folder = save_tiny("bert", labels)
+            message = refusal(change(folder, f"{folder.name}-both", both), task)
+            assert f"another version of a weight ({prefix}encoder.layer." in message
+
+    def test_two_versions_behind_wrappers_are_refused(self, save_tiny: Any) -> None:
+        def both(weights: Any) -> Any:
+            wrapped = {f"module.{name}": w for name, w in weights.items()}
+            return wrapped | {f"_orig_mod.{name}": w + 1 for name, w in weights.items()}
+
+        folder = change(save_tiny("bert"), "both", both)
+        assert "two versions of the weight" in refusal(folder)
+        with pytest.raises(InputError, match="two versions of the weight"):
+            load(folder)
 
     def test_other_heads_and_old_buffers_are_left_out_in_peace(self, save_tiny: Any) -> None:
         folder = save_tiny("bert", SST2)
@@ -380,3 +417,99 @@ class TestDirections:
             torch.testing.assert_close(
                 model(**alone).last_hidden_state, model(**ragged_batch).last_hidden_state[:1]
             )
+
+    @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
+    def test_so_does_one_with_a_new_head_or_with_new_weights(
+        self, save_tiny: Any, family: str, ragged_batch: Any
+    ) -> None:
+        folder = str(configure(save_tiny(family), is_causal=False))
+        ids = ragged_batch["input_ids"][:1]
+        alone = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        padded = {name: torch.nn.functional.pad(tensor, (0, 3)) for name, tensor in alone.items()}
+        for new in (with_head(folder, None, "sst2")[0].model, redrawn(load_checkpoint(folder).model)):
+            anatomy = anatomy_of(new.eval())
+            assert not any(attention.is_causal for attention in anatomy.attentions)
+            base = anatomy.base
+            with torch.no_grad():
+                found = base(**alone).last_hidden_state
+                torch.testing.assert_close(found, base(**padded).last_hidden_state[:, : ids.shape[1]])
+                first = base(**{name: tensor[:, :5] for name, tensor in alone.items()}).last_hidden_state
+            assert not torch.allclose(found[:, :5], first)  # what stands later is seen
+
+
+class TestSizes:
+    """A config is compared with the weights before anything is made of it: in seconds, and in less than a gigabyte."""
+
+    @pytest.mark.parametrize("form", ["safetensors", "bin", "compacted"])
+    @pytest.mark.parametrize(
+        ("setting", "value"),
+        [
+            ("vocab_size", 10**9),
+            ("vocab_size", 10**18),
+            ("hidden_size", 4 * 10**6),
+            ("intermediate_size", 10**10),
+            ("max_position_embeddings", 10**10),
+            ("type_vocab_size", 10**9),
+            ("num_hidden_layers", 5000),
+            ("num_hidden_layers", 10**9),
+            ("num_attention_heads", 10**9),
+            ("num_labels", 10**9),
+            ("hidden_size", -24),
+            ("vocab_size", 1e300),
+        ],
+    )
+    def test_a_config_that_asks_for_more_than_there_is(
+        self, save_tiny: Any, form: str, setting: str, value: float
+    ) -> None:
+        folder = save_tiny("bert")
+        if form == "bin":
+            torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+            (folder / WEIGHTS).unlink()
+        elif form == "compacted":
+            kept = Subnetwork(np.ones((3, 4), dtype=bool), np.array([True, False, True]))
+            small = compact(load_checkpoint(str(folder)).model, kept)
+            save(small, folder.with_name("small"), tokenizer=load_checkpoint(str(folder)).tokenizer)
+            folder = folder.with_name("small")
+        configure(folder, **{setting: value})
+        before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+        message = refusal(folder)
+        assert str(folder) in message
+        assert time.monotonic() - started < 10
+        assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < 2**30
+
+    def test_groups_of_layers_count_too(self, save_tiny: Any) -> None:
+        for setting in ("num_hidden_groups", "inner_group_num"):
+            assert f"({setting})" in refusal(configure(save_tiny("albert"), **{setting: 10**8}))
+
+    def test_positions_that_are_computed_are_no_weights(self, save_tiny: Any) -> None:
+        folder = configure(save_tiny("llama"), max_position_embeddings=10**9)
+        assert anatomy_of(load_checkpoint(str(folder)).model).max_tokens == 10**9
+
+
+class TestTypes:
+    @pytest.mark.parametrize("form", ["safetensors", "bin"])
+    @pytest.mark.parametrize(
+        "kind", [torch.int8, torch.uint8, torch.int64, torch.complex64, torch.float8_e4m3fn]
+    )
+    def test_weights_that_are_no_plain_numbers_are_refused(
+        self, save_tiny: Any, kind: torch.dtype, form: str
+    ) -> None:
+        folder = save_tiny("bert")
+        weights = load_file(folder / WEIGHTS)
+        name = "encoder.layer.1.attention.self.query.weight"
+        weights[name] = weights[name].to(kind)
+        if form == "bin":
+            (folder / WEIGHTS).unlink()
+            torch.save(weights, folder / "pytorch_model.bin")
+        else:
+            save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        assert f"({name}), as quantised models do" in refusal(folder)
+        with pytest.raises(InputError, match="as quantised models do"):
+            load(folder)
+
+    @pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
+    def test_those_of_any_precision_are_read(self, save_tiny: Any, kind: torch.dtype) -> None:
+        folder = change(
+            save_tiny("bert"), "cast", lambda weights: {n: w.to(kind) for n, w in weights.items()}
+        )
+        assert {p.dtype for p in load_checkpoint(str(folder)).model.parameters()} == {torch.float32}

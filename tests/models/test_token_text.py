@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from models.inputs import feed
 from models.token_text import shown_tokens
 
 
@@ -76,3 +77,12 @@ def test_tokens_of_other_tokenizers_stay_as_they_are(decoder: Any) -> None:
         backend.decoder = decoder
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
     assert shown_tokens(tokenizer, [1, 2, 3]) == ["Ã©", "##Ġx", "<0xE6>"]
+
+
+def test_what_a_result_says_of_its_first_row_is_text() -> None:
+    from transformers import GPT2Config, GPT2Model
+
+    model = GPT2Model(GPT2Config(vocab_size=len(TOKENIZER), n_positions=32, n_embd=8, n_layer=1, n_head=2))
+    fed = feed(model, TOKENIZER, [("a 海", None)], 32)
+    assert fed.record["example"]["tokens"] == ["<s>", "a", " ", "海…", "…海…", "…海", "</s>"]
+    assert fed.record["special_tokens"] == ["<s>", "</s>"]

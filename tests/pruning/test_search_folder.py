@@ -62,6 +62,18 @@ def change(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
+def test_a_models_folder_is_no_search_and_nobody_is_told_to_overwrite_it(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    write_json(tmp_path / "model" / CONFIG, {"model_type": "bert"})
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="which is read; give a place apart from it") as error:
+            SearchFolder(tmp_path / "model", HEADS, {}, overwrite, (str(tmp_path / "model"),))
+        assert "--overwrite" not in str(error.value)
+    with pytest.raises(InputError, match="is not empty"):  # where another model is read
+        SearchFolder(tmp_path / "model", HEADS, {})
+    assert [file.name for file in (tmp_path / "model").iterdir()] == [CONFIG]
+
+
 class TestHistory:
     def test_it_goes_on_with_what_was_added_and_no_more(self, tmp_path: Path) -> None:
         weights_folder(tmp_path / "s")
