@@ -7,6 +7,7 @@ which it can be told later whether it was this one.
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import sys
 from collections.abc import Iterable
@@ -58,7 +59,7 @@ def source_record(source: Path | str, files: Iterable[Path] | None = None) -> di
     return {
         "source": str(source),
         "files": [name for name, _ in there] if len(there) < _NAMED else len(there),
-        "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "sha256": hashlib.sha256(os.fsencode(lines)).hexdigest(),
     }
 
 

@@ -135,7 +135,7 @@ def test_the_scores_of_every_task_fit(task: str) -> None:
     from models.metrics import baselines
 
     targets = np.array([0, 1, 1, 0])
-    names = baselines(TASKS[task], targets, targets, positive=1, seed=0)["majority"]
+    names = baselines(TASKS[task], targets, targets, seed=0)["majority"]
     names |= {f"mismatched_{name}": 0.5 for name in names} if task == "mnli" else {}
     result = {
         "task": task,
