@@ -56,7 +56,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto
 
 test-gpu: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m gpu
@@ -104,7 +104,7 @@ test-latest: RESOLUTION := highest
 test-lowest test-latest: $(UV)
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-$(RESOLUTION)
 	$(UV) pip install --quiet --python .venv-$(RESOLUTION) --resolution $(RESOLUTION) --editable ".[dev]"
-	.venv-$(RESOLUTION)/bin/python -m pytest --numprocesses auto --dist loadgroup
+	.venv-$(RESOLUTION)/bin/python -m pytest --numprocesses auto
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/speed.py --output bench.json
