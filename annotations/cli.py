@@ -1,4 +1,4 @@
-"""The commands ``train-classifier`` and ``evaluate-classifier``."""
+"""The command ``annotate-maps`` and its sub-commands around choosing and judging; see also ``studio_commands``."""
 
 from __future__ import annotations
 
@@ -8,130 +8,255 @@ from typing import Annotated, Any
 
 import typer
 
-from models.cli import JsonOption, OverwriteOption, SeedOption, command, say
+from models.common.commands import (
+    ClassifierOption,
+    DataOption,
+    DeviceOption,
+    InputsOption,
+    JsonOption,
+    MapsOption,
+    MaxLengthOption,
+    ModelOption,
+    OverwriteOption,
+    RevisionOption,
+    SeedOption,
+    SplitOption,
+    TaskOption,
+    group,
+    listed,
+    printable,
+    say,
+)
 
-AnnotationsOption = Annotated[
-    list[Path],
-    typer.Option("--annotations", help="Folders of annotated maps, ours or as published: DIR1 DIR2 ..."),
-]
+from .label_studio.cli import COMMANDS
 
 
-@command
-def train_classifier(
-    annotations: AnnotationsOption,
-    output: Annotated[Path, typer.Option("--output", help="New or empty folder for the classifier.")],
-    maps: Annotated[str, typer.Option("--maps", help="Kind of maps it is for: raw or norm.")] = "raw",
-    other_kind: Annotated[
-        float | None,
+def sample(
+    model: ModelOption,
+    task: TaskOption,
+    output: Annotated[Path, typer.Option("--output", help="New or empty folder for the maps to label.")],
+    data: DataOption = None,
+    revision: RevisionOption = None,
+    split: SplitOption = "validation",
+    maps: MapsOption = "raw,norm",
+    count: Annotated[int, typer.Option("--count", help="Maps to choose; of two kinds, half each.")] = 200,
+    strategy: Annotated[
+        str,
         typer.Option(
-            "--other-kind",
-            help="How often maps of the other kind are learned from too; 0 for never (default: raw 1, norm 0.33).",
+            "--strategy",
+            help="random, a fair sample; balanced over predicted patterns; uncertain: smallest margin between two "
+            "patterns; diverse: unlike each other; uncertain-diverse: unlike each other among the uncertain ones. "
+            "In our simulation the last teaches a classifier the most for each label; uncertain and balanced, "
+            "hardly more than random.",
         ),
+    ] = "random",
+    examples: Annotated[
+        int, typer.Option("--examples", help="Rows to draw at random, of whose maps some are chosen.")
+    ] = 100,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option("--exclude", help="Folder of maps that are not to be chosen again; can be repeated."),
     ] = None,
-    generated: Annotated[
-        float,
-        typer.Option("--generated", help="Share of generated maps among those learned from; 0 for none."),
-    ] = 0.1,
-    members: Annotated[
-        int, typer.Option("--members", help="Convolutional networks whose probabilities are averaged.")
-    ] = 2,
-    profiles: Annotated[
-        int,
+    base_model: Annotated[
+        str,
         typer.Option(
-            "--profiles", help="Networks on hand-made measurements, averaged with those; 0 for none."
+            "--base-model",
+            help="What the model was fine-tuned from, to know its heads again in other folders.",
         ),
-    ] = 2,
-    folds: Annotated[
-        int, typer.Option("--folds", help="Parts of the cross-validation over heads; 0 for none.")
-    ] = 5,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the maps.")] = 25,
-    note: Annotated[
-        str, typer.Option("--note", help="Who labelled the maps and how; goes into the card.")
     ] = "",
+    raw_classifier: ClassifierOption = None,
+    norm_classifier: ClassifierOption = None,
+    batch_size: InputsOption = 16,
+    max_length: MaxLengthOption = 128,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose attention maps of a model that are worth labelling, never two of one (example, layer, head).
+
+    Every map of the rows drawn is classified; the chosen ones go to the output folder in the order in which to
+    label them, with their tokens and what the classifier says of each.
+
+    Example: annotate-maps sample --model bert-base-uncased --task qqp --strategy uncertain --output my-maps
+    """
+    from .sampling.job import SampleMaps
+
+    report = SampleMaps(
+        model=model,
+        task=task,
+        output=output,
+        strategy=strategy,
+        count=count,
+        maps=listed(maps),
+        examples=examples,
+        data=data,
+        revision=revision,
+        split=split,
+        exclude=tuple(exclude or ()),
+        classifiers={"raw": raw_classifier, "norm": norm_classifier},
+        base_model=base_model,
+        batch_size=batch_size,
+        max_length=max_length,
+        seed=seed,
+        device=device,
+        overwrite=overwrite,
+    ).run(progress=True)
+    if report["not_read"]:
+        say(f"read {report['data']['source']}; not read: {', '.join(report['not_read'])}")
+    for warning in report["warnings"]:
+        say(f"warning: {warning}")
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    from models.common.terminal import print_text
+
+    kinds = " and ".join(f"{n} {kind}" for kind, n in report["maps"].items())
+    print_text(
+        f"{kinds} maps of {report['heads']} heads and {report['inputs']} inputs, out of "
+        f"{sum(report['candidates'].values())} maps of {report['examples']} examples of {report['data']['source']}"
+    )
+    if exclude:
+        print_text(
+            f"excluded: {report['exclude']['found']} places that {', '.join(map(str, exclude))} has already"
+        )
+    print_text(f"predicted: {_counted(report['predicted'])}; mean margin {report['mean_margin']:.2f}")
+    say(f"maps to label: {output}")
+
+
+def agreement(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of annotated maps.")],
+    maps: Annotated[str | None, typer.Option("--maps", help="raw or norm alone. Default: all.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="New or empty folder for numbers, labels and sheets of disputed maps."),
+    ] = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a pattern classifier on annotated maps and score it on heads it has not seen.
+    """Say how far annotators agree, where they differ, and which labels follow.
 
-    Example: train-classifier --annotations my-maps more-maps --maps raw --output my-classifier
+    Printed are percent agreement, Cohen's kappa of each pair, Fleiss' kappa and Krippendorff's alpha, with 95%
+    intervals over heads; agreement on each pattern; who calls what what. With --output also a table of labels
+    (majority; Dawid and Skene's estimate from three annotators on) and pictures of every disputed map.
+
+    Example: annotate-maps agreement my-maps --output my-agreement
     """
-    from models.terminal import print_text
-    from patterns.training import Training
+    from .agreement.job import MeasureAgreement
 
-    from .stages import TrainClassifier
-
-    job = TrainClassifier(
-        annotations=tuple(annotations),
-        maps=maps,
-        output=output,
-        other_kind=other_kind,
-        folds=folds,
-        training=Training(epochs=epochs, generated=generated, members=members, profiles=profiles, seed=seed),
-        note=note,
-        overwrite=overwrite,
-    )
-    report = job.run(progress=True)
+    report = MeasureAgreement(tuple(folders), maps, output, seed, overwrite).run()
     if as_json:
         print(json.dumps(report, indent=2))
     else:
-        numbers = " and ".join(f"{n} {kind}" for kind, n in report["maps"].items() if n)
-        print_text(f"trained on {numbers} maps of {report['heads']} heads")
-        if not report["out_of_fold"]:
-            say("warning: with --folds 0 nothing is known of how good it is.")
-        else:
-            if report["out_of_fold"]["accuracy"] <= report["out_of_fold"]["majority_accuracy"]:
-                say("warning: it is no better than always answering the commonest label; do not use it.")
-            print_text(f"{folds}-fold cross-validation over heads:")
-            _print_scores(report["out_of_fold"])
-    say(f"classifier: {output}")
+        _print_agreement(report)
+    if output is not None:
+        say(f"agreement.json, labels.parquet, sheets of the {report['disputed']} disputed maps: {output}")
 
 
-@command
-def evaluate_classifier(
-    annotations: AnnotationsOption,
-    classifier: Annotated[
-        str, typer.Option("--classifier", help="raw or norm (shipped), a folder, or a Hub id.")
-    ] = "raw",
-    maps: Annotated[
-        str | None, typer.Option("--maps", help="Kind of maps to score on; default: the classifier's own.")
-    ] = None,
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of maps, labelled or not.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Score a pattern classifier on annotated maps.
+    """Say how many maps are labelled and open, by annotator and by pattern, and what is predicted of the open ones.
 
-    Example: evaluate-classifier --annotations my-maps --classifier raw
+    Example: annotate-maps status my-maps
     """
-    from .stages import EvaluateClassifier
+    from models.common.terminal import print_text
 
-    scores = EvaluateClassifier(tuple(annotations), classifier, maps).run()
-    known = scores["trained_on"]
-    if known is None:
-        say("warning: this classifier does not say which maps it was trained on.")
-    elif known:
-        say(
-            f"warning: {known} of these {scores['maps']} maps were used to train this classifier; "
-            "the score is no estimate for new maps."
-        )
+    from .status import status as status_of
+
+    report = status_of(folder)
     if as_json:
-        print(json.dumps(scores, indent=2))
-    else:
-        _print_scores(scores)
+        print(json.dumps(report, indent=2))
+        return
+    undecided = f", {report['undecided']} labelled without a majority" if report["undecided"] else ""
+    print_text(f"{report['maps']} maps: {report['labelled']} labelled, {report['open']} open{undecided}")
+    if len(report["kinds"]) > 1:
+        parts = (f"{kind} {of['labelled']} of {of['maps']}" for kind, of in report["kinds"].items())
+        print_text(f"labelled by kind: {', '.join(parts)}")
+    for name, of in report["annotators"].items():
+        print_text(
+            f"{printable(name)}: {of['labelled']} labelled, {of['open']} open ({_counted(of['labels'])})"
+        )
+    if report["labelled"]:
+        print_text(f"label of the majority: {_counted(report['patterns'])}")
+    if report["predicted"] and report["predicted"]["maps"]:
+        found = report["predicted"]
+        print_text(
+            f"predicted of {found['maps']} open maps: {_counted(found['labels'])}; "
+            f"mean margin {found['mean_margin']:.2f}"
+        )
+    for note in report["notes"]:
+        print_text(printable(note))
 
 
-def _print_scores(scores: dict[str, Any]) -> None:
-    from models.terminal import print_text
+def _counted(labels: dict[str, int]) -> str:
+    return ", ".join(f"{n} {pattern}" for pattern, n in labels.items() if n) or "none"
+
+
+def _number(value: float | None, bounds: list[float | None] | None = None) -> str:
+    if value is None:
+        return "-"
+    if bounds is None or bounds[0] is None:
+        return f"{value:.3f}"
+    return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
+
+
+def _print_agreement(report: dict[str, Any]) -> None:
+    from models.common.terminal import print_text
     from patterns.taxonomy import ABBREVIATIONS, PATTERNS
 
+    from .labellers import labelled_by
+
+    who = labelled_by(report["annotators"], report["passes"])
     print_text(
-        f"{scores['maps']} maps: accuracy {scores['accuracy']:.3f} (majority {scores['majority_accuracy']:.3f}), "
-        f"macro-F1 {scores['macro_f1']:.3f}, log-loss {scores['log_loss']:.3f}"
+        f"{report['maps']} maps, {report['labelled']} labelled by {who}; "
+        f"{report['compared']} with two labels or more, "
+        f"{report['disputed']} of them disputed"
     )
-    print_text("by label, and how many of each were predicted to be what:")
-    cell = max(4, *(len(str(n)) for row in scores["confusion"] for n in row))  # 60 columns hold five digits
-    heads = " ".join(f"{ABBREVIATIONS[p]:>{cell}}" for p in PATTERNS)
-    print(f"{'label':17} {'maps':>5} {'F1':>5}  {heads}")
-    for pattern, row in zip(PATTERNS, scores["confusion"], strict=True):
-        counts = " ".join(f"{n:{cell}d}" for n in row)
-        f1 = "-" if scores["f1"][pattern] is None else f"{scores['f1'][pattern]:.2f}"
-        print(f"{pattern.value:17} {scores['support'][pattern]:5d} {f1:>5}  {counts}")
+    if report["compared"]:
+        fleiss = report["fleiss"]
+        for name, of in (
+            ("percent agreement", report["percent"]),
+            ("Krippendorff's alpha", report["alpha"]),
+            (f"Fleiss' kappa ({fleiss['maps']} maps, {fleiss['labels']} labels each)", fleiss),
+        ):
+            print_text(f"{name}: {_number(of['value'], of['ci95'])}")
+        print(f"\n{'pattern':18} {'labels':>6} {'agreement':>9} {'alpha':>6}")
+        for pattern, of in report["patterns"].items():
+            print(f"{pattern:18} {of['labels']:6d} {_number(of['agreement']):>9} {_number(of['alpha']):>6}")
+    for pair in report["pairs"]:
+        a, b = printable(pair["a"]), printable(pair["b"])
+        if not pair["maps"]:
+            print_text(f"\n{a} and {b}: no map in common")
+            continue
+        print_text(
+            f"\n{a} and {b}, {pair['maps']} maps: percent {_number(pair['percent'])}, "
+            f"Cohen's kappa {_number(pair['kappa'], pair['ci95'])}"
+        )
+        cell = max(4, *(len(str(n)) for row in pair["confusion"] for n in row))
+        print(f"{'row: first says':18} " + " ".join(f"{ABBREVIATIONS[p]:>{cell}}" for p in PATTERNS))
+        for pattern, row in zip(PATTERNS, pair["confusion"], strict=True):
+            print(f"{pattern.value:18} " + " ".join(f"{n:{cell}d}" for n in row))
+    if report["labelled"]:
+        majority = dict(report["majority"])
+        ties = f"; {ties} tied" if (ties := majority.pop("none")) else ""
+        print_text(f"\nlabel of the majority: {_counted(majority)}{ties}")
+    if of := report["dawid_skene"]:
+        print_text(
+            f"Dawid and Skene: {_counted(of['labels'])}; {of['changed']} against the majority, "
+            f"{of['decided']} where it was tied"
+        )
+        accuracies = (f"{printable(name)} {a['accuracy']:.3f}" for name, a in of["annotators"].items())
+        print_text(f"estimated share of right labels: {', '.join(accuracies)}")
+    for note in report["notes"]:
+        print_text(printable(note))
+
+
+app = group(
+    "annotate-maps",
+    "Choose attention maps, have people label them, and know how good the labels are.\n\n"
+    "Example: annotate-maps sample --model bert-base-uncased --task qqp --output my-maps",
+    {"sample": sample, **COMMANDS, "status": status, "agreement": agreement},
+)

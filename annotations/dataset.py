@@ -1,5 +1,6 @@
 """Annotated maps: load them from any known layout, look at them, merge, split, and save them as Parquet."""
 
+import hashlib
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.errors import InputError
-from models.outputs import Output
-from models.provenance import source_record
-from patterns import Pattern, store
-from patterns.store import METADATA, UNKNOWN, MapRow
+from models.common.errors import InputError
+from models.common.outputs import Output
+from models.common.provenance import source_record
+from patterns import Pattern
+from patterns.maps import store
+from patterns.maps.store import METADATA, UNKNOWN, MapRow
 from patterns.taxonomy import KINDS, PATTERNS
 
 from .folders import AddedSummary as AddedSummary
@@ -271,7 +273,7 @@ class AnnotatedMaps:
 
         Where there are passes of one labeller, ``annotators.json`` says so.
 
-        The folder is whole or absent. Cells are rounded to float16 (see :mod:`patterns.store`).
+        The folder is whole or absent. Cells are rounded to float16 (see :mod:`patterns.maps.store`).
 
         Raises:
             InputError: `path` is not empty and `overwrite` is false.
@@ -331,3 +333,42 @@ def _parts(groups: np.ndarray, labels: np.ndarray, shares: Sequence[float], seed
         part_of[group] = max(choice, key=(missing @ counts[group]).__getitem__)
         missing[part_of[group]] -= counts[group]
     return part_of[groups]
+
+
+def load_labelled(folders: Sequence[Path]) -> AnnotatedMaps:
+    """Read and merge annotated folders and keep what has a label.
+
+    Raises:
+        InputError: no folder, a folder that is not one, or nothing labelled.
+    """
+    if not folders:
+        raise InputError("--annotations: give at least one folder of annotated maps.")
+    first, *rest = (AnnotatedMaps.load(folder) for folder in folders)
+    maps = first.merge(*rest).labelled()
+    if not len(maps):
+        raise InputError(f"{', '.join(str(folder) for folder in folders)}: no map has a label.")
+    return maps
+
+
+def digest(map: np.ndarray) -> str:
+    """Return eight hexadecimal digits by which a map is recognised again wherever it lies."""
+    return hashlib.sha256(np.ascontiguousarray(map, dtype=np.float16).tobytes()).hexdigest()[:8]
+
+
+def digests(maps: AnnotatedMaps) -> list[str]:
+    """Return the :func:`digest` of each map."""
+    return [digest(values) for values in maps.maps]
+
+
+def groups_of(maps: AnnotatedMaps) -> tuple[np.ndarray, np.ndarray]:
+    """Return the head ``[N]`` that each map comes from and the input ``[N]`` it is of, as names.
+
+    An input that is not known (example -1) is one of its own.
+    """
+    info = maps.info
+    heads = ["/".join(map(str, head)) for head in zip(*(info[column] for column in HEADS), strict=True)]
+    inputs = [
+        f"{task}/{example}" if example >= 0 else id
+        for task, example, id in zip(info["task"], info["example"], info["id"], strict=True)
+    ]
+    return np.array(heads), np.array(inputs)

@@ -10,11 +10,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.errors import InputError
-from models.files import atomic_file
-from models.outputs import locked, staging
-from patterns import Pattern, store
-from patterns.store import MapRow
+from models.common.errors import InputError
+from models.common.files import atomic_file
+from models.common.outputs import locked, staging
+from patterns import Pattern
+from patterns.maps import store
+from patterns.maps.store import MapRow
 
 from .formats import majority
 from .labellers import Passes, labelled_by, passes_among, read_passes

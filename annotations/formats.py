@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.errors import InputError
-from models.outputs import Output
-from models.reading import read_array, read_text, reading, regular_file
+from models.common.errors import InputError
+from models.common.outputs import Output
+from models.common.reading import read_array, read_text, reading, regular_file
 from patterns import Pattern
-from patterns.store import UNKNOWN, MapRow, check_map
+from patterns.maps.store import UNKNOWN, MapRow, check_map
 
 EXPORT = "annotate-maps export"
 """Who writes folders of annotated maps, as their marker says."""

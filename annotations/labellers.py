@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from models.errors import InputError, is_unicode
-from models.files import write_json
-from models.reading import read_json
+from models.common.errors import InputError, is_unicode
+from models.common.files import write_json
+from models.common.reading import read_json
 
 ANNOTATORS = "annotators.json"
 Passes: TypeAlias = Mapping[str, Sequence[str]]

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from models.errors import InputError
-from patterns import store
+from models.common.errors import InputError
+from patterns.maps import store
 from patterns.taxonomy import PATTERNS, Pattern
 
 from .formats import majority, parse_label

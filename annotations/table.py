@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from models.errors import InputError, is_unicode
-from models.reading import reading
-from patterns import Pattern, store
+from models.common.errors import InputError, is_unicode
+from models.common.reading import reading
+from patterns import Pattern
+from patterns.maps import store
 
 from .formats import parse_label
 

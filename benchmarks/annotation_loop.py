@@ -35,17 +35,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from annotations.agreement import Votes
-from annotations.stages import groups_of, load_labelled
-from annotations.strategies import STRATEGIES, choose, image_features
-from models.files import write_json
-from models.palette import BLUE, GREEN, INK, ORANGE, RED
-from models.provenance import provenance
-from patterns.classifier import images_of
-from patterns.evaluation import score
-from patterns.profiles import Profiles
+from annotations.agreement.statistics import Votes
+from annotations.dataset import groups_of, load_labelled
+from annotations.sampling.strategies import STRATEGIES, choose, image_features
+from models.common.files import write_json
+from models.common.palette import BLUE, GREEN, INK, ORANGE, RED
+from models.common.provenance import provenance
+from patterns.classifier.network import images_of
+from patterns.classifier.profiles import Profiles
+from patterns.classifier.scores import score
+from patterns.classifier.training import Training, train
 from patterns.taxonomy import KINDS, PATTERNS, Pattern
-from patterns.training import Training, train
 
 BUDGETS = (20, 40, 80, 160)
 METRICS = ("accuracy", "macro_f1", "heads", "disputed")
@@ -159,7 +159,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Macro-F1 by number of labelled maps, a panel each pool and kind."""
     from matplotlib.figure import Figure
 
-    from models.drawing import save_figure
+    from models.common.drawing import save_figure
 
     panels = result["pools"]
     figure = Figure(figsize=(3.1 * len(panels), 2.9), layout="constrained")

@@ -25,12 +25,13 @@ from baselines import FeatureBoosting, PublishedRecipe
 from scipy.special import softmax
 from tqdm import tqdm
 
-from annotations.stages import OTHER_KIND, digests, groups_of, load_labelled
-from models.files import atomic_file, write_json
-from models.provenance import provenance
-from patterns.evaluation import difference, score
+from annotations.dataset import digests, groups_of, load_labelled
+from annotations.training.job import OTHER_KIND
+from models.common.files import atomic_file, write_json
+from models.common.provenance import provenance
+from patterns.classifier.scores import difference, score
+from patterns.classifier.training import Training, calibrated, fit_temperature, split_folds, train
 from patterns.taxonomy import KINDS, PATTERNS, Pattern
-from patterns.training import Training, calibrated, fit_temperature, split_folds, train
 
 METRICS = ("accuracy", "macro_f1", "log_loss")
 START, END = "## Compared", "## Not for"  # headings of the card

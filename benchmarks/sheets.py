@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from annotations.sheets import draw_sheets
-from models.outputs import Output
-from patterns.classifier import load_classifier
-from patterns.rendering import save_png
-from patterns.store import iter_maps
+from annotations.agreement.sheets import draw_sheets
+from models.common.outputs import Output
+from patterns.classifier.network import load_classifier
+from patterns.maps.rendering import save_png
+from patterns.maps.store import iter_maps
 from patterns.taxonomy import PATTERNS
 
 

@@ -25,13 +25,13 @@ from speed_training import BARS as TRAINING_BARS
 from speed_training import training_ratios
 
 from models.anatomy import anatomy_of
-from models.files import write_json
-from models.memory import keep_freed_memory
-from models.provenance import provenance
+from models.common.files import write_json
+from models.common.memory import keep_freed_memory
+from models.common.provenance import provenance
 from models.tap import observe
-from patterns.classifier import load_classifier
+from patterns.classifier.network import load_classifier
 from patterns.heads import Classification
-from patterns.maps import ValueNorms, attention_maps
+from patterns.maps.attention import ValueNorms, attention_maps
 from patterns.taxonomy import KINDS, PATTERNS
 
 BATCH = 8

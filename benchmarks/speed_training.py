@@ -28,13 +28,13 @@ import torch
 from speed_pruning import interleaved
 
 from models.checkpoints import Checkpoint
+from models.common.internals import printer_callback
 from models.evaluation import examples_of, predict
-from models.finetuning import with_head
-from models.glue import Row, load_rows, select_rows
-from models.internals import printer_callback
-from models.metrics import threshold_metric
-from models.task import Task, task_named
-from models.training import FineTuning, train
+from models.finetuning.loop import FineTuning, train
+from models.finetuning.run import with_head
+from models.tasks.metrics import threshold_metric
+from models.tasks.rows import Row, load_rows, select_rows
+from models.tasks.task import Task, task_named
 
 BARS = {f"training_{task}": ("at least", 2.0) for task in ("qqp", "cola")}
 _LENGTH, _BATCH = 128, 32

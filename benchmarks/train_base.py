@@ -26,11 +26,11 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from models.files import write_json
-from models.glue import load_rows, texts_of
-from models.outputs import Output
-from models.provenance import provenance
-from models.task import TASKS
+from models.common.files import write_json
+from models.common.outputs import Output
+from models.common.provenance import provenance
+from models.tasks.rows import load_rows, texts_of
+from models.tasks.task import TASKS
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

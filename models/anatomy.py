@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import InputError, UnsupportedModelError
-from .internals import conv1d, library, masks_later, sees_both_ways
+from .common.errors import InputError, UnsupportedModelError
+from .common.internals import conv1d, library, masks_later, sees_both_ways
 
 if TYPE_CHECKING:
     import torch

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .anatomy import STRUCTURE, as_configured, family_of
-from .errors import HeadError, HeadscopeError, InputError
-from .files import reason
-from .glue import check_problem, class_ids, class_names
-from .hub import hub_answers, stored_file
-from .internals import loading_report, raw_config
-from .reading import file_digest
+from .common.errors import HeadError, HeadscopeError, InputError
+from .common.files import reason
+from .common.hub import hub_answers, stored_file
+from .common.internals import loading_report, raw_config
+from .common.reading import file_digest
 from .saving import check_weights, read_model
 from .stored import (
     ADAPTER,
@@ -33,8 +32,9 @@ from .stored import (
     settle,
     unwrapped,
 )
-from .task import Task, task_named
-from .tokens import load_tokenizer
+from .tasks.rows import check_problem, class_ids, class_names
+from .tasks.task import Task, task_named
+from .tasks.tokens import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from .anatomy import STRUCTURE, Anatomy, anatomy_of, is_plain, structure_of, weight_of
-from .errors import InputError, UnsupportedModelError
-from .internals import check_counts, conv1d, without_heads
+from .common.errors import InputError, UnsupportedModelError
+from .common.internals import check_counts, conv1d, without_heads
 from .subnetwork import Subnetwork
 
 if TYPE_CHECKING:

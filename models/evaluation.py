@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from . import metrics
 from .checkpoints import Checkpoint
-from .errors import InputError
-from .glue import Row, class_ids, row_number, targets_of
-from .inputs import Encoded, as_texts, batches, feed
-from .task import Task, task_named
+from .common.errors import InputError
+from .tasks import metrics
+from .tasks.inputs import Encoded, as_texts, batches, feed
+from .tasks.rows import Row, class_ids, row_number, targets_of
+from .tasks.task import Task, task_named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,7 +35,7 @@ class Examples:
     pad_token_id: int
     """The model's own."""
     inputs: dict[str, Any] = field(default_factory=dict)
-    """What a result says of how the rows were fed; see :class:`models.inputs.Fed`."""
+    """What a result says of how the rows were fed; see :class:`models.tasks.inputs.Fed`."""
     warnings: tuple[str, ...] = ()
     """What a reader has to know of the model and of these inputs' tokens."""
 
@@ -68,7 +68,7 @@ class Examples:
             yield positions, {**batch, "labels": targets[positions]}
 
     def scores(self, logits: npt.ArrayLike) -> dict[str, float]:
-        """Score the model's outputs ``[N, C]``, in the order of the rows: see :func:`models.metrics.scores`."""
+        """Score the model's outputs ``[N, C]``, in the order of the rows: see :func:`models.tasks.metrics.scores`."""
         return metrics.scores(self.task, logits, self.targets, classes=self.classes)
 
     def doubts(self, logits: npt.ArrayLike) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .anatomy import Anatomy, anatomy_of
-from .errors import InputError, TapError
+from .common.errors import InputError, TapError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

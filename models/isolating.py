@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from .common.errors import InputError
 from .compaction import compact
-from .errors import InputError
 from .gating import gated
 from .subnetwork import Subnetwork
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .anatomy import STRUCTURE, anatomy_of, as_configured, family_of
+from .common.errors import InputError
+from .common.files import read_json, reason
+from .common.hub import stored_file
+from .common.outputs import Output
+from .common.reading import save_safetensors, verify_safetensors
 from .compaction import compact, kept_of, whole_weights
-from .errors import InputError
-from .files import read_json, reason
-from .hub import stored_file
-from .outputs import Output
-from .reading import save_safetensors, verify_safetensors
 from .stored import (
     ADAPTER,
     HARMLESS,

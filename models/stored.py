@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .anatomy import STRUCTURE, family_of
-from .errors import InputError, one_line
-from .files import read_json, reason
-from .internals import computes_plainly
-from .reading import tensors_in
+from .common.errors import InputError, one_line
+from .common.files import read_json, reason
+from .common.internals import computes_plainly
+from .common.reading import tensors_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

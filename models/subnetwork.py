@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .errors import InputError
-from .files import atomic_file
-from .reading import booleans, open_safetensors, plain_metadata, read_array, save_safetensors
+from .common.errors import InputError
+from .common.files import atomic_file
+from .common.reading import booleans, open_safetensors, plain_metadata, read_array, save_safetensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

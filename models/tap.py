@@ -18,8 +18,8 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from .anatomy import Anatomy, anatomy_of
-from .errors import InputError, TapError
-from .internals import changed, check_call, eager_mask
+from .common.errors import InputError, TapError
+from .common.internals import changed, check_call, eager_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -150,7 +150,7 @@ def _attention(
     scores) or None; returns ``[B, n, H, d]``.
 
     Raises:
-        UnsupportedModelError, LibraryError: as :func:`models.internals.check_call`.
+        UnsupportedModelError, LibraryError: as :func:`models.common.internals.check_call`.
     """
     check_call(module, query, key, value, attention_mask, others)
     groups = query.shape[1] // key.shape[1]

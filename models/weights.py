@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .anatomy import anatomy_of
-from .errors import InputError, UnsupportedModelError
-from .files import atomic_file
-from .internals import conv1d
-from .reading import booleans, open_safetensors, parse_json, plain_metadata, save_safetensors
+from .common.errors import InputError, UnsupportedModelError
+from .common.files import atomic_file
+from .common.internals import conv1d
+from .common.reading import booleans, open_safetensors, parse_json, plain_metadata, save_safetensors
 from .subnetwork import SUBNETWORK_FILE as SUBNETWORK_FILE
 from .subnetwork import WEIGHT_MASKS_FILE as WEIGHT_MASKS_FILE
 from .subnetwork import Subnetwork

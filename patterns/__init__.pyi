@@ -1,10 +1,10 @@
-from .classifier import PatternClassifier as PatternClassifier
-from .classifier import load_classifier as load_classifier
+from .classifier.network import PatternClassifier as PatternClassifier
+from .classifier.network import load_classifier as load_classifier
 from .control import redrawn as redrawn
+from .functions import classify_checkpoint as classify_checkpoint
 from .heads import classify_heads as classify_heads
-from .jobs import classify_checkpoint as classify_checkpoint
-from .maps import attention_maps as attention_maps
-from .rendering import render_map as render_map
+from .maps.attention import attention_maps as attention_maps
+from .maps.rendering import render_map as render_map
 from .result import HeadPatterns as HeadPatterns
 from .taxonomy import INTERPRETABLE as INTERPRETABLE
 from .taxonomy import Pattern as Pattern

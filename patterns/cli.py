@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from models.cli import (
+from models.common.commands import (
     ClassifierOption,
     DataOption,
     DeviceOption,
@@ -78,7 +78,8 @@ def classify_heads(
 
     Example: classify-heads --model bert-base-uncased --task qqp --examples 100 --output out/bert-qqp
     """
-    from .stage import ClassifyHeads, distributions, empty_maps, interval_notes, ratios
+    from .job import ClassifyHeads, empty_maps, interval_notes
+    from .result import distributions, ratios
 
     job = ClassifyHeads(
         model=model,
@@ -108,7 +109,7 @@ def classify_heads(
     if as_json:
         print(json.dumps(done.summary, indent=2))
     else:
-        from models.terminal import print_text
+        from models.common.terminal import print_text
 
         from .tables import print_patterns
 

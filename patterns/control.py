@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.anatomy import STRUCTURE, as_configured
+from models.common.errors import InputError, UnsupportedModelError
+from models.common.files import reason
 from models.compaction import compact, kept_of
-from models.errors import InputError, UnsupportedModelError
-from models.files import reason
 
 from .distribution import check_seed
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import InputError
+from models.common.errors import InputError
 
 from .taxonomy import INTERPRETABLE, PATTERNS
 

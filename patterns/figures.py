@@ -9,9 +9,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from models.drawing import RGB, SMALL, Legend, Page, Swatch, contrast, text_style, text_width
-from models.errors import InputError
-from models.palette import INK, MISSING
+from models.common.drawing import RGB, SMALL, Legend, Page, Swatch, contrast, text_style, text_width
+from models.common.errors import InputError
+from models.common.palette import INK, MISSING
 
 from .tables import (
     ZERO,
@@ -47,7 +47,7 @@ def head_grid(
         shape: (layers, heads per layer) of the whole model, where the table may lack the last of them.
 
     Returns:
-        A figure that belongs to no window and no global state; see :func:`models.drawing.save_figure`.
+        A figure that belongs to no window and no global state; see :func:`models.common.drawing.save_figure`.
 
     Raises:
         InputError: a column is missing, a row is given twice, a value is out of range, or `shape` is smaller

@@ -11,18 +11,18 @@ import numpy.typing as npt
 import torch
 
 from models.anatomy import Anatomy, anatomy_of
-from models.errors import InputError
-from models.glue import Row, row_ids
-from models.inputs import Encoded, TextPair, as_texts, batches, feed
+from models.common.errors import InputError
 from models.subnetwork import Subnetwork
 from models.tap import observe
-from models.task import Task, task_named
+from models.tasks.inputs import Encoded, TextPair, as_texts, batches, feed
+from models.tasks.rows import Row, row_ids
+from models.tasks.task import Task, task_named
 
-from .classifier import PatternClassifier, load_classifier
+from .classifier.network import PatternClassifier, load_classifier
 from .distribution import COVERS, EMPTY, FEW_EXAMPLES, check_seed
-from .examples import ExampleMaps
-from .images import image_pair, resampling_matrices
-from .maps import ValueNorms, check_kinds
+from .maps.attention import ValueNorms, check_kinds
+from .maps.examples import ExampleMaps
+from .maps.images import image_pair, resampling_matrices
 from .result import HeadPatterns
 from .taxonomy import KINDS, PATTERNS
 

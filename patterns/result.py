@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import InputError
+from models.common.errors import InputError
 from models.subnetwork import Subnetwork
 
-from .correction import MISFIT, corrected_shares, misfit
 from .distribution import (
     EMPTY,
     bootstrap_ci95,
@@ -24,6 +23,7 @@ from .distribution import (
     pattern_names,
     seen_maps,
 )
+from .estimate import MISFIT, corrected_shares, misfit
 from .taxonomy import INTERPRETABLE, PATTERNS
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class HeadPatterns:
     warnings: tuple[str, ...] = ()
     """What a reader of the numbers has to know, whatever the kind."""
     inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What the model was fed: special tokens, segments, the first row; see :class:`models.inputs.Fed`."""
+    """What the model was fed: special tokens, segments, the first row; see :class:`models.tasks.inputs.Fed`."""
     confusions: Mapping[str, npt.NDArray[np.integer]] = dataclasses.field(default_factory=dict)
     """By kind, the classifier's :attr:`~patterns.PatternClassifier.confusions`, where it has some."""
     control: HeadPatterns | None = None
@@ -138,7 +138,7 @@ class HeadPatterns:
     def corrected_distribution(self, kind: str) -> dict[str, float] | None:
         """Return each pattern's share corrected for what the classifier is known to confuse.
 
-        See :mod:`patterns.correction`. The interpretable ratio of these is the share of heterogeneous. None if
+        See :mod:`patterns.estimate`. The interpretable ratio of these is the share of heterogeneous. None if
         nothing is known of the classifier's errors: it was not cross-validated.
         """
         self._counted(kind)
@@ -156,7 +156,7 @@ class HeadPatterns:
         }
 
     def correction_misfit(self, kind: str) -> float | None:
-        """Return how badly the corrected shares explain what was predicted, see :func:`patterns.correction.misfit`."""
+        """Return how badly the corrected shares explain what was predicted, see :func:`patterns.estimate.misfit`."""
         self._counted(kind)
         found = self._corrections.get(kind)
         return found and found[2]
@@ -209,6 +209,38 @@ class HeadPatterns:
         Where there is a control, and corrected shares that fit, these have bars of their own.
         """
         from .figures import distribution_bars
-        from .stage import distributions, ratios
 
         return distribution_bars(distributions(self), ratios(self))
+
+
+def distributions(patterns: HeadPatterns) -> dict[str, dict[str, float]]:
+    """Return each pattern's share by kind under the names to be shown: ``raw``, ``raw, control``, ``raw, corrected``.
+
+    Corrected shares that leave too much unexplained are left out; :func:`patterns.job.correction_notes` says so.
+    """
+    shown = {}
+    for kind in patterns.kinds:
+        shown[kind] = patterns.distribution(kind)
+        if patterns.control:
+            shown[f"{kind}, control"] = patterns.control.distribution(kind)
+        shares, intervals = patterns.corrected_distribution(kind), patterns.corrected_distribution_ci95(kind)
+        if shares and intervals and patterns.correction_fits(kind):
+            shown[f"{kind}, corrected"] = shares
+    return shown
+
+
+def ratios(patterns: HeadPatterns) -> dict[str, tuple[float, float, float]]:
+    """Return the interpretable ratio and its 95% interval under the names of :func:`distributions`."""
+
+    def plain(of: HeadPatterns, kind: str) -> tuple[float, float, float]:
+        return (of.interpretable_ratio(kind), *of.interpretable_ratio_ci95(kind))
+
+    shown = {}
+    for kind in patterns.kinds:
+        shown[kind] = plain(patterns, kind)
+        if patterns.control:
+            shown[f"{kind}, control"] = plain(patterns.control, kind)
+        shares, intervals = patterns.corrected_distribution(kind), patterns.corrected_distribution_ci95(kind)
+        if shares and intervals and patterns.correction_fits(kind):
+            shown[f"{kind}, corrected"] = (shares[INTERPRETABLE], *intervals[INTERPRETABLE])
+    return shown

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
 
-from models.errors import InputError
-from models.terminal import print_table
+from models.common.errors import InputError
+from models.common.terminal import print_table
 
 from .taxonomy import ABBREVIATIONS, COLOURS, COLOURS_OF_16, INTERPRETABLE, KINDS, PATTERNS, TITLES, Pattern
 

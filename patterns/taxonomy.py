@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from models import palette
+from models.common import palette
 
 
 class Pattern(StrEnum):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from models.cli import (
+from models.common.commands import (
     DataOption,
     DeviceOption,
     InputsOption,
@@ -106,9 +106,9 @@ def prune_heads(
 
     Example: prune-heads --model out/mrpc/seed_42 --task mrpc --output searches/mrpc/seed_42
     """
-    from .heads import PruneHeads
+    from .search.heads_job import PruneHeads
+    from .search.subject import Subject
     from .structured import StructuredSearch
-    from .subject import Subject
 
     job = PruneHeads(
         subject=Subject(
@@ -170,8 +170,8 @@ def prune_weights(
 
     Example: prune-weights --model out/mrpc/seed_42 --task mrpc --output searches/mrpc-weights/seed_42
     """
-    from .subject import Subject
-    from .weight_search import PruneWeights
+    from .search.subject import Subject
+    from .search.weights_job import PruneWeights
 
     job = PruneWeights(
         subject=Subject(
@@ -256,7 +256,7 @@ def compare_survivors(
 
     Example: compare-survivors searches --data glue --output out/survivors
     """
-    from .comparison import CompareSurvivors
+    from .comparison.job import CompareSurvivors
 
     job = CompareSurvivors(
         runs=tuple(runs),
@@ -280,7 +280,7 @@ def compare_survivors(
     if as_json:
         print(json.dumps(done.summary, indent=2))
     else:
-        from .tables import print_comparison
+        from .comparison.terminal import print_comparison
 
         print_comparison(done.summary)
     if output is not None:
@@ -295,7 +295,7 @@ def _show(summary: dict[str, Any], output: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, indent=2))
         return
-    from models.terminal import print_text
+    from models.common.terminal import print_text
 
     lines = [
         f"{summary['model']}, {summary['task']} {summary['split']}, {summary['examples']} examples",
@@ -326,8 +326,8 @@ def _show(summary: dict[str, Any], output: Path, as_json: bool) -> None:
         from models.subnetwork import Subnetwork
         from models.weights import SUBNETWORK_FILE
 
-        from .folder import HISTORY
-        from .tables import print_kept
+        from .comparison.terminal import print_kept
+        from .search.folder import HISTORY
 
         steps = (output / HISTORY).read_text(encoding="utf-8").splitlines()
         print()

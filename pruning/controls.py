@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.errors import InputError
+from models.common.errors import InputError
 from models.subnetwork import Mask, Subnetwork
 
 from .stability import NULLS, randomised

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.errors import InputError
+from models.common.errors import InputError
 from models.evaluation import losses
 from models.gating import gated
 from models.subnetwork import Subnetwork

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import InputError
+from models.common.errors import InputError
 from models.weights import Survival, WeightMasks, prunable_weights, survival
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import InputError
+from models.common.errors import InputError
 from models.subnetwork import Subnetwork
 
 Bools = npt.NDArray[np.bool_]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.errors import InputError
+from models.common.errors import InputError
 from models.subnetwork import Subnetwork
 
 from .importance import PROTOCOLS, Floats, Importance

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import reduce
 from operator import and_, or_
 
-from models.errors import InputError
+from models.common.errors import InputError
 from models.subnetwork import Subnetwork
 
 

@@ -33,28 +33,28 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from annotations.dataset import AnnotatedMaps
-from annotations.exports import read_export
 from annotations.formats import find_published, read_published, write_published
-from annotations.matching import MapIndex
+from annotations.label_studio.matching import MapIndex
+from annotations.label_studio.reading import read_export
+from annotations.label_studio.tasks import read_predictions, read_tokens
 from annotations.status import status
-from annotations.tasks import read_predictions, read_tokens
 from models import HeadscopeError, Subnetwork, compact, load, load_checkpoint, save
-from models.files import read_json, write_json
-from models.glue import load_rows, row_ids, targets_of
-from models.inputs import feed
-from models.reading import json_digest, save_safetensors
-from models.task import task_named
+from models.common.files import read_json, write_json
+from models.common.reading import json_digest, save_safetensors
+from models.tasks.inputs import feed
+from models.tasks.rows import load_rows, row_ids, targets_of
+from models.tasks.task import task_named
 from models.weights import WeightMasks, load_masks, prunable_weights, survival
-from patterns.classifier import PatternClassifier, load_classifier
-from patterns.report import read_importance
-from patterns.store import MapRow, read_maps, write_maps
-from pruning.folder import SearchFolder
-from pruning.heads import Recall, importance_frame
+from patterns.classifier.network import PatternClassifier, load_classifier
+from patterns.maps.store import MapRow, read_maps, write_maps
+from patterns.report.heads import read_importance
 from pruning.importance import Importance
-from pruning.runs import find_groups
+from pruning.search.folder import SearchFolder
+from pruning.search.heads_job import Recall, importance_frame
+from pruning.search.runs import find_groups
 from pruning.structured import Measurement, Step
-from pruning.study_config import read_study
-from pruning.study_run import read_plan
+from pruning.study.config import read_study
+from pruning.study.job import read_plan
 
 BUDGET = int(os.environ.get("HEADSCOPE_FUZZ", "150"))
 SECONDS = 10.0  # of one file
@@ -293,7 +293,7 @@ def checkpoint(at: Path) -> None:
 
 
 def read_checkpoint(at: Path) -> None:
-    from models.training import _newest
+    from models.finetuning.loop import _newest
 
     _newest(at)
 

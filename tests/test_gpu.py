@@ -15,8 +15,8 @@ import torch
 from tiny import write_rows
 
 from models import FineTuning, Subnetwork, anatomy_of, compact, finetune, gated, load_checkpoint, observe
-from models.glue import load_rows
-from models.task import task_named
+from models.tasks.rows import load_rows
+from models.tasks.task import task_named
 from patterns import Pattern, attention_maps, classify_heads, load_classifier
 from patterns.cli import classify_heads as classify_command
 from pruning import head_importance

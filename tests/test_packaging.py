@@ -60,9 +60,9 @@ def test_the_wheel_holds_the_four_rooms_and_nothing_else(wheel: Path) -> None:
     assert top == {*ROOMS, record.split("/")[0]}
     kept = {path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.py*")}
     kept |= {
-        path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).glob("templates/*")
+        path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).glob("**/templates/*")
     }
-    assert "patterns/templates/heads.html" in kept
+    assert "patterns/report/templates/heads.html" in kept
     assert {name for name in kept if "__pycache__" not in name} <= set(names)
     for kind in ("raw", "norm"):
         for file in ("config.json", "model.safetensors", "README.md", "training.json"):

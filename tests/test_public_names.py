@@ -21,7 +21,7 @@ import models
 import patterns
 import pruning
 from models import FineTuning, InputError
-from models.options import shared_out
+from models.common.options import shared_out
 
 ROOT = Path(__file__).parents[1]
 ROOMS: dict[str, Any] = {room.__name__: room for room in (models, patterns, annotations, pruning)}
@@ -94,8 +94,8 @@ def test_there_is_code_to_look_at() -> None:
 @pytest.mark.parametrize(
     ("code", "names"),
     [
-        ("from patterns.stage import ClassifyHeads", ["patterns.stage"]),
-        ("import pruning.figures", ["pruning.figures"]),
+        ("from patterns.job import ClassifyHeads", ["patterns.job"]),
+        ("import pruning.comparison.figures", ["pruning.comparison.figures"]),
         ("import pruning\npruning.figures.pattern_bars({})", ["pruning.figures"]),
         ("from annotations import stages", ["annotations.stages"]),
         ("from pruning.stability import fleiss_kappa\nfrom models import save\nimport json", []),
@@ -107,14 +107,14 @@ def test_names_that_are_not_public_are_seen(code: str, names: list[str]) -> None
 
 def jobs() -> dict[str, tuple[Any, tuple[type[Any], ...], set[str]]]:
     """By function: itself, the dataclasses of its job, and the fields that it does not take as they are."""
-    from annotations.disagreements import MeasureAgreement
-    from annotations.sampling import SampleMaps
-    from annotations.stages import EvaluateClassifier, TrainClassifier
-    from annotations.studio import Pull, Push
-    from annotations.transfer import Export, Import
-    from models.jobs import FineTuneGlue
-    from patterns.stage import ClassifyHeads
-    from patterns.training import Training
+    from annotations.agreement.job import MeasureAgreement
+    from annotations.label_studio.import_export import Export, Import
+    from annotations.label_studio.push_pull import Pull, Push
+    from annotations.sampling.job import SampleMaps
+    from annotations.training.job import EvaluateClassifier, TrainClassifier
+    from models.finetuning.job import FineTuneGlue
+    from patterns.classifier.training import Training
+    from patterns.job import ClassifyHeads
 
     return {
         "sample": (annotations.sample_maps, (SampleMaps,), set()),
@@ -165,8 +165,8 @@ def test_every_command_has_a_public_function() -> None:
 
 
 def test_options_are_read_as_what_their_fields_are() -> None:
-    from annotations.sampling import SampleMaps
-    from patterns.stage import ClassifyHeads
+    from annotations.sampling.job import SampleMaps
+    from patterns.job import ClassifyHeads
 
     (found,) = shared_out("f", {"maps": "raw, norm", "exclude": "a", "data": Path("d")}, SampleMaps)
     assert found == {"maps": ("raw", "norm"), "exclude": (Path("a"),), "data": "d"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from models.task import task_named
+from models.tasks.task import task_named
 from patterns import Pattern
 
 FILLERS = ("the", "film", "was", "rather", "long", "but", "really", "so", "and", "it", "is", "plot")

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from annotations import AnnotatedMaps
 from annotations.formats import write_published
-from models.errors import InputError
+from models.common.errors import InputError
 from patterns import Pattern
-from patterns.store import METADATA, MapRow, write_maps
+from patterns.maps.store import METADATA, MapRow, write_maps
 
 V, D, VD, B, H = Pattern
 SHARED = Path(__file__).parents[2].parent / "shared" / "annotations"

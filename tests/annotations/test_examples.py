@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from annotations import AnnotatedMaps
-from annotations.stages import groups_of
-from patterns.evaluation import score
+from annotations.dataset import groups_of
+from patterns.classifier.scores import score
+from patterns.classifier.training import Training, train
 from patterns.taxonomy import KINDS, PATTERNS
-from patterns.training import Training, train
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

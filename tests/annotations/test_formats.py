@@ -20,9 +20,9 @@ from annotations.formats import (
     read_published,
     write_published,
 )
-from models.errors import InputError
+from models.common.errors import InputError
 from patterns import Pattern
-from patterns.store import MapRow
+from patterns.maps.store import MapRow
 
 V, D, VD, B, H = Pattern
 

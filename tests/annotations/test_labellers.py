@@ -12,20 +12,13 @@ import pandas as pd
 import pytest
 
 from annotations import AnnotatedMaps, measure_agreement
-from annotations.cli import train_classifier
-from annotations.labellers import (
-    ANNOTATORS,
-    labelled_by,
-    passes_among,
-    read_passes,
-    united,
-    who_labelled,
-)
-from annotations.loop import app
-from annotations.stages import card
-from annotations.transfer import FORMATS, Export, Import
+from annotations.cli import app
+from annotations.label_studio.import_export import FORMATS, Export, Import
+from annotations.labellers import ANNOTATORS, labelled_by, passes_among, read_passes, united, who_labelled
+from annotations.training.cli import train_classifier
+from annotations.training.job import card
 from models import InputError
-from patterns.store import MapRow
+from patterns.maps.store import MapRow
 
 ROOT = Path(__file__).parents[2]
 TOLD = {"gpt": ("x", "y")}

@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from models import InputError, UnsupportedModelError, load_checkpoint
 from models.anatomy import supported_families
 from models.checkpoints import count_parameters, model_record, pick_device
-from models.glue import load_rows
-from models.hub import hub_answers
-from models.provenance import PACKAGES, headscope_version, provenance
-from models.task import task_named
+from models.common.hub import hub_answers
+from models.common.provenance import PACKAGES, headscope_version, provenance
+from models.tasks.rows import load_rows
+from models.tasks.task import task_named
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 WEIGHTS = "model.safetensors"
@@ -420,5 +420,5 @@ class TestProvenance:
         assert json.loads(json.dumps(record)) == record
 
     def test_a_package_that_is_not_installed_is_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("models.provenance.PACKAGES", ("torch", "no-such-package"))
+        monkeypatch.setattr("models.common.provenance.PACKAGES", ("torch", "no-such-package"))
         assert list(provenance()["packages"]) == ["torch"]

@@ -14,11 +14,11 @@ import torch
 from tiny import WORDS
 
 from models import InputError, load_checkpoint
-from models.errors import HeadError
+from models.common.errors import HeadError
 from models.evaluation import examples_of, losses, predict
-from models.glue import load_rows
-from models.metrics import scores
-from models.task import TASKS, task_named
+from models.tasks.metrics import scores
+from models.tasks.rows import load_rows
+from models.tasks.task import TASKS, task_named
 
 COLA, MNLI, STSB, QQP, SST2 = (task_named(name) for name in ("cola", "mnli", "stsb", "qqp", "sst2"))
 

@@ -24,7 +24,7 @@ from models import (
     load_checkpoint,
     save,
 )
-from models.outputs import MARKER
+from models.common.outputs import MARKER
 from models.saving import COMPACTED, WHOLE, read_model
 
 IDS = torch.tensor([[5, 6, 7, 8]])

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from models import InputError, Subnetwork, compact, save
-from models.glue import load_rows, select_rows
 from models.isolating import isolated
-from models.task import task_named
+from models.tasks.rows import load_rows, select_rows
+from models.tasks.task import task_named
 from patterns import classify_heads, cli, redrawn
-from patterns.stage import ClassifyHeads
+from patterns.job import ClassifyHeads
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

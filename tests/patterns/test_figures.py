@@ -21,9 +21,9 @@ from matplotlib.text import Text
 from PIL import Image
 from tiny import head_frame
 
-from models.drawing import save_figure
-from models.errors import InputError
-from models.palette import MISSING
+from models.common.drawing import save_figure
+from models.common.errors import InputError
+from models.common.palette import MISSING
 from patterns import Pattern
 from patterns.figures import distribution_bars, head_grid
 from patterns.taxonomy import COLOURS, TITLES

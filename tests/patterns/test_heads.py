@@ -12,7 +12,7 @@ import torch
 
 from models import InputError, Subnetwork, UnsupportedModelError, compact, gated
 from patterns import PatternClassifier, attention_maps, classify_heads, load_classifier
-from patterns.examples import ExampleMaps
+from patterns.maps.examples import ExampleMaps
 from patterns.taxonomy import PATTERNS
 
 ROWS = [

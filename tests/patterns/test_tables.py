@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from tiny import head_frame
 
-from models.errors import InputError
+from models.common.errors import InputError
 from patterns import Pattern
 from patterns.tables import head_grids, interval, percent, print_patterns
 from patterns.taxonomy import COLOURS_OF_16

@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny import write_rows
 
-from pruning.study_config import read_study
-from pruning.study_run import RunStudy
+from pruning.study.config import read_study
+from pruning.study.job import RunStudy
 
 TOML = """
 model = "{home}/model"

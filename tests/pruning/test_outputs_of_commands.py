@@ -17,7 +17,7 @@ import typer.main
 from tiny import snapshot
 
 from models import Subnetwork
-from models.outputs import LOCK, MARKER, locked
+from models.common.outputs import LOCK, MARKER, locked
 
 ROOT = Path(__file__).parents[2]
 Words = list[str]
@@ -60,7 +60,7 @@ class Material:
 @pytest.fixture(scope="session")
 def material(tuned: Path, study_materials: Path, tmp_path_factory: pytest.TempPathFactory) -> Material:
     from annotations.folders import add_annotations
-    from annotations.sampling import SampleMaps
+    from annotations.sampling.job import SampleMaps
 
     home = tmp_path_factory.mktemp("material")
     SampleMaps(

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from tiny import write_rows
 
-from models.errors import InputError
-from models.task import task_named
+from models.common.errors import InputError
+from models.tasks.task import task_named
 from pruning import compare_survivors, prune_heads
-from pruning.runs import find_groups
-from pruning.study import Materials, plan_of
-from pruning.study_config import read_study
-from pruning.study_run import RunStudy
+from pruning.search.runs import find_groups
+from pruning.study.config import read_study
+from pruning.study.job import RunStudy
+from pruning.study.plan import Materials, plan_of
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 
 from annotations import AnnotatedMaps
-from annotations.disagreements import MeasureAgreement
-from annotations.stages import EvaluateClassifier
-from annotations.transfer import Export, Import
+from annotations.agreement.job import MeasureAgreement
+from annotations.label_studio.import_export import Export, Import
+from annotations.training.job import EvaluateClassifier
 from models import Subnetwork
-from models.provenance import source_record
-from models.reading import file_digest
+from models.common.provenance import source_record
+from models.common.reading import file_digest
 from models.subnetwork import mask_files
-from patterns.classifier import SHIPPED
-from patterns.stage import ClassifyHeads
-from pruning.comparison import CompareSurvivors
-from pruning.study_config import read_study
-from pruning.study_run import RunStudy
+from patterns.classifier.network import SHIPPED
+from patterns.job import ClassifyHeads
+from pruning.comparison.job import CompareSurvivors
+from pruning.study.config import read_study
+from pruning.study.job import RunStudy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -104,7 +104,7 @@ def annotated(annotated_rows: Any, tmp_path: Path) -> Path:
 def annotated_rows() -> AnnotatedMaps:
     from annotations.formats import Annotation
     from patterns import Pattern
-    from patterns.store import MapRow
+    from patterns.maps.store import MapRow
 
     rows = [
         MapRow(f"m_{i}", "raw", "b", "m", "qqp", i, 0, 1, 6, (2, 5), np.eye(6, dtype=np.float32))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import re
 import shutil
 import sys
 import tomllib
@@ -19,12 +18,12 @@ import pytest
 import typer.main
 
 from annotations import AnnotatedMaps
-from annotations.cli import train_classifier
+from annotations.cli import app
 from annotations.folders import add_annotations
-from annotations.loop import app
+from annotations.training.cli import train_classifier
 from models import InputError, Subnetwork
 from patterns.cli import classify_heads
-from patterns.store import MapRow
+from patterns.maps.store import MapRow
 from pruning.cli import compare_survivors, prune_heads
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +39,7 @@ def takes_text() -> list[tuple[str, str]]:
         click: Any = typer.main.get_command(getattr(importlib.import_module(module), function).app)
         for word, one in getattr(click, "commands", {"": click}).items():
             for parameter in one.params:
-                if re.search(r"\b(str|Path)\b", str(parameter.type_descriptor.annotation)):
+                if parameter.type.name in ("text", "path", "file", "directory"):
                     found.append((f"{where} {word}".strip(), parameter.opts[0]))
     return found
 

@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 
 from annotations import AnnotatedMaps
-from annotations.cli import _print_scores
-from annotations.loop import _print_agreement
+from annotations.cli import _print_agreement
+from annotations.training.cli import _print_scores
 from models import Subnetwork
-from models.finetuning import score_table
-from models.task import TASKS
-from models.terminal import print_text
-from patterns.store import MapRow
+from models.common.terminal import print_text
+from models.finetuning.run import score_table
+from models.tasks.task import TASKS
+from patterns.maps.store import MapRow
 from patterns.taxonomy import PATTERNS
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +118,7 @@ def test_a_large_score_table_fits(
 def test_a_large_agreement_table_fits(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
-    from annotations.agreement import agreement
+    from annotations.agreement.statistics import agreement
 
     monkeypatch.setenv("COLUMNS", "60")
     report = agreement(AnnotatedMaps.load(home / "maps"))
@@ -132,7 +132,7 @@ def test_a_large_agreement_table_fits(
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_scores_of_every_task_fit(task: str) -> None:
-    from models.metrics import baselines
+    from models.tasks.metrics import baselines
 
     targets = np.array([0, 1, 1, 0])
     names = baselines(TASKS[task], targets, targets, seed=0)["majority"]

@@ -1,0 +1,1 @@
+"""How far those who labelled agree: ``annotate-maps agreement``."""

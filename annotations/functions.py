@@ -1,0 +1,319 @@
+"""What the commands of this room do, as functions: the same options, under the same names with underscores.
+
+Each takes the fields of its job as options, with the defaults that stand there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from models.common.options import paths, shared_out
+
+_ASKED = ("folder", "project", "token")
+
+
+class SampleOptions(TypedDict, total=False):
+    """See the fields of :class:`annotations.sampling.job.SampleMaps`."""
+
+    strategy: str
+    count: int
+    maps: tuple[str, ...] | list[str] | str
+    examples: int
+    data: Path | str | None
+    revision: str | None
+    split: str
+    exclude: tuple[Path | str, ...] | list[Path | str] | Path | str
+    classifiers: Mapping[str, str | None]
+    base_model: str
+    batch_size: int
+    max_length: int
+    seed: int
+    device: str
+    overwrite: bool
+
+
+def sample_maps(
+    model: str, task: str, output: Path | str, *, progress: bool = False, **options: Unpack[SampleOptions]
+) -> dict[str, Any]:
+    """Choose maps of a model that are worth labelling, as ``annotate-maps sample`` does.
+
+    Args:
+        model: Hub id or folder.
+        task: a GLUE task, in any spelling.
+        output: new or empty folder for the maps.
+        progress: show progress bars on stderr.
+        options: the fields of :class:`annotations.sampling.job.SampleMaps` (``strategy``, ``count``, ``data`` ...).
+
+    Returns:
+        What ``sample.json`` holds.
+
+    Raises:
+        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
+    """
+    from .sampling.job import SampleMaps
+
+    (others,) = shared_out("sample_maps", options, SampleMaps, given=("model", "task", "output"))
+    return SampleMaps(model, task, Path(output), **others).run(progress)
+
+
+class PushOptions(TypedDict, total=False):
+    """See the fields of :class:`annotations.label_studio.push_pull.Push`."""
+
+    url: str
+    blind: bool
+    annotators_per_map: int | None
+    timeout: float
+    patience: float
+
+
+def push_maps(
+    folder: Path | str,
+    project: str,
+    *,
+    token: str | None = None,
+    progress: bool = False,
+    **options: Unpack[PushOptions],
+) -> dict[str, Any]:
+    """Send maps to a Label Studio project to be labelled, as ``annotate-maps push`` does.
+
+    Args:
+        folder: of the maps.
+        project: title of the project, made if it is not there; or a project's number.
+        token: of Label Studio; what the environment variable ``LABEL_STUDIO_API_KEY`` holds if None.
+        progress: show a progress bar on stderr.
+        options: the fields of :class:`annotations.label_studio.push_pull.Push` (``url``, ``blind``,
+        ``annotators_per_map`` ...).
+
+    Returns:
+        See :meth:`annotations.label_studio.push_pull.Push.run`.
+
+    Raises:
+        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
+    """
+    from .label_studio.push_pull import Push
+    from .label_studio.server import token_of
+
+    (others,) = shared_out("push_maps", options, Push, given=_ASKED)
+    return Push(Path(folder), project, token_of(token), **others).run(progress)
+
+
+class PullOptions(TypedDict, total=False):
+    """See the fields of :class:`annotations.label_studio.push_pull.Pull`."""
+
+    url: str
+    timeout: float
+
+
+def pull_labels(
+    folder: Path | str,
+    project: str,
+    *,
+    token: str | None = None,
+    progress: bool = False,
+    **options: Unpack[PullOptions],
+) -> dict[str, Any]:
+    """Bring the labels of a Label Studio project into the folder of the maps, as ``annotate-maps pull`` does.
+
+    Args:
+        folder: of the maps.
+        project: title or number of the project.
+        token: of Label Studio; what the environment variable ``LABEL_STUDIO_API_KEY`` holds if None.
+        progress: show a progress bar on stderr.
+        options: the fields of :class:`annotations.label_studio.push_pull.Pull` (``url``, ``timeout``).
+
+    Returns:
+        See :func:`annotations.label_studio.import_export.summary`.
+
+    Raises:
+        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
+    """
+    from .label_studio.push_pull import Pull
+    from .label_studio.server import token_of
+
+    (others,) = shared_out("pull_labels", options, Pull, given=_ASKED)
+    return Pull(Path(folder), project, token_of(token), **others).run(progress)
+
+
+class ImportOptions(TypedDict, total=False):
+    """See the fields of :class:`annotations.label_studio.import_export.Import`."""
+
+    control: str
+    id_field: str | None
+    annotators: Mapping[str, str]
+
+
+def import_labels(
+    source: Path | str, folder: Path | str, *, progress: bool = False, **options: Unpack[ImportOptions]
+) -> dict[str, Any]:
+    """Read labels, and maps where there are some, into a folder, as ``annotate-maps import`` does.
+
+    Args:
+        source: JSON, JSON_MIN, CSV or TSV of Label Studio; or a folder of annotated maps, ours or as published.
+        folder: of the maps that were labelled.
+        progress: show a progress bar on stderr.
+        options: the fields of :class:`annotations.label_studio.import_export.Import` (``control``, ``id_field``,
+        ``annotators``).
+
+    Returns:
+        See :func:`annotations.label_studio.import_export.summary`.
+
+    Raises:
+        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
+    """
+    from .label_studio.import_export import Import
+
+    (others,) = shared_out("import_labels", options, Import, given=("source", "folder"))
+    return Import(Path(source), Path(folder), **others).run(progress)
+
+
+class ExportOptions(TypedDict, total=False):
+    """See the fields of :class:`annotations.label_studio.import_export.Export`."""
+
+    format: str
+    pictures: bool
+    overwrite: bool
+
+
+def export_maps(folder: Path | str, output: Path | str, **options: Unpack[ExportOptions]) -> dict[str, Any]:
+    """Write maps and labels in another format, as ``annotate-maps export`` does.
+
+    Args:
+        folder: of annotated maps.
+        output: the file or, for published and dataset, the folder.
+        options: the fields of :class:`annotations.label_studio.import_export.Export` (``format``, ``pictures``,
+        ``overwrite``).
+
+    Returns:
+        See :meth:`annotations.label_studio.import_export.Export.run`.
+
+    Raises:
+        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
+    """
+    from .label_studio.import_export import Export
+
+    (others,) = shared_out("export_maps", options, Export, given=("folder", "output"))
+    return Export(Path(folder), Path(output), **others).run()
+
+
+def labelling_status(folder: Path | str) -> dict[str, Any]:
+    """Return what is labelled and what is open in a folder of maps, as ``annotate-maps status`` says it.
+
+    Returns:
+        See :func:`annotations.status.status`.
+
+    Raises:
+        InputError: there are no maps, or a file is not what it should be.
+    """
+    from .status import status
+
+    return status(folder)
+
+
+class AgreementOptions(TypedDict, total=False):
+    """See the fields of :class:`annotations.agreement.job.MeasureAgreement`."""
+
+    maps: str | None
+    output: Path | str | None
+    seed: int
+    overwrite: bool
+
+
+def measure_agreement(*folders: Path | str, **options: Unpack[AgreementOptions]) -> dict[str, Any]:
+    """Say how far annotators agree, where they differ, and which labels follow, as ``annotate-maps agreement`` does.
+
+    Args:
+        folders: of annotated maps, taken together.
+        options: the fields of :class:`annotations.agreement.job.MeasureAgreement` (``maps``, ``output``, ``seed``,
+            ``overwrite``).
+
+    Returns:
+        What ``agreement.json`` holds, see :func:`annotations.agreement.statistics.agreement`.
+
+    Raises:
+        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
+    """
+    from .agreement.job import MeasureAgreement
+
+    (others,) = shared_out("measure_agreement", options, MeasureAgreement, given=("folders",))
+    return MeasureAgreement(paths(folders), **others).run()
+
+
+class TrainOptions(TypedDict, total=False):
+    """See the fields of :class:`annotations.training.job.TrainClassifier` and
+    :class:`patterns.classifier.training.Training`."""
+
+    other_kind: float | None
+    folds: int
+    note: str
+    overwrite: bool
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    dropout: float
+    balance: float
+    generated: float
+    members: int
+    profiles: int
+    size: int
+    stages: tuple[tuple[int, ...], ...]
+    seed: int
+
+
+def train_classifier(
+    *annotations: Path | str,
+    output: Path | str,
+    maps: str = "raw",
+    progress: bool = False,
+    **options: Unpack[TrainOptions],
+) -> dict[str, Any]:
+    """Train a pattern classifier and score it on heads it has not seen, as ``train-classifier`` does.
+
+    Args:
+        annotations: folders of annotated maps.
+        output: new or empty folder for the classifier.
+        maps: the kind of maps that it is for: raw or norm.
+        progress: show progress bars on stderr.
+        options: the fields of :class:`annotations.training.job.TrainClassifier` (``folds``, ``other_kind``, ``note``,
+            ``overwrite``) and of :class:`patterns.classifier.training.Training` (``epochs``, ``members``, ``seed``
+            ...).
+
+    Returns:
+        What ``training.json`` holds.
+
+    Raises:
+        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
+    """
+    from patterns.classifier.training import Training
+
+    from .training.job import TrainClassifier
+
+    given = ("annotations", "maps", "output", "training")
+    job, training = shared_out("train_classifier", options, TrainClassifier, Training, given=given)
+    return TrainClassifier(paths(annotations), maps, Path(output), training=Training(**training), **job).run(
+        progress
+    )
+
+
+def evaluate_classifier(
+    *annotations: Path | str, classifier: str = "raw", maps: str | None = None
+) -> dict[str, Any]:
+    """Score a pattern classifier on annotated maps, as ``evaluate-classifier`` does.
+
+    Args:
+        annotations: folders of annotated maps.
+        classifier: ``raw`` or ``norm`` (shipped), a folder or a Hub id.
+        maps: kind of maps to score on; the classifier's own if None.
+
+    Returns:
+        See :meth:`annotations.training.job.EvaluateClassifier.run`.
+
+    Raises:
+        HeadscopeError: as the command ends with exit code 2.
+    """
+    from .training.job import EvaluateClassifier
+
+    return EvaluateClassifier(paths(annotations), classifier, maps).run()

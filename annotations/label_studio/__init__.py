@@ -1,0 +1,1 @@
+"""Label Studio: its server, its files, and the commands that push, pull, import and export."""

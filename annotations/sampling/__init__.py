@@ -1,0 +1,1 @@
+"""Which maps to label next: ``annotate-maps sample``."""

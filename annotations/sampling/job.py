@@ -1,0 +1,383 @@
+"""The job of ``annotate-maps sample``: from a checkpoint and rows to a folder of maps worth labelling.
+
+Two passes, so that the maps of all heads are never held at once: the first classifies every map and keeps its
+probabilities (for the diverse strategies also its image of 8 x 8 cells); the second takes the maps that were chosen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from models.anatomy import Anatomy, anatomy_of
+from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
+from models.common.errors import InputError
+from models.common.files import write_json
+from models.common.outputs import Output
+from models.common.provenance import provenance
+from models.tap import observe
+from models.tasks.inputs import Encoded, batches
+from models.tasks.rows import load_rows, select_rows
+from models.tasks.task import Task, task_named
+from models.tasks.token_text import shown_tokens
+from patterns.classifier.network import classifier_records, load_classifiers
+from patterns.distribution import check_seed
+from patterns.heads import check_sizes, classify_heads
+from patterns.maps import store
+from patterns.maps.attention import ValueNorms, check_kinds
+from patterns.maps.names import MapNames
+from patterns.maps.store import MapRow
+from patterns.result import HeadPatterns
+from patterns.taxonomy import KINDS, PATTERNS
+
+from ..dataset import AnnotatedMaps, records_of
+from ..table import PREDICTIONS, SAMPLE, TEXTS, read_annotations
+from .strategies import STRATEGIES, choose, image_features, margins
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Place(NamedTuple):
+    """Where a map comes from: the example's id, layer and head from 0, the kind."""
+
+    example: int
+    layer: int
+    head: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class SampleMaps:
+    """One run of ``annotate-maps sample``.
+
+    Raises:
+        InputError: an option is out of range, or the output folder is not empty or holds labels.
+    """
+
+    model: str
+    """Hub id or folder."""
+    task: str | Task
+    """A GLUE task in any spelling, or what describes one of the user's own: see
+    :func:`models.tasks.task.task_named`."""
+    output: Path
+    """Folder to write to."""
+    strategy: str = "random"
+    """One of :data:`annotations.sampling.strategies.STRATEGIES`."""
+    count: int = 200
+    """Maps to choose; with two kinds, half of each."""
+    maps: tuple[str, ...] = KINDS
+    """Kinds of maps."""
+    examples: int = 100
+    """Rows to draw at random, of whose maps some are chosen."""
+    data: str | None = None
+    """Folder or Hub data set with the task's rows; what the task says if None, the Hub's GLUE for its nine."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model."""
+    split: str = "validation"
+    """Which split of the data."""
+    exclude: tuple[Path, ...] = ()
+    """Folders of maps; no map of an (example, layer, head) in one of them is chosen again, of either kind."""
+    classifiers: Mapping[str, str | None] = field(default_factory=dict)
+    """By kind: folder or Hub id of a classifier to use instead of the shipped one."""
+    base_model: str = ""
+    """What the model was fine-tuned from, so that its heads are recognised as those of other maps."""
+    batch_size: int = 16
+    """Inputs per forward pass."""
+    max_length: int = 128
+    """Tokens; longer inputs are cut."""
+    seed: int = 0
+    """Of the draw of rows and of the choice."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    overwrite: bool = False
+    """Whether an earlier sample in the output folder may be replaced; never one with labels."""
+
+    def __post_init__(self) -> None:
+        task_named(self.task)
+        check_kinds(self.maps)
+        check_sizes(self.batch_size, self.max_length)
+        check_seed(self.seed)
+        for name, value in (("--count", self.count), ("--examples", self.examples)):
+            if value < 1:
+                raise InputError(f"{name} {value}: give at least 1.")
+        if self.strategy not in STRATEGIES:
+            raise InputError(f"--strategy {self.strategy}: give one of {', '.join(STRATEGIES)}.")
+        self._output.check()
+        if self.overwrite and len(read_annotations(Path(self.output) / "annotations.parquet")):
+            raise InputError(
+                f"--output {self.output} holds labels, so it is not replaced; give a new folder."
+            )
+
+    @property
+    def _output(self) -> Output:
+        inputs = (self.model, self.data, *self.exclude, *(self.classifiers or {}).values())
+        return Output(self.output, "annotate-maps sample", self.overwrite, inputs)
+
+    def run(self, progress: bool = False) -> dict[str, Any]:
+        """Choose the maps and write the folder, at once or not at all.
+
+        Returns:
+            What ``sample.json`` holds.
+
+        Raises:
+            HeadscopeError: the model, the data, a classifier or an excluded folder is not what it should be, or
+                no map is left to choose.
+        """
+        task = task_named(self.task)
+        excluded = excluded_places(self.exclude)
+        rows = load_rows(task, self.data, self.split)
+        device = pick_device(self.device)
+        classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
+        checkpoint = load_checkpoint(self.model, self.revision, device)
+        drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
+        names = MapNames(checkpoint, task.name, self.base_model)
+        look = _Look(anatomy_of(checkpoint.model), "diverse" in self.strategy)
+        found = classify_heads(
+            checkpoint.model,
+            checkpoint.tokenizer,
+            drawn,
+            task=task,
+            kinds=self.maps,
+            classifiers=classifiers,
+            batch_size=self.batch_size,
+            max_length=self.max_length,
+            seed=self.seed,
+            progress=progress,
+            sink=look,
+        )
+        taken = self._taken(found, look, names, excluded)
+        free = {
+            kind: np.stack([look.alive[kind][e] for e in found.examples.tolist()]) & found.heads & ~taken
+            for kind in found.kinds
+        }
+        places, probabilities = self._choose(found, look, free)
+        warnings = [*rows.shortage(self.examples), *checkpoint.warnings, *found.warnings]
+        if len(places) < self.count:
+            warnings.append(f"{self.count} maps were asked for, but only {len(places)} are left to choose.")
+        maps = take_maps(checkpoint, look.encoded, places, self.batch_size, progress)
+        chosen = [
+            names.row(place.example, look.encoded[place.example], place.layer, place.head, place.kind, values)
+            for place, values in zip(places, maps, strict=True)
+        ]
+        versions = {kind: classifier.version for kind, classifier in classifiers.items()}
+        predictions = prediction_frame(chosen, probabilities, versions)
+        report = {
+            "model": model_record(checkpoint),
+            "base_model": self.base_model,
+            "task": task.name,
+            **({"task_definition": task.record()} if task.own else {}),
+            "split": self.split,
+            "data": rows.record(),
+            "not_read": list(rows.unread),
+            "examples": len(found.examples),
+            "maps": dict(Counter(place.kind for place in places)),
+            "candidates": {kind: int(mask.sum()) for kind, mask in free.items()},
+            "strategy": self.strategy,
+            "count": len(places),
+            "seed": self.seed,
+            "max_length": self.max_length,
+            "fed": dict(found.inputs),
+            "exclude": {
+                "folders": [str(folder) for folder in self.exclude],
+                "records": records_of(self.exclude),
+                "found": int(taken.sum()),
+            },
+            "classifiers": classifier_records(classifiers, self.classifiers),
+            "predicted": {p.value: int((predictions["label"] == p).sum()) for p in PATTERNS},
+            "mean_margin": float(predictions["margin"].mean()),
+            "heads": len({place[1:3] for place in places}),
+            "inputs": len({place.example for place in places}),
+            "warnings": warnings,
+            "provenance": provenance(),
+        }
+        with self._output.making() as folder:
+            AnnotatedMaps(chosen).save(folder)
+            predictions.to_parquet(folder / PREDICTIONS, index=False, write_page_checksum=True)
+            tokens = [
+                shown_tokens(checkpoint.tokenizer, look.encoded[place.example].input_ids) for place in places
+            ]
+            texts = {"id": pa.array([row.id for row in chosen]), "tokens": pa.array(tokens, _TOKENS)}
+            pq.write_table(pa.table(texts), folder / TEXTS, write_page_checksum=True)
+            write_json(folder / SAMPLE, report)
+        return report
+
+    def _taken(
+        self, found: HeadPatterns, look: _Look, names: MapNames, excluded: set[str]
+    ) -> npt.NDArray[np.bool_]:
+        """Return ``[E, L, H]``, of which (example, layer, head) an excluded folder has a map."""
+        taken = np.zeros((len(found.examples), *found.heads.shape), dtype=bool)
+        for e, example in enumerate(found.examples.tolist() if excluded else ()):
+            prefix = names.example(example, look.encoded[example])
+            for layer, head in np.ndindex(found.heads.shape):
+                taken[e, layer, head] = f"{prefix}_{layer}_{head}" in excluded
+        return taken
+
+    def _choose(
+        self, found: HeadPatterns, look: _Look, free: Mapping[str, npt.NDArray[np.bool_]]
+    ) -> tuple[list[Place], npt.NDArray[np.float32]]:
+        """Return the chosen places, the most wanted first, and their probabilities ``[N, 5]``."""
+        if not any(mask.any() for mask in free.values()):
+            raise InputError(
+                "No map is left to choose: every one is in a folder given with --exclude, or zero in every cell; "
+                "give other rows (--split, --data), more of them (--examples), or another --seed."
+            )
+        rng = np.random.default_rng(self.seed)
+        open_places = np.ones(next(iter(free.values())).size, dtype=bool)
+        picked: dict[str, npt.NDArray[np.int64]] = {}
+        left = self.count
+        for more, kind in zip(range(len(free), 0, -1), free, strict=True):
+            candidates = np.flatnonzero(free[kind].ravel() & open_places)
+            probabilities = found.probabilities[kind].reshape(-1, len(PATTERNS))[candidates]
+            features = look.features(kind, found.examples).reshape(len(open_places), -1)[candidates]
+            order = choose(self.strategy, probabilities, features, -(-left // more), rng)
+            picked[kind] = candidates[order]
+            open_places[picked[kind]] = False  # never both kinds of one place: they look alike
+            left -= len(order)
+        # The kinds take turns, so that whoever stops early has labelled as many of each.
+        ranked = sorted(
+            (rank, number, place)
+            for number, places in enumerate(picked.values())
+            for rank, place in enumerate(places.tolist())
+        )
+        kinds = list(picked)
+        result, probabilities = [], np.zeros((len(ranked), len(PATTERNS)), dtype=np.float32)
+        for row, (_, number, place) in enumerate(ranked):
+            e, layer, head = map(int, np.unravel_index(place, free[kinds[number]].shape))
+            result.append(Place(int(found.examples[e]), layer, head, kinds[number]))
+            probabilities[row] = found.probabilities[kinds[number]][e, layer, head]
+        return result, probabilities
+
+
+_TOKENS = pa.list_(pa.string())
+
+
+class _Look:
+    """The sink of the first pass: what must be known of a map to choose it, besides its probabilities."""
+
+    def __init__(self, anatomy: Anatomy, images: bool) -> None:
+        self._anatomy, self._images = anatomy, images
+        self.encoded: dict[int, Encoded] = {}
+        self.alive: dict[str, dict[int, npt.NDArray[np.bool_]]] = {}
+        """By kind and example ``[L, H]``: not zero in every cell, as the maps of a head without weights are."""
+        self._features: dict[str, dict[int, npt.NDArray[np.float16]]] = {}
+
+    def __call__(
+        self, example: int, layer: int, encoded: Encoded, kind: str, maps: npt.NDArray[np.float32]
+    ) -> None:
+        """See :data:`patterns.heads.MapSink`."""
+        self.encoded[example] = encoded
+        heads = list(self._anatomy.kept[layer])
+        shape = (self._anatomy.n_layers, self._anatomy.n_heads)
+        alive = self.alive.setdefault(kind, {}).setdefault(example, np.zeros(shape, dtype=bool))
+        alive[layer, heads] = maps.any(axis=(1, 2))
+        if self._images:
+            found = image_features(maps)
+            kept = self._features.setdefault(kind, {})
+            kept.setdefault(example, np.zeros((*shape, found.shape[1]), np.float16))[layer, heads] = found
+
+    def features(self, kind: str, examples: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+        """Return ``[E, L, H, F]``; without images, nothing: F = 0."""
+        if not self._images:
+            return np.zeros((len(examples), self._anatomy.n_layers, self._anatomy.n_heads, 0), np.float16)
+        return np.stack([self._features[kind][example] for example in examples.tolist()])
+
+
+def excluded_places(folders: Iterable[Path]) -> set[str]:
+    """Return the ids of the maps in these folders, without the kind at their end: a map each place.
+
+    Raises:
+        InputError: a folder holds no maps.
+    """
+    ids: set[str] = set()
+    for folder in folders:
+        if store.map_files(folder):
+            for path in store.map_files(folder):
+                for batch in store.read_parquet(path, ["id"]):
+                    ids.update(map(str, batch.column("id").to_pylist()))
+        else:
+            ids.update(row.id for row in AnnotatedMaps.load(folder).rows)
+    return {id.rpartition("_")[0] for id in ids if id.endswith(tuple(f"_{kind}" for kind in KINDS))}
+
+
+def take_maps(
+    checkpoint: Checkpoint,
+    encoded: Mapping[int, Encoded],
+    places: Sequence[Place],
+    batch_size: int = 16,
+    progress: bool = False,
+) -> list[npt.NDArray[np.float32]]:
+    """Return the maps ``[n, n]`` of these places and no others.
+
+    Args:
+        checkpoint: the model.
+        encoded: the tokens of every example among the places.
+        places: which maps; a head that the model no longer has is an error.
+        batch_size: inputs per forward pass.
+        progress: show a progress bar on stderr.
+    """
+    from tqdm import tqdm
+
+    model, anatomy = checkpoint.model, anatomy_of(checkpoint.model)
+    value_norms = ValueNorms(anatomy)
+    examples = sorted({place.example for place in places})
+    inputs = [encoded[example] for example in examples]
+    wanted: dict[tuple[int, int], list[Place]] = {}
+    for place in places:
+        wanted.setdefault((place.example, place.layer), []).append(place)
+    taken: dict[Place, npt.NDArray[np.float32]] = {}
+    batch: list[int] = []
+
+    def take(layer: int, probabilities: torch.Tensor, values: torch.Tensor) -> None:
+        here = [(b, place) for b, e in enumerate(batch) for place in wanted.get((examples[e], layer), ())]
+        norms = value_norms(layer, values) if any(place.kind == "norm" for _, place in here) else None
+        for b, place in here:
+            n, head = len(encoded[place.example]), anatomy.kept[layer].index(place.head)
+            found = probabilities[b, head, :n, :n]
+            if place.kind == "norm" and norms is not None:
+                found = found * norms[b, head, :n]
+            taken[place] = found.float().cpu().numpy().copy()
+
+    with (
+        torch.inference_mode(),
+        observe(model, take, {place.layer for place in places}),
+        tqdm(
+            total=len(inputs), unit="example", desc="taking maps", disable=None if progress else True
+        ) as bar,
+    ):
+        for positions, tensors in batches(
+            inputs, batch_size, checkpoint.tokenizer.pad_token_id, model.device
+        ):
+            batch = positions
+            model(**tensors)
+            bar.update(len(positions))
+    return [taken[place] for place in places]
+
+
+def prediction_frame(
+    rows: Sequence[MapRow], probabilities: npt.NDArray[np.float32], versions: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return the table ``predictions.parquet``.
+
+    Columns: ``id``, ``label``, ``prob_<p>``, ``margin`` (between the two most probable patterns), and
+    ``classifier_version``.
+    """
+    import pandas as pd
+
+    columns: dict[str, Any] = {
+        "id": [row.id for row in rows],
+        "label": [PATTERNS[i].value for i in probabilities.argmax(axis=1)],
+    }
+    columns |= {f"prob_{pattern}": probabilities[:, i] for i, pattern in enumerate(PATTERNS)}
+    columns["margin"] = margins(probabilities)
+    columns["classifier_version"] = [versions[row.kind] for row in rows]
+    return pd.DataFrame(columns)

@@ -1,0 +1,1 @@
+"""Fine-tuning on a task: the command ``finetune-glue`` and its training loop."""

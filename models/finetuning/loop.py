@@ -1,0 +1,585 @@
+"""The training loop of a fine-tuning: the library's Trainer, interruptible, on rows that are tokenised once."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from ..common.errors import InputError
+from ..common.files import atomic_file, read_json, reason, write_json
+from ..common.internals import changed, one_gpu, ordering_trainer, printer_callback, reporting_callbacks
+from ..common.memory import memory_ran_out
+from ..common.reading import (
+    CHECKSUM,
+    UNSET,
+    check_fields,
+    file_digest,
+    json_digest,
+    reading,
+    regular_file,
+    seal_safetensors,
+    verify_safetensors,
+)
+from ..compaction import kept_of
+from ..evaluation import Examples, losses
+from ..weights import WeightMasks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainerCallback
+
+PRECISIONS = ("fp32", "bf16")
+KEPT = ("last", "best")
+_STATE = "headscope.json"
+"""Written last into a checkpoint, with the checksums of its other files: without it, the checkpoint is not whole."""
+_OF_STATE = {
+    **{"history": "list", "seconds": "number", "loss": "number", "steps": "count", "best": "score"},
+    "resumed": "list",
+}
+_MOST_EPOCHS, _MOST_ROWS, _MOST_STEPS = 10**5, 10**6, 10**9
+_BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How to fine-tune; the defaults are those of Prasanna et al. (2020) for every task.
+
+    Dropout is as the model's config says, and the model of the last step is kept.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    epochs: float = 3
+    """Passes over the training rows."""
+    learning_rate: float = 2e-5
+    """At the beginning; it falls linearly to 0."""
+    warmup: float = 0.0
+    """Share of the steps in which the learning rate rises linearly from 0."""
+    adam_epsilon: float = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: float = 0.0
+    """AdamW's, on all but biases and norms."""
+    batch_size: int = 32
+    """Rows per step."""
+    max_length: int = 128
+    """Tokens; longer inputs are cut."""
+    max_grad_norm: float = 1.0
+    """A longer gradient is cut to this length."""
+    group_by_length: bool = True
+    """Batches of inputs of like length, so that there is little padding; else batches are random."""
+    precision: str = "fp32"
+    """``bf16`` computes in bfloat16 where that is safe (autocast); weights stay float32."""
+    max_examples: int | None = None
+    """Train on so many rows only, the same ones for every seed; None for all."""
+    seed: int = 0
+    """Of the head's first weights, of the order of the rows and of dropout."""
+    holdout: float = 0.0
+    """Share of the dev rows that nothing is selected on; the scores are of these rows then."""
+    keep: str = "last"
+    """Which epoch's model: ``last``, or ``best`` on the dev rows that are selected on, the earlier of equals."""
+    checkpoint_steps: int = 500
+    """A checkpoint to go on from is written after so many steps, and after every epoch."""
+    report_to: tuple[str, ...] = ()
+    """The Trainer's reporting integrations, e.g. ``tensorboard``."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
+            self._check(name, 0 < getattr(self, name) < math.inf, "a number above 0")
+        self._check("epochs", 0 < self.epochs <= _MOST_EPOCHS, f"a number above 0, {_MOST_EPOCHS} at most")
+        self._check("holdout", 0 <= self.holdout < 1, "a share from 0 (none) to below 1")
+        self._check("keep", self.keep in KEPT, " or ".join(KEPT))
+        self._check(
+            "checkpoint_steps",
+            1 <= self.checkpoint_steps <= _MOST_STEPS,
+            f"a whole number from 1 to {_MOST_STEPS}",
+        )
+        self._check("weight_decay", 0 <= self.weight_decay < math.inf, "a number from 0 up")
+        self._check("warmup", 0 <= self.warmup < 1, "a share from 0 to below 1")
+        self._check(
+            "batch_size", 1 <= self.batch_size <= _MOST_ROWS, f"a whole number from 1 to {_MOST_ROWS}"
+        )
+        self._check(
+            "max_length", 4 <= self.max_length <= _MOST_ROWS, f"a whole number from 4 to {_MOST_ROWS}"
+        )
+        self._check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS))
+        self._check("max_examples", self.max_examples is None or self.max_examples >= 1, "at least 1")
+        self._check("seed", 0 <= self.seed < 2**32, f"a whole number from 0 to {2**32 - 1}")
+
+    def record(self) -> dict[str, Any]:
+        """Return what decides the result, ready for JSON."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("checkpoint_steps", "report_to")
+        }
+
+    def _check(self, name: str, right: bool, wanted: str) -> None:
+        if not right:
+            raise InputError(f"{name}={getattr(self, name)}: give {wanted}.")
+
+
+@dataclass
+class Course:
+    """How a training went, or how far it is."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """For each epoch ``epoch``, ``step``, ``loss`` (mean over its steps), ``learning_rate`` at its end, ``scores`` on
+    the dev rows that are selected on."""
+    seconds: float = 0.0
+    """Spent on steps; not on scores, nor on what was lost when it was stopped."""
+    loss: float = 0.0
+    """Sum over the steps of the epoch so far."""
+    steps: int = 0
+    """Steps of the epoch so far."""
+    best: float | None = None
+    """The best score so far, if the best epoch's model is to be kept."""
+    resumed: list[int] = field(default_factory=list)
+    """The steps at which it went on after having been stopped."""
+
+
+def n_processes() -> int:
+    """Return how many processes ``accelerate launch`` or ``torchrun`` has started for this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Return whether this process is the one that writes and prints."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def train(
+    model: PreTrainedModel,
+    examples: Examples,
+    settings: FineTuning,
+    device: torch.device,
+    *,
+    masks: WeightMasks | None = None,
+    score: Callable[[], dict[str, float]] | None = None,
+    metric: str = "",
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Course:
+    """Train a model in place and leave it in evaluation mode.
+
+    Under ``accelerate launch`` or ``torchrun`` each process takes its share of every batch.
+
+    Args:
+        model: with a classification head.
+        examples: as this model reads them.
+        settings: see :class:`FineTuning`.
+        device: where; the first of its kind.
+        masks: weights pruned by these are 0 from the beginning to the end.
+        score: scores the model as it is; called after every epoch.
+        metric: the one of these scores that ``keep="best"`` goes by.
+        folder: where checkpoints are kept until the caller deletes them. If there is one already, the training
+            goes on from it. On the CPU, with as many threads and processes as before, the result is the same bit
+            for bit; on a GPU, as far as its kernels are deterministic.
+        progress: show a progress bar and a line an epoch on stderr.
+
+    Raises:
+        InputError: the loss is not finite, memory runs out, a setting does not work on the device, or the masks are
+            of another model.
+    """
+    from transformers import TrainingArguments
+
+    processes = n_processes()
+    if settings.batch_size % processes:
+        raise InputError(
+            f"--batch-size {settings.batch_size} cannot be shared evenly by {processes} processes; "
+            f"give a multiple of {processes}."
+        )
+    with ExitStack() as stack:
+        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        try:
+            arguments = TrainingArguments(
+                output_dir=str(place),
+                num_train_epochs=settings.epochs,
+                learning_rate=settings.learning_rate,
+                lr_scheduler_type="linear",
+                warmup_steps=settings.warmup,  # below 1, a share
+                adam_epsilon=settings.adam_epsilon,
+                weight_decay=settings.weight_decay,
+                max_grad_norm=settings.max_grad_norm,
+                per_device_train_batch_size=settings.batch_size // processes,
+                bf16=settings.precision == "bf16",
+                use_cpu=device.type == "cpu",
+                # What is left of an MLP that was cut out has weights of size 0, which no pass uses.
+                ddp_find_unused_parameters=kept_of(model) is not None,
+                dataloader_pin_memory=device.type == "cuda",
+                seed=settings.seed,
+                logging_strategy="epoch",
+                save_strategy="no",  # the callback says when
+                report_to=list(settings.report_to) or "none",
+                disable_tqdm=True,  # its bar prints to stdout; ours follows
+            )
+        except (ValueError, ImportError) as error:  # bf16 where there is none
+            raise InputError(f"These settings do not work on {device}: {reason(error)}.") from error
+        _check_reporting(settings)
+        one_gpu(arguments)
+        course, checkpoint, damaged = _newest(folder)
+        sampler = LengthGroups(
+            [len(one) for one in examples.encoded],
+            settings.batch_size,
+            settings.seed,
+            sort=settings.group_by_length,
+        )
+        trainer: Any
+        trainer = ordering_trainer(sampler)(
+            model=model,
+            args=arguments,
+            train_dataset=_features(examples),
+            data_collator=collator(examples.pad_token_id),
+            compute_loss_func=lambda *args, **kwargs: _loss(
+                trainer, settings, course, folder, *args, **kwargs
+            ),
+        )
+        trainer.add_callback(_conductor(trainer, sampler, settings, course, score, metric, folder, progress))
+        trainer.remove_callback(printer_callback())
+        if masks is not None:
+            stack.enter_context(_held_at_zero(masks, model))
+        if folder and is_main_process():
+            for left in _checkpoints(folder):
+                if left != checkpoint:
+                    shutil.rmtree(left)
+            goes_on = f"goes on from step {course.resumed[-1]}" if checkpoint else "begins anew"
+            for what in damaged:
+                print(f"warning: {what} The training {goes_on}.", file=sys.stderr)
+        _wait()
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except (MemoryError, RuntimeError) as error:
+            if "without overflow" in str(error):  # PyTorch before 2.9: a step that is too large for float32
+                step = trainer.state.global_step + 1
+                _diverged("A weight is not finite", step, trainer, settings, folder)
+            if not memory_ran_out(error):
+                raise
+            raise InputError(
+                f"Memory ran out on {device}; give a --batch-size below {settings.batch_size} or a smaller "
+                "--max-length."
+            ) from error
+        if settings.keep == "best" and folder and (folder / _BEST).is_file():
+            from safetensors.torch import load_file
+
+            _wait()
+            verify_safetensors(folder / _BEST, "the best epoch's weights")
+            model.load_state_dict(load_file(folder / _BEST), strict=False)  # tied weights stand once
+    model.eval()
+    return course
+
+
+def _check_reporting(settings: FineTuning) -> None:
+    try:
+        for integration in reporting_callbacks(settings.report_to):
+            integration()
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise InputError(f"--report-to {', '.join(settings.report_to)}: {reason(error)}.") from error
+
+
+def _wait() -> None:
+    """Until all processes are here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    found = (
+        path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()
+    )
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def _newest(folder: Path | None) -> tuple[Course, Path | None, list[str]]:
+    """Return how far a training is, the checkpoint from which it goes on, and which later ones are damaged.
+
+    It goes on from the last one that is whole. One in which nothing says that it is was being written.
+    """
+    damaged: list[str] = []
+    for checkpoint in reversed(_checkpoints(folder) if folder else []):
+        if not (checkpoint / _STATE).is_file():
+            continue
+        try:
+            course = _state_of(checkpoint)
+        except InputError as error:
+            damaged.append(str(error))
+            continue
+        course.resumed.append(int(checkpoint.name.split("-")[1]))
+        if not is_main_process():  # the first process has the losses of all
+            course.loss = 0.0
+        return course, checkpoint, damaged
+    return Course(), None, damaged
+
+
+def _state_of(checkpoint: Path) -> Course:
+    """Read how far a training was at a checkpoint.
+
+    Raises:
+        InputError: the checkpoint's files are not those that were written.
+    """
+    file = checkpoint / _STATE
+    state = check_fields(file, read_json(file, "the state of a training"), _OF_STATE)
+    known = state.pop("checksum", None)
+    if known not in (None, json_digest(state)):
+        raise InputError(f"{file} is not what was written there.")
+    # Headscope 0.1 knew the files by their sizes.
+    there: dict[str, Any] = _sizes(checkpoint) if "sizes" in state else _digests(checkpoint)
+    files = state.pop("sizes" if "sizes" in state else "files", None)
+    if files != there:
+        names = sorted({*there, *files} if isinstance(files, dict) else there)
+        odd = [name for name in names if not isinstance(files, dict) or files.get(name) != there.get(name)]
+        raise InputError(f"{checkpoint / odd[0] if odd else file} is not what was written there.")
+    with reading(file, "the state of a training"):
+        return Course(**state)
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in checkpoint.iterdir() if file.name != _STATE}
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    files = (file for file in checkpoint.iterdir() if file.name != _STATE)
+    return {file.name: file_digest(regular_file(file)) for file in sorted(files)}
+
+
+@contextmanager
+def _held_at_zero(masks: WeightMasks, model: PreTrainedModel) -> Iterator[None]:
+    """Set pruned weights to 0 and let no gradient reach them, so that the optimiser never moves them.
+
+    Neither gradient clipping nor a moment of Adam knows of them, and weight decay of 0 is 0: the same as training
+    with ``torch.nn.utils.prune`` (tested).
+    """
+    pruned = {
+        name: (parameter, masks.pruned(name, parameter)) for name, parameter in masks.check(model).items()
+    }
+    for parameter, where in pruned.values():
+        parameter.data.masked_fill_(where, 0)
+
+    def without(where: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda gradient: gradient.masked_fill(where, 0)
+
+    hooks = [parameter.register_hook(without(where)) for parameter, where in pruned.values()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    moved = [name for name, (parameter, where) in pruned.items() if parameter.detach()[where].any()]
+    if moved:
+        raise AssertionError(f"pruned weights of {moved[0]} are not 0 after training")
+
+
+class LengthGroups(Sampler[int]):
+    """Row numbers, so that each ``batch_size`` of them in turn are inputs of like length, in random order.
+
+    Without `sort`, they are in random order and no more.
+
+    Rows are shuffled, sorted by length within pools of up to 50 batches, and the batches shuffled. The library's
+    own sampler leaves the batches of a pool in order of length, from which a model learns less. The order of an
+    epoch depends on the seed and the epoch only, not on what was drawn before.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, sort: bool = True) -> None:
+        self.lengths, self.batch_size, self.seed, self.sort, self.epoch = lengths, batch_size, seed, sort, 0
+        self.drawn = False
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.drawn = True
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order, size = generator.permutation(len(self.lengths)), self.batch_size
+        if not self.sort:
+            return iter(order.tolist())
+        pool = size * max(1, min(50, len(order) // (4 * size)))  # at least four, or batches would not change
+        batches = []
+        for start in range(0, len(order), pool):
+            rows = sorted(order[start : start + pool].tolist(), key=lambda row: -self.lengths[row])
+            batches += [rows[i : i + size] for i in range(0, len(rows), size)]
+        last = [batches.pop()] if len(batches[-1]) < size else []  # elsewhere it would shift all that follow
+        generator.shuffle(batches)
+        return (row for batch in batches + last for row in batch)
+
+
+def _features(examples: Examples) -> list[dict[str, Any]]:
+    """Return what the Trainer takes: a list of inputs, tokenised once."""
+    features = []
+    for encoded, target in zip(examples.encoded, examples.targets.tolist(), strict=True):
+        feature = {"input_ids": encoded.input_ids, "labels": target}
+        if encoded.token_type_ids is not None:
+            feature["token_type_ids"] = encoded.token_type_ids
+        features.append(feature)
+    return features
+
+
+def collator(pad_token_id: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
+    """Return a function that makes a batch ``[B, n]``, padded on the right to its longest input."""
+
+    def collate(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        lengths = [len(feature["input_ids"]) for feature in features]
+        n = max(lengths)
+        batch = {
+            "attention_mask": torch.tensor([[1] * length + [0] * (n - length) for length in lengths]),
+            "labels": torch.tensor([feature["labels"] for feature in features]),
+        }
+        for name, filler in (("input_ids", pad_token_id), ("token_type_ids", 0)):
+            if name in features[0]:
+                batch[name] = torch.tensor(
+                    [feature[name] + [filler] * (n - len(feature[name])) for feature in features]
+                )
+        return batch
+
+    return collate
+
+
+def _loss(
+    trainer: Any,
+    settings: FineTuning,
+    course: Course,
+    folder: Path | None,
+    outputs: Any,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """Return the mean loss of a step, in float32: of several processes, this one's part of it."""
+    each = losses(outputs.logits, labels)
+    loss = each.sum() / (len(each) if num_items_in_batch is None else num_items_in_batch)
+    value = loss.item()
+    if not math.isfinite(value):
+        _diverged(f"The loss is {value}", trainer.state.global_step + 1, trainer, settings, folder)
+    course.loss += value
+    course.steps += 1
+    return loss
+
+
+def _diverged(what: str, step: int, trainer: Any, settings: FineTuning, folder: Path | None) -> None:
+    last = _newest(folder)[1]
+    kept = f"the checkpoint of step {last.name.split('-')[1]} is kept in {folder}; " if last else ""
+    raise InputError(
+        f"{what} at step {step} of {trainer.state.max_steps}; {kept}give a lower --learning-rate than "
+        f"{settings.learning_rate:g}, or check the weights of --model."
+    )
+
+
+def _conductor(
+    trainer: Any,
+    sampler: LengthGroups,
+    settings: FineTuning,
+    course: Course,
+    score: Callable[[], dict[str, float]] | None,
+    metric: str,
+    folder: Path | None,
+    progress: bool,
+) -> TrainerCallback:
+    from safetensors.torch import save_model
+    from tqdm import tqdm
+    from transformers import TrainerCallback
+
+    def of_all(value: float) -> float:
+        """The sum over all processes."""
+        if n_processes() == 1:
+            return value
+        part = torch.tensor(value, dtype=torch.float64, device=trainer.args.device)
+        return float(trainer.accelerator.reduce(part, "sum"))
+
+    class Conductor(TrainerCallback):
+        """Counts, scores, says when a checkpoint is due, and shows how far it is."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            shown = progress and is_main_process()
+            self.bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                unit="step",
+                desc="fine-tuning",
+                disable=None if shown else True,
+            )
+            self.since = time.perf_counter()
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            sampler.set_epoch(int((state.epoch or 0) + 1e-9))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar.update(state.global_step - self.bar.n)
+            if course.steps:
+                self.bar.set_postfix(loss=f"{course.loss / course.steps:.4f}", refresh=False)
+            ends = state.global_step >= state.max_steps or state.epoch == int(state.epoch)
+            if folder and not ends and state.global_step % settings.checkpoint_steps == 0:
+                self.check(state)
+                control.should_save = True
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if not sampler.drawn:
+                changed("its Trainer orders the rows by itself")
+            course.seconds += time.perf_counter() - self.since
+            self.check(state)
+            loss = of_all(course.loss) / course.steps
+            course.loss, course.steps = 0.0, 0
+            found = score() if score else {}
+            course.history.append(
+                {
+                    "epoch": state.epoch,
+                    "step": state.global_step,
+                    "loss": loss,
+                    "learning_rate": kwargs["lr_scheduler"].get_last_lr()[0],
+                    "scores": found,
+                }
+            )
+            if settings.report_to:
+                trainer.log({f"eval_{name}": value for name, value in found.items()})
+            if progress and is_main_process():
+                told = "".join(f", {name} {value:.3f}" for name, value in found.items())
+                self.bar.write(
+                    f"epoch {state.epoch:g} of {settings.epochs:g}: loss {loss:.4f}{told} "
+                    f"({course.seconds:.0f} s of training)",
+                    file=sys.stderr,
+                )
+            if folder and settings.keep == "best" and (course.best is None or found[metric] > course.best):
+                course.best = found[metric]
+                if is_main_process():
+                    with atomic_file(folder / _BEST) as temporary:
+                        save_model(trainer.model, str(temporary), metadata={CHECKSUM: UNSET})
+                        seal_safetensors(temporary)
+            self.since = time.perf_counter()
+            control.should_save = folder is not None
+
+        def check(self, state: Any) -> None:
+            if not all(bool(weight.isfinite().all()) for weight in trainer.model.parameters()):
+                _diverged("A weight is not finite", state.global_step, trainer, settings, folder)
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Mark a checkpoint as whole, and delete those before it."""
+            assert folder is not None
+            course.seconds += time.perf_counter() - self.since
+            self.since = time.perf_counter()
+            loss = of_all(course.loss)
+            _wait()  # until each process has written its part
+            if not is_main_process():
+                return
+            checkpoint = folder / f"checkpoint-{state.global_step}"
+            told = {**asdict(course), "loss": loss, "files": _digests(checkpoint)}
+            write_json(checkpoint / _STATE, {**told, "checksum": json_digest(told)})
+            for earlier in _checkpoints(folder):
+                if earlier != checkpoint:
+                    shutil.rmtree(earlier)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar.close()
+
+    return Conductor()

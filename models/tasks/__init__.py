@@ -1,0 +1,1 @@
+"""A task's rows and labels, the inputs made of them, and the metrics."""

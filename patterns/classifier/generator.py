@@ -1,0 +1,124 @@
+"""Generated maps of each pattern, for training beside real ones: mixtures of attention components.
+
+Each row spreads about one unit of attention: a share of it on columns, on bands along the diagonal or inside the
+token's own segment, the rest on noise; half of the maps are then weighted by key, as norm maps are. The pattern
+names the components that stand out from the noise; their form (which columns, how wide a band, how broken the
+stripes) is drawn at random, by what Kovaleva et al. (2019, section 4.1) and the annotation guideline call it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from models.common.errors import InputError
+
+from ..distribution import check_seed
+from ..taxonomy import PATTERNS, Pattern
+
+Map = npt.NDArray[np.float32]
+
+LENGTHS = (16, 96)
+"""Tokens of the shortest and the longest generated map."""
+
+
+def generate_maps(count: int, seed: int = 0) -> tuple[list[Map], list[Pattern]]:
+    """Return `count` maps ``[n, n]`` of 16 to 96 tokens and their patterns, each pattern equally often.
+
+    The same seed gives the same maps, and the first of a longer list are those of a shorter one.
+
+    Raises:
+        InputError: `count` is negative or `seed` is out of range.
+    """
+    if count < 0:
+        raise InputError(f"count={count}: give the number of maps to generate, 0 or more.")
+    check_seed(seed)
+    patterns = [PATTERNS[i % len(PATTERNS)] for i in range(count)]
+    return [_Drawing(np.random.default_rng((seed, i))).draw(p) for i, p in enumerate(patterns)], patterns
+
+
+class _Drawing:
+    """One random input: its length, its separators, and the components of a map of it."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.n = round(np.exp(rng.uniform(*np.log(LENGTHS))))
+        border = round(self.n * rng.uniform(0.25, 0.75))
+        self.separators = [border, self.n - 1]
+        self.offset = np.subtract.outer(np.arange(self.n), np.arange(self.n)).T  # key minus query
+
+    def draw(self, pattern: Pattern) -> Map:
+        rng = self.rng
+        if pattern == Pattern.VERTICAL:
+            parts = [(rng.uniform(0.35, 0.98), self.columns())]
+        elif pattern == Pattern.DIAGONAL:
+            parts = [(rng.uniform(0.35, 0.9), self.band())]
+            if rng.random() < 0.3:  # a faint column does not count
+                parts.append((rng.uniform(0.0, 0.1), self.columns()))
+        elif pattern == Pattern.VERTICAL_DIAGONAL:
+            whole = rng.uniform(0.6, 0.98)
+            share = rng.uniform(0.3, 0.7)
+            parts = [(whole * share, self.columns()), (whole * (1 - share), self.band(rng.uniform(0.2, 1.2)))]
+        elif pattern == Pattern.BLOCK:
+            parts = [(rng.uniform(0.6, 0.98), self.blocks())]
+        else:
+            parts = []
+        sharpness = rng.uniform(0.2, 1.0) if parts else rng.uniform(0.2, 2.5)
+        values = (1 - sum(share for share, _ in parts)) * self.noise(sharpness, plaid=not parts)
+        values = values + sum(share * part for share, part in parts)
+        if rng.random() < 0.3:  # special tokens often look at themselves or at the first token
+            row = rng.choice([0, *self.separators])
+            values[row] *= 1 - (share := rng.uniform(0.3, 0.9))
+            values[row, rng.choice([0, row])] += share
+        if rng.random() < 0.5:  # norm maps weigh each key by the size of its value
+            values = values * np.exp(rng.uniform(0, 0.4) * rng.standard_normal(self.n))
+        return values.astype(np.float32)
+
+    def columns(self) -> npt.NDArray[np.float64]:
+        """One to three columns, specials first, uneven over rows and sometimes missing."""
+        rng, n = self.rng, self.n
+        many = rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])
+        special = rng.permutation([0, *self.separators])[:many]
+        chosen = np.unique(special if rng.random() < 0.7 else rng.choice(n, many, replace=False))
+        values = np.zeros((n, n))
+        values[:, chosen] = rng.dirichlet(np.full(len(chosen), 3.0)) * self.jitter(0.6, (n, len(chosen)))
+        values[rng.random(n) < rng.uniform(0, 0.15)] *= 0.2
+        return values / values.sum(axis=1).max()
+
+    def band(self, width: float | None = None) -> npt.NDArray[np.float64]:
+        """A line or band along the diagonal, of one or two offsets, some of its cells missing."""
+        rng = self.rng
+        if width is None:
+            width = float(rng.choice([rng.uniform(0.2, 0.7), rng.uniform(0.7, 4.0)]))
+        far = rng.choice([0, 1, 2, 3], p=[0.35, 0.45, 0.15, 0.05])
+        signs = [1, -1] if rng.random() < 0.3 else [int(rng.choice([1, -1]))]
+        lines = [np.exp(-(np.abs((self.offset - sign * far) / width) ** 1.5)) for sign in signs]
+        values: npt.NDArray[np.float64] = np.sum(lines, axis=0)
+        values = values * self.jitter(rng.uniform(0.1, 0.7), values.shape)
+        values[rng.random(values.shape) < rng.uniform(0, 0.2)] *= 0.2
+        return self.rows(values)
+
+    def blocks(self) -> npt.NDArray[np.float64]:
+        """Each token looks evenly at its own segment, or (rarer) at the other one."""
+        rng = self.rng
+        second = np.arange(self.n) > self.separators[0]
+        same = second[:, None] == second[None, :]
+        if rng.random() < 0.15:
+            same = ~same
+        values = same * self.jitter(rng.uniform(0.1, 0.7), same.shape) * self.jitter(0.3, (self.n,))
+        return self.rows(values)
+
+    def noise(self, sharpness: float, plaid: bool) -> npt.NDArray[np.float64]:
+        """From nearly even to scattered; `plaid` lets keys and groups of tokens differ."""
+        rng, n = self.rng, self.n
+        logits = sharpness * rng.standard_normal((n, n))
+        if plaid:
+            logits += rng.uniform(0, 0.5) * rng.standard_normal(n)
+            logits += rng.uniform(0, 1.5) * np.outer(rng.standard_normal(n), rng.standard_normal(n))
+        return self.rows(np.exp(logits - logits.max(axis=1, keepdims=True)))
+
+    def jitter(self, sigma: float, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+        return np.exp(sigma * self.rng.standard_normal(shape))
+
+    def rows(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return values / values.sum(axis=1, keepdims=True).clip(1e-9)

@@ -1,0 +1,402 @@
+"""The convolutional network that sorts attention maps into the five patterns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from models.common.errors import InputError, one_line
+from models.common.files import reason
+from models.common.hub import hub_answers
+from models.common.provenance import source_record
+from models.common.reading import (
+    CHECKSUM,
+    UNSET,
+    read_json,
+    regular_file,
+    seal_safetensors,
+    tensor_shapes,
+    verify_safetensors,
+)
+
+from ..maps.images import IMAGE_SIZE, image_pair, relative, resampling_matrices
+from ..maps.store import check_map
+from ..taxonomy import KINDS, PATTERNS, Pattern
+from .profiles import SMALLEST, Profiles
+
+_WEIGHTS = "model.safetensors"
+SHIPPED = Path(__file__).parent / "weights"
+_BATCH = 256
+_LARGEST = 1024  # side of an image; and, below, cells of the last stage's and sides of one with measurements
+_LARGEST_POOLED, _LARGEST_MEASURED = 64, 128
+
+
+class Member(nn.Module):
+    """One convolutional network of a :class:`PatternClassifier`.
+
+    Its input is an image relative to its maximum in three channels: as it is; its square root, which shows
+    what is faint; and each cell's distance from the diagonal. Features are pooled by their mean and maximum
+    over the image, over the brightest column (mean along it) and over the brightest diagonal: what makes a
+    map vertical or diagonal is that something goes all the way along.
+
+    Args:
+        size: side of the images.
+        stages: widths of the 3 x 3 convolutions; the image is halved between stages.
+    """
+
+    distance: torch.Tensor
+    diagonals: torch.Tensor
+
+    def __init__(self, size: int, stages: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for widths in stages:
+            if layers:
+                layers.append(nn.MaxPool2d(2))
+            for width in widths:
+                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
+                before = width
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(4 * before, len(PATTERNS))
+        # Twice as fast on CPUs as the default layout for convolutions this small.
+        self.to(memory_format=torch.channels_last)
+        position = torch.linspace(0, 1, size)
+        distance = (position[:, None] - position[None, :]).abs()
+        self.register_buffer("distance", distance, persistent=False)
+        self.register_buffer("diagonals", _diagonals(size // 2 ** (len(stages) - 1)), persistent=False)
+
+    def channels_of(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the input channels ``[N, 3, size, size]`` of images ``[N, size, size]`` on any scale."""
+        shown = relative(images)
+        channels = [shown, shown.sqrt(), self.distance.expand_as(shown)]
+        return torch.stack(channels, dim=1).contiguous(memory_format=torch.channels_last)
+
+    def pool(self, features: torch.Tensor) -> torch.Tensor:
+        """Return ``[N, 4 C]`` from ``[N, C, h, h]``."""
+        columns = features.mean(dim=2)
+        along = features.flatten(2) @ self.diagonals
+        pooled = [columns.mean(dim=2), features.amax(dim=(2, 3)), columns.amax(dim=2), along.amax(dim=2)]
+        return torch.cat(pooled, dim=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits ``[N, 5]`` of images ``[N, size, size]`` on any positive scale."""
+        return self.head(self.pool(self.features(self.channels_of(images))))
+
+
+def _diagonals(size: int) -> torch.Tensor:
+    """Return ``[size * size, D]``, which averages an image along each of its diagonals but the short ones."""
+    token = torch.arange(size)
+    offset = token[None, :] - token[:, None]
+    reach = max(size // 2 - 1, 0)
+    on = torch.stack([offset == k for k in range(-reach, reach + 1)]).float()
+    return (on / on.sum(dim=(1, 2), keepdim=True)).flatten(1).T.contiguous()
+
+
+class PatternClassifier(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="headscope",
+    tags=["attention", "interpretability"],
+):
+    """Small convolutional networks on images of attention maps (after Kovaleva et al. 2019, section 4.1).
+
+    Maps of any length are averaged to images of ``size x size`` cells; the networks' probabilities are
+    averaged. Where there are networks on hand-made measurements too, both sorts count half.
+
+    Args:
+        kind: ``raw`` or ``norm``, the kind of maps it was trained on.
+        size: side of the images.
+        stages: widths of each network's convolutions, see :class:`Member`.
+        members: number of convolutional networks.
+        temperature: log-probabilities are divided by it (Guo et al. 2017).
+        shortest: tokens of the shortest map it was trained on.
+        groups: number of heads that :attr:`confusions` tells of.
+        profiles: number of networks on measurements, see :class:`patterns.classifier.profiles.Profiles`.
+
+    Raises:
+        InputError: the kind does not exist, or a number is out of range.
+    """
+
+    confusions: torch.Tensor
+    """``[groups, 5, 5]`` int32: of each annotated head, its maps by label (rows) and by prediction out of fold
+    (columns), from which shares can be corrected; no group if it was not cross-validated."""
+
+    def __init__(
+        self,
+        kind: str,
+        size: int = IMAGE_SIZE,
+        stages: Sequence[Sequence[int]] = ((16,), (32, 32), (64, 64)),
+        members: int = 1,
+        temperature: float = 1.0,
+        shortest: int = 2,
+        groups: int = 0,
+        profiles: int = 0,
+    ) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise InputError(f"A pattern classifier is for maps of kind {' or '.join(KINDS)}, not {kind!r}.")
+        pools = max(len(stages) - 1, 0)
+        if not (
+            isinstance(size, int) and size >= 2**pools and stages and all(s and min(s) > 0 for s in stages)
+        ):
+            raise InputError(
+                f"size={size!r} and stages={stages!r} do not fit: each stage but the first halves the image."
+            )
+        if not (isinstance(temperature, int | float) and 0.01 <= temperature <= 100):
+            raise InputError(f"temperature={temperature!r}: give a number above 0, from 0.01 to 100.")
+        for name, value, least in (
+            ("members", members, 1),
+            ("shortest", shortest, 2),
+            ("groups", groups, 0),
+            ("profiles", profiles, 0),
+        ):
+            if type(value) is not int or value < least:
+                raise InputError(f"{name}={value!r}: give a whole number of at least {least}.")
+        if profiles and size < SMALLEST:
+            raise InputError(f"size={size}: with profiles={profiles}, give at least {SMALLEST}.")
+        # What is kept of an image's diagonals and parts grows with the third power of its side.
+        for side, most, of in (
+            (size, _LARGEST, "give"),
+            (size // 2**pools, _LARGEST_POOLED, "halved between stages, give"),
+            (size if profiles else 0, _LARGEST_MEASURED, f"with profiles={profiles}, give"),
+        ):
+            if side > most:
+                raise InputError(f"size={size}: {of} {most} at most.")
+        self.kind = kind
+        self.size = size
+        self.temperature = temperature
+        self.shortest = shortest
+        self.members = nn.ModuleList(Member(size, stages) for _ in range(members))
+        # A stream of random numbers of their own: the networks above are the same with and without them.
+        with torch.random.fork_rng(devices=[]):
+            self.profiles = Profiles(size, profiles) if profiles else None
+        self.register_buffer(
+            "confusions", torch.zeros(groups, len(PATTERNS), len(PATTERNS), dtype=torch.int32)
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits ``[N, 5]`` of images ``[N, size, size]`` on any positive scale."""
+        averaged = torch.stack([member(images).softmax(dim=-1) for member in self.members]).mean(dim=0)
+        if self.profiles is not None:
+            averaged = (averaged + self.profiles(images)) / 2
+        return averaged.clamp_min(torch.finfo(averaged.dtype).tiny).log() / self.temperature
+
+    def classify_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Return probabilities ``[..., 5]`` of images ``[..., size, size]``, without gradients."""
+        if self.training:
+            raise InputError("The classifier is in training mode; call eval() first.")
+        with torch.inference_mode():
+            flat = images.reshape(-1, self.size, self.size)
+            return self(flat).softmax(dim=-1).reshape(*images.shape[:-2], len(PATTERNS))
+
+    def predict_proba(self, maps: Sequence[Any]) -> npt.NDArray[np.float32]:
+        """Return the probability of each pattern for each map.
+
+        Args:
+            maps: arrays or tensors ``[n, n]``, n >= 2 and different for each if need be, of any floating
+                point type and any positive scale; real tokens only.
+
+        Returns:
+            ``[N, 5]``, columns in Pattern order.
+
+        Raises:
+            InputError: a map is not square, is smaller than 2 x 2, or holds NaN, infinite or negative values.
+        """
+        checked = [check_map(values, f"maps[{i}]", relative=True) for i, values in enumerate(maps)]
+        probabilities = np.empty((len(checked), len(PATTERNS)), dtype=np.float32)
+        device = next(self.parameters()).device
+        order = sorted(range(len(checked)), key=lambda i: len(checked[i]))
+        for start in range(0, len(order), _BATCH):
+            positions = order[start : start + _BATCH]
+            images = images_of([checked[i] for i in positions], self.size).to(device)
+            probabilities[positions] = self.classify_images(images).cpu().numpy()
+        return probabilities
+
+    @overload
+    def predict(self, maps: Sequence[Any]) -> list[Pattern]: ...
+
+    @overload
+    def predict(self, maps: Sequence[Any], abstain_below: float) -> list[Pattern | None]: ...
+
+    def predict(self, maps: Sequence[Any], abstain_below: float | None = None) -> Any:
+        """Return the most probable pattern of each map; see :meth:`predict_proba`.
+
+        Args:
+            maps: as :meth:`predict_proba`.
+            abstain_below: return None instead of a pattern whose probability is below this; None: never.
+
+        Raises:
+            InputError: as :meth:`predict_proba`; or `abstain_below` is not in [0, 1].
+        """
+        least = 0.0 if abstain_below is None else abstain_below
+        if not (isinstance(least, int | float) and 0 <= least <= 1):
+            raise InputError(f"abstain_below={abstain_below!r}: give a probability, from 0 to 1.")
+        found = self.predict_proba(maps)
+        return [
+            PATTERNS[i] if sure >= least else None
+            for i, sure in zip(found.argmax(axis=1), found.max(axis=1), strict=True)
+        ]
+
+    @property
+    def version(self) -> str:
+        """Twelve hexadecimal digits that change when the weights or the configuration do."""
+        digest = hashlib.sha256(json.dumps([self.kind, self.size, self.temperature, self.shortest]).encode())
+        for name, values in sorted(self.state_dict().items()):
+            digest.update(name.encode() + values.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write the weights with a checksum."""
+        file = Path(save_directory) / _WEIGHTS
+        save_model(self, str(file), metadata={"format": "pt", CHECKSUM: UNSET})
+        seal_safetensors(file)
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **options: Any
+    ) -> PatternClassifier:
+        """Load from safetensors only; the mixin's own way would fall back to unpickling."""
+        hub = {
+            name: options.pop(name, None)
+            for name in ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        }
+        options.pop("proxies", None)
+        options.pop("resume_download", None)
+        if Path(model_id).is_dir():
+            file = str(Path(model_id) / _WEIGHTS)
+        else:
+            hub["force_download"] = bool(hub["force_download"])
+            hub["local_files_only"] = bool(hub["local_files_only"])
+            file = hf_hub_download(repo_id=model_id, filename=_WEIGHTS, **hub)
+        verify_safetensors(file, "a classifier's weights")
+        _check_numbers(options, tensor_shapes(file))
+        classifier = cls(**options)
+        load_model(classifier, file, strict=True, device=map_location)
+        return classifier.eval()
+
+
+def _check_numbers(options: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare how many networks a configuration asks for with the weights that there are, before they are made.
+
+    Raises:
+        InputError: it asks for more, or for wider ones.
+    """
+    cells = sum(math.prod(shape) for shape in shapes.values())
+    before, needed = 3, 0
+    for width in (width for widths in options.get("stages") or () for width in widths):
+        needed, before = needed + 9 * before * width, width
+    for name, asked in (
+        *((name, options.get(name, 0)) for name in ("members", "profiles", "groups")),
+        ("weights in stages", needed),
+    ):
+        there = len(shapes) if name in ("members", "profiles") else cells
+        if not isinstance(asked, int) or asked > there:
+            raise InputError(
+                f"its configuration asks for {name}={one_line(repr(asked), 40)}, "
+                f"but model.safetensors has {len(shapes)} tensors of {cells} numbers."
+            )
+
+
+def images_of(maps: Sequence[npt.NDArray[np.float32]], size: int = IMAGE_SIZE) -> torch.Tensor:
+    """Return the images ``[N, size, size]`` of maps ``[n, n]`` of any lengths."""
+    lengths = torch.tensor([len(values) for values in maps])
+    padded = torch.zeros(len(maps), 1, int(lengths.max()), int(lengths.max()))
+    for i, values in enumerate(maps):
+        # Relative to the maximum before anything is summed, so that float16's range is no limit.
+        padded[i, 0, : len(values), : len(values)] = torch.from_numpy(values / values.max())
+    return image_pair(padded, None, resampling_matrices(lengths, padded.shape[-1], size))[0][:, 0]
+
+
+def load_classifiers(
+    kinds: Iterable[str], sources: Mapping[str, str | None] | None = None
+) -> dict[str, PatternClassifier]:
+    """Load a classifier for each kind of maps: the one that `sources` names, else the shipped one.
+
+    Raises:
+        InputError: as :func:`load_classifier`.
+    """
+    return {kind: load_classifier((sources or {}).get(kind) or kind, kind) for kind in kinds}
+
+
+def classifier_records(
+    classifiers: Mapping[str, PatternClassifier], sources: Mapping[str, str | None] | None = None
+) -> dict[str, dict[str, str]]:
+    """Return what a result says of the classifiers that :func:`load_classifiers` gave: source and version.
+
+    Of a folder, ``sha256`` is the digest of its files.
+    """
+    return {
+        kind: {"source": (sources or {}).get(kind) or "shipped", "version": classifier.version}
+        | classifier_digest((sources or {}).get(kind) or kind)
+        for kind, classifier in classifiers.items()
+    }
+
+
+def classifier_digest(source: str) -> dict[str, str]:
+    """Return ``sha256`` of the files of a classifier's folder; nothing of the shipped ones and the Hub's."""
+    folder = Path(source)
+    if source in KINDS or not folder.is_dir():
+        return {}
+    return {"sha256": source_record(folder, [folder / "config.json", folder / _WEIGHTS])["sha256"]}
+
+
+def load_classifier(source: str | Path, kind: str | None = None) -> PatternClassifier:
+    """Load a pattern classifier: ``"raw"`` or ``"norm"`` (shipped), a folder, or a Hub id.
+
+    Args:
+        source: which.
+        kind: the kind of maps it will see, if that is known.
+
+    Raises:
+        InputError: it is no pattern classifier, it is corrupt, or it is for another kind of maps.
+    """
+    folder = SHIPPED / source if source in KINDS else Path(source)
+    if folder.is_dir():
+        for name in ("config.json", _WEIGHTS):
+            if not (folder / name).exists():
+                raise InputError(f"{folder} is not a pattern classifier: it has no {name}.")
+            regular_file(folder / name, "a part of a pattern classifier")
+        read_json(folder / "config.json", "a classifier's configuration")
+    elif folder.exists():
+        raise InputError(f"{folder} is a file; give a pattern classifier's folder.")
+    here = folder.is_dir() or not hub_answers(str(source), "model", "Classifier")
+    try:
+        classifier = PatternClassifier.from_pretrained(
+            str(folder if folder.is_dir() else source), local_files_only=here
+        )
+    except InputError as error:
+        raise InputError(f"{source} is not a pattern classifier: {error}") from error
+    except (SafetensorError, EOFError) as error:
+        raise InputError(f"{source}: its model.safetensors is truncated or corrupt ({error}).") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise InputError(
+            f"No pattern classifier {source!r}: it is neither {' nor '.join(KINDS)} nor a folder on this machine, "
+            f"and the Hub does not give it ({type(error).__name__})."
+        ) from error
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{source} is not a pattern classifier of headscope: {reason(error)}.") from error
+    if not all(bool(values.isfinite().all()) for values in classifier.state_dict().values()):
+        raise InputError(f"{source} is not a usable pattern classifier: some of its weights are not finite.")
+    if (classifier.confusions < 0).any() or (classifier.confusions.sum(dim=(1, 2)) < 1).any():
+        raise InputError(
+            f"{source} is not a usable pattern classifier: its confusions are no counts of maps."
+        )
+    if kind is not None and classifier.kind != kind:
+        raise InputError(
+            f"{source} is a classifier for {classifier.kind} maps; one for {kind} maps is needed here."
+        )
+    return classifier

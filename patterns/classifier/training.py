@@ -1,0 +1,453 @@
+"""Train a pattern classifier from plain maps and labels, and score it on heads that it has not seen."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.transforms import v2
+
+from models.common.errors import InputError
+
+from ..distribution import check_seed
+from ..maps.images import IMAGE_SIZE, image_pair, resampling_matrices
+from ..taxonomy import PATTERNS, Pattern
+from .augmentation import RandomContrast, RandomNoise, RandomWindow
+from .generator import generate_maps
+from .network import Member, PatternClassifier, images_of
+from .profiles import SMALLEST
+from .scores import Groups
+
+_GENERATED = 2000
+_PASSES = 3  # of the networks on measurements, for each pass of the others
+_VERSIONS = 12  # changed images of each map that are measured
+_UNCHANGED = 0.5  # share of the maps drawn that are measured as they are
+_TOGETHER = 128  # maps measured at a time
+_JITTER = 0.1  # of what is measured, in standard deviations
+_LONGEST = 4  # times the side of the images: what training keeps of a longer map is more than an image shows
+
+_Step = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a pattern classifier is trained.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    epochs: int = 25
+    """Passes over the maps; more fit the heads at hand better and unseen heads worse."""
+    batch_size: int = 64
+    """Maps a step."""
+    learning_rate: float = 2e-3
+    """Peak of a one-cycle schedule for AdamW."""
+    weight_decay: float = 1e-2
+    """Of AdamW."""
+    label_smoothing: float = 0.05
+    """Annotators agree on nine maps of ten, so no label is certain."""
+    dropout: float = 0.3
+    """Before the last layer, in training only."""
+    balance: float = 0.5
+    """A map is drawn in proportion to its label's count to the power of minus this: 0 as it comes, 1 balanced."""
+    generated: float = 0.1
+    """Share of the maps drawn that are generated ones (:mod:`patterns.classifier.generator`)."""
+    members: int = 2
+    """Convolutional networks whose probabilities are averaged."""
+    profiles: int = 2
+    """Networks on hand-made measurements (:mod:`patterns.classifier.profiles`), averaged with the others half and
+    half."""
+    size: int = IMAGE_SIZE
+    """Side of the images."""
+    stages: tuple[tuple[int, ...], ...] = ((16,), (32, 32), (64, 64))
+    """Widths of the convolutions; the image is halved between stages."""
+    seed: int = 0
+    """Of weights, order and augmentation."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        for name, least, most, whole in (
+            ("epochs", 1, 100_000, True),
+            ("batch_size", 1, 100_000, True),
+            ("members", 1, 100, True),
+            ("profiles", 0, 100, True),
+            ("size", 1, 1024, True),
+            ("learning_rate", 1e-9, 10.0, False),
+            ("weight_decay", 0, 10.0, False),
+            ("label_smoothing", 0, 0.99, False),
+            ("dropout", 0, 0.99, False),
+            ("balance", 0, 10.0, False),
+            ("generated", 0, 0.99, False),
+        ):
+            value = getattr(self, name)
+            if not (isinstance(value, int if whole else int | float) and least <= value <= most):
+                raise InputError(
+                    f"{name}={value}: give a {'whole ' if whole else ''}number from {least} to {most}."
+                )
+        if self.profiles and self.size < SMALLEST:
+            raise InputError(f"size={self.size}: with profiles={self.profiles}, give at least {SMALLEST}.")
+
+
+class _WithBatchNorm(nn.Module):
+    """A network's layers while they learn: with batch normalisation, which is folded away afterwards."""
+
+    def __init__(self, member: Member, dropout: float) -> None:
+        super().__init__()
+        self.member = member
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(layer.out_channels) for layer in member.features if isinstance(layer, nn.Conv2d)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.member.channels_of(images)
+        norms = iter(self.norms)
+        for layer in self.member.features:
+            features = layer(features)
+            if isinstance(layer, nn.Conv2d):
+                features = next(norms)(features)
+        return self.member.head(self.dropout(self.member.pool(features)))
+
+    def fold(self) -> None:
+        norms = iter(self.eval().norms)
+        with torch.no_grad():
+            for layer in self.member.features:
+                if isinstance(layer, nn.Conv2d):
+                    fused: Any = fuse_conv_bn_eval(layer, cast(nn.BatchNorm2d, next(norms)))
+                    layer.weight.copy_(fused.weight)
+                    layer.bias.copy_(fused.bias)  # type: ignore[union-attr]
+
+
+class _WithDropout(nn.Module):
+    """A network on measurements while it learns."""
+
+    def __init__(self, network: nn.Sequential, dropout: float) -> None:
+        super().__init__()
+        self.network = network
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, usual: torch.Tensor) -> torch.Tensor:
+        found = usual + _JITTER * torch.randn_like(usual)
+        for layer in self.network:
+            found = layer(found)
+            if isinstance(layer, nn.GELU):
+                found = self.dropout(found)
+        return found
+
+
+class _Images:
+    """Images of maps, drawn from the maps anew each time."""
+
+    def __init__(self, maps: Sequence[npt.NDArray[np.float32]], size: int) -> None:
+        self.size = size
+        self.padded, self.lengths = _stacked(maps, _LONGEST * size)
+        self.augment = v2.Compose([RandomNoise(), RandomContrast()])
+        self.window = RandomWindow(size)
+
+    def changed(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Return images of the maps at these positions, changed at random."""
+        n = int(self.lengths[chosen].max())
+        return self.augment(self.window(self.padded[chosen, :n, :n], self.lengths[chosen]))
+
+    def unchanged(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Return images of the maps at these positions as they are."""
+        n = int(self.lengths[chosen].max())
+        resampling = resampling_matrices(self.lengths[chosen], n, self.size)
+        return image_pair(self.padded[chosen, None, :n, :n], None, resampling)[0][:, 0]
+
+    def of_all(self, show: _Step, measure: _Step) -> torch.Tensor:
+        """Return what `measure` finds on every map's image, a few at a time."""
+        order = self.lengths.argsort(stable=True)  # maps of like lengths together: little padding
+        found = torch.cat([measure(show(part)) for part in order.split(_TOGETHER)])
+        return found[order.argsort()]
+
+
+def train(
+    kind: str,
+    maps: Sequence[npt.NDArray[np.float32]],
+    labels: Sequence[Pattern],
+    training: Training = Training(),
+    temperature: float = 1.0,
+    weights: npt.NDArray[np.floating] | None = None,
+    confusions: npt.NDArray[np.integer] | None = None,
+    progress: bool = False,
+) -> PatternClassifier:
+    """Train a classifier; the same seed and thread count give the same weights.
+
+    Args:
+        kind: of the maps that it will be used on.
+        maps: ``[n, n]`` each, checked.
+        labels: one a map.
+        training: how.
+        temperature: kept with the classifier, see :func:`fit_temperature`.
+        weights: ``[N]``, how often each map is drawn relative to the others; all the same if None.
+        confusions: ``[G, 5, 5]``, kept with the classifier, see :attr:`PatternClassifier.confusions`.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        InputError: fewer than two labels occur, or maps and labels differ in number.
+    """
+    from tqdm import tqdm
+
+    targets = _targets(maps, labels)
+    annotated, shortest = len(maps), min(map(len, maps))
+    chance = _chance(targets, training.balance, weights)
+    steps = training.epochs * -(-len(maps) // training.batch_size)
+    if training.generated:
+        share, (more, patterns) = training.generated, _generated(training.seed)
+        more_targets = _targets(more, patterns)
+        maps, targets = [*maps, *more], torch.cat([targets, more_targets])
+        chance = torch.cat([(1 - share) * chance, share * _chance(more_targets, training.balance, None)])
+    images = _Images(maps, training.size)
+
+    # The global generator is what torchvision's transforms draw from; the caller's is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        classifier = PatternClassifier(
+            kind,
+            training.size,
+            training.stages,
+            training.members,
+            temperature=temperature,
+            shortest=shortest,
+            groups=0 if confusions is None else len(confusions),
+            profiles=training.profiles,
+        )
+        if confusions is not None:
+            classifier.confusions.copy_(torch.from_numpy(confusions))
+        bar = tqdm(
+            total=steps * (training.members + _PASSES * training.profiles),
+            desc="training",
+            unit="step",
+            disable=None if progress else True,
+        )
+
+        def fit(model: nn.Module, show: _Step, steps: int) -> None:
+            optimiser = torch.optim.AdamW(
+                model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+            )
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimiser, training.learning_rate, total_steps=max(steps, 2)
+            )
+            for _ in range(steps):
+                chosen = torch.multinomial(chance, training.batch_size, replacement=True)
+                loss = nn.functional.cross_entropy(
+                    model(show(chosen)), targets[chosen], label_smoothing=training.label_smoothing
+                )
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                bar.update()
+
+        for member in classifier.members:
+            model = _WithBatchNorm(cast(Member, member), training.dropout).train()
+            fit(model, images.changed, steps)
+            model.fold()
+        if (profiles := classifier.profiles) is not None:
+            torch.manual_seed(training.seed)  # whatever the others have drawn
+            # Measured once for all of them, [1 + versions, N, F]; first as they are.
+            shown = [images.unchanged] + [images.changed] * _VERSIONS
+            measured = torch.stack([images.of_all(show, profiles.measure) for show in shown])
+            profiles.get_used_to(measured[0, :annotated][chance[:annotated] > 0])
+            usual = profiles.usual(measured)
+
+            def drawn(chosen: torch.Tensor) -> torch.Tensor:
+                """Return measurements of these maps, of each in a version drawn at random."""
+                version = torch.randint(1, len(usual), chosen.shape)
+                return usual[version * (torch.rand(chosen.shape) >= _UNCHANGED), chosen]
+
+            for network in profiles.networks:
+                learning = _WithDropout(cast(nn.Sequential, network), training.dropout)
+                fit(learning.train(), drawn, _PASSES * steps)
+        bar.close()
+        return classifier.eval()
+
+
+def split_folds(
+    targets: npt.NDArray[np.integer],
+    groups: Groups,
+    inputs: Groups | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Yield training and test positions, test parts of like label shares, no group or input on both sides.
+
+    Args:
+        targets: ``[N]`` label numbers.
+        groups: one a map, the head it comes from; what the folds are made of.
+        inputs: one a map, the input it is of: training leaves out what the test part has seen. None: unknown.
+        folds: number of parts.
+        seed: of the parts.
+
+    Raises:
+        InputError: fewer groups than folds, or too little left to train on.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    if len(set(codes)) < folds:
+        raise InputError(
+            f"{folds} folds need as many groups of maps (heads), but there are {len(set(codes))}; "
+            "give fewer folds, or none (--folds 0)."
+        )
+    if np.bincount(targets).max() < folds:
+        raise InputError(
+            f"{folds} folds need a pattern with as many maps; give fewer folds, or none (--folds 0)."
+        )
+    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for seen, unseen in _quietly(splits.split, targets, codes):
+        if inputs is not None:
+            names = np.asarray(inputs, dtype=str)
+            seen = seen[~np.isin(names[seen], names[unseen])]
+        if len(np.unique(targets[seen])) < 2:
+            raise InputError(
+                "The maps that share neither head nor input with a fold have fewer than two patterns; "
+                "give fewer folds, or none (--folds 0)."
+            )
+        yield seen, unseen
+
+
+def _quietly(split: Any, targets: npt.NDArray[np.integer], codes: npt.NDArray[np.integer]) -> list[Any]:
+    """Scikit-learn warns of every pattern with fewer maps than folds, which is nothing to act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return list(split(targets, targets, codes))
+
+
+def cross_validate(
+    kind: str,
+    maps: Sequence[npt.NDArray[np.float32]],
+    labels: Sequence[Pattern],
+    groups: Groups,
+    training: Training = Training(),
+    folds: int = 5,
+    scored: npt.NDArray[np.bool_] | None = None,
+    weights: npt.NDArray[np.floating] | None = None,
+    inputs: Groups | None = None,
+    progress: bool = False,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Predict every map by a classifier that has seen no map of its group (the head it comes from).
+
+    Args:
+        kind: as :func:`train`.
+        maps: ``[n, n]`` each.
+        labels: one a map.
+        groups: one a map; a group is never on both sides.
+        training: how.
+        folds: number of parts.
+        scored: ``[N]``: which maps to predict, the others are only trained on; all if None.
+        weights: as :func:`train`.
+        inputs: as :func:`split_folds`.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        Out-of-fold logits ``[scored, 5]`` before temperature, and the fold ``[scored]`` each comes from.
+
+    Raises:
+        InputError: fewer groups than folds, among all maps or among the scored ones.
+    """
+    targets = _targets(maps, labels).numpy()
+    wanted = np.ones(len(maps), dtype=bool) if scored is None else scored
+    if (heads := len(set(np.asarray(groups, dtype=str)[wanted]))) < folds:
+        raise InputError(
+            f"{folds} folds need as many groups of scored maps (heads), but there are {heads}; "
+            "give fewer folds, or none (--folds 0)."
+        )
+    logits = np.zeros((len(maps), len(PATTERNS)))
+    fold_of = np.zeros(len(maps), dtype=np.int64)
+    for fold, (seen, unseen) in enumerate(split_folds(targets, groups, inputs, folds, training.seed)):
+        unseen = unseen[wanted[unseen]]
+        if not len(unseen):
+            continue
+        classifier = train(
+            kind,
+            [maps[i] for i in seen],
+            [labels[i] for i in seen],
+            training,
+            weights=None if weights is None else weights[seen],
+            progress=progress,
+        )
+        with torch.inference_mode():
+            logits[unseen] = classifier(images_of([maps[i] for i in unseen], training.size)).numpy()
+        fold_of[unseen] = fold
+    return logits[wanted], fold_of[wanted]
+
+
+def fit_temperature(logits: npt.NDArray[np.floating], labels: Sequence[Pattern]) -> float:
+    """Return the temperature with the least log-loss on out-of-fold logits (Guo et al. 2017)."""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    targets = np.array([PATTERNS.index(label) for label in labels])
+
+    def loss(log_temperature: float) -> float:
+        scaled = log_softmax(logits / np.exp(log_temperature), axis=1)
+        return -float(scaled[np.arange(len(targets)), targets].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded").x))
+
+
+def calibrated(
+    logits: npt.NDArray[np.floating], labels: Sequence[Pattern], folds: npt.NDArray[np.integer]
+) -> npt.NDArray[np.float64]:
+    """Return probabilities ``[N, 5]``, those of each fold with the temperature that the other folds ask for."""
+    from scipy.special import softmax
+
+    found = np.zeros_like(logits, dtype=np.float64)
+    for fold in np.unique(folds):
+        rest = np.flatnonzero(folds != fold)
+        temperature = fit_temperature(logits[rest], [labels[int(i)] for i in rest]) if len(rest) else 1.0
+        found[folds == fold] = softmax(logits[folds == fold] / temperature, axis=1)
+    return found
+
+
+@lru_cache(maxsize=2)  # every fold of a cross-validation draws from the same
+def _generated(seed: int) -> tuple[list[npt.NDArray[np.float32]], list[Pattern]]:
+    return generate_maps(_GENERATED, seed)
+
+
+def _stacked(maps: Sequence[npt.NDArray[np.float32]], longest: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return relative maps ``[N, n, n]``, zero beyond their lengths ``[N]``; longer ones averaged to `longest`."""
+    small = []
+    for values in maps:
+        shown = torch.from_numpy(values / values.max())
+        if (n := len(shown)) > longest:
+            average = resampling_matrices(torch.tensor([n]), n, longest)[0]
+            shown = average @ shown @ average.T
+        small.append(shown)
+    lengths = torch.tensor([len(shown) for shown in small])
+    padded = torch.zeros(len(small), int(lengths.max()), int(lengths.max()))
+    for i, shown in enumerate(small):
+        padded[i, : len(shown), : len(shown)] = shown
+    return padded, lengths
+
+
+def _chance(targets: torch.Tensor, balance: float, weights: npt.NDArray[np.floating] | None) -> torch.Tensor:
+    """Return how likely each map is drawn, summing to 1."""
+    chance = (torch.bincount(targets, minlength=len(PATTERNS)).clamp_min(1.0) ** -balance)[targets]
+    if weights is not None:
+        chance = chance * torch.as_tensor(weights)
+        if not 0 < float(chance.sum()) < float("inf"):
+            raise InputError("weights: give numbers of at least 0, not all 0.")
+    return (chance / chance.sum()).double()
+
+
+def _targets(maps: Sequence[Any], labels: Sequence[Pattern]) -> torch.Tensor:
+    if len(maps) != len(labels):
+        raise InputError(f"There are {len(maps)} maps but {len(labels)} labels.")
+    if len(set(labels)) < 2:
+        raise InputError(
+            f"Training needs maps of at least two patterns; these {len(labels)} have "
+            f"{', '.join(sorted(set(labels))) or 'none'}."
+        )
+    return torch.tensor([PATTERNS.index(label) for label in labels])

@@ -1,0 +1,59 @@
+"""What the command of this room does, as a function: the same options, under the same names with underscores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+from models.common.options import shared_out
+
+if TYPE_CHECKING:
+    from .job import Classified
+
+
+class ClassifyOptions(TypedDict, total=False):
+    """See the fields of :class:`patterns.job.ClassifyHeads`."""
+
+    revision: str | None
+    data: Path | str | None
+    split: str
+    examples: int
+    maps: tuple[str, ...] | list[str] | str
+    subnetwork: Path | str | None
+    subnetwork_mode: str
+    classifiers: Mapping[str, str | None] | None
+    batch_size: int
+    max_length: int
+    seed: int
+    device: str
+    output: Path | str | None
+    overwrite: bool
+    save_maps: bool
+    control: bool
+
+
+def classify_checkpoint(
+    model: str, task: str, *, progress: bool = False, **options: Unpack[ClassifyOptions]
+) -> Classified:
+    """Classify the attention of every head of a checkpoint on rows of a task, as ``classify-heads`` does.
+
+    :func:`patterns.classify_heads` does it for a model and rows that are loaded already.
+
+    Args:
+        model: Hub id or folder.
+        task: a GLUE task, in any spelling.
+        progress: show progress bars on stderr.
+        options: the fields of :class:`patterns.job.ClassifyHeads` (``data``, ``examples``, ``maps``, ``control``,
+            ``output`` ...).
+
+    Returns:
+        ``patterns`` (:class:`patterns.HeadPatterns`), ``summary`` (what ``summary.json`` holds) and ``rows``.
+
+    Raises:
+        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
+    """
+    from .job import ClassifyHeads
+
+    (others,) = shared_out("classify_checkpoint", options, ClassifyHeads, given=("model", "task"))
+    return ClassifyHeads(model, task, **others).run(progress)

@@ -1,0 +1,1 @@
+"""Attention maps: taken from a model, made into images of one size, stored and drawn."""

@@ -1,0 +1,63 @@
+"""Maps of a model under study as rows to be stored, each with an id that no other map has."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from models.checkpoints import Checkpoint
+from models.tasks.inputs import Encoded
+
+from .store import MapRow
+
+
+@dataclass(frozen=True)
+class MapNames:
+    """What the maps of one model on one task are called.
+
+    An id is ``<model>_<task>_<example>-<digest>_<layer>_<head>_<kind>``. The digest is of the weights and of the
+    input's tokens, so that two models' maps, or two splits', never share an id and can be annotated together,
+    while the same map has the same id whenever it is taken.
+    """
+
+    checkpoint: Checkpoint
+    task: str
+    """The task's name."""
+    base_model: str = ""
+    """What the model was fine-tuned from, which a checkpoint does not say; "" if unknown."""
+
+    def example(self, example: int, encoded: Encoded) -> str:
+        """Return the first part of the ids of one input's maps."""
+        weights = self.checkpoint.sha256 or self.checkpoint.revision or self.checkpoint.name
+        digest = hashlib.sha256(f"{weights} {encoded.input_ids}".encode()).hexdigest()[:6]
+        name = re.sub(r"[^\w.-]+", "-", Path(self.checkpoint.name).name)
+        return f"{name}_{self.task}_{example}-{digest}"
+
+    def row(
+        self,
+        example: int,
+        encoded: Encoded,
+        layer: int,
+        head: int,
+        kind: str,
+        values: npt.NDArray[np.float32],
+    ) -> MapRow:
+        """Return one map ``[n, n]`` with what is known of it; InputError if it is no map."""
+        return MapRow(
+            id=f"{self.example(example, encoded)}_{layer}_{head}_{kind}",
+            kind=kind,
+            base_model=self.base_model,
+            model=self.checkpoint.name,
+            task=self.task,
+            example=example,
+            layer=layer,
+            head=head,
+            n_tokens=len(encoded),
+            segment_borders=encoded.borders,
+            map=values,
+        )

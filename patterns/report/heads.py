@@ -1,0 +1,261 @@
+"""The report of a model's heads: grids, every head with example maps, galleries, and what is behind them as tables."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+
+from models.common import palette
+from models.common.errors import InputError
+from models.common.files import known
+from models.common.pages import Section, command_line, percent_words, write_page
+from models.common.reading import read_frame
+
+from ..maps.examples import DRAWN, SURE, UNSURE, ExampleMap, Input
+from ..maps.rendering import visible
+from ..taxonomy import ABBREVIATIONS, COLOURS, MEANINGS, PATTERNS, TITLES
+from .view import HeadsView, distribution_row, ink_on
+
+TEMPLATE, SCRIPT = "patterns/report/templates/heads.html", "patterns/report/templates/heads.js"
+
+_MAPS_BYTES = 3_000_000  # of a page, as base64; the rest of a BERT-base report is below 1 MB
+_SIDES = (64, 48, 40, 32, 24, 16)
+_STRIP = 240  # examples in the strip of a head; its counts are over all of them
+
+_SAMPLING = (
+    "model",
+    "revision",
+    "task",
+    "data",
+    "split",
+    "maps",
+    "examples",
+    "batch_size",
+    "max_length",
+    "seed",
+)
+
+
+def write_report(
+    path: Path,
+    views: Sequence[HeadsView],
+    *,
+    sections: Sequence[Section] = (),
+    **page: Any,
+) -> None:
+    """Write a report with the heads of one or several models.
+
+    Args:
+        path: of the HTML file.
+        views: at least one.
+        sections: behind the heads.
+        page: what :func:`models.common.pages.write_page` takes besides.
+    """
+    inks = {p.value: ink_on(p, 1.0, palette.LIGHT) for p in PATTERNS}
+    write_page(
+        path,
+        template=TEMPLATE,
+        scripts=(SCRIPT,),
+        sections=sections,
+        views=views,
+        data=page_data(views),
+        distributions=[view.distributions() for view in views],
+        profiles=[view.profiles() for view in views],
+        survival=any(view.survives is not None for view in views),
+        patterns=[(p.value, TITLES[p], ABBREVIATIONS[p], COLOURS[p], inks[p]) for p in PATTERNS],
+        inks=inks,
+        meanings=MEANINGS,
+        **page,
+    )
+
+
+def page_data(views: Sequence[HeadsView]) -> dict[str, Any]:
+    """Return what the page's script reads: heads, maps and inputs of each view, ready for JSON.
+
+    Cells of maps and labels of examples are bytes, together compressed, in ``blob``; the numbers of heads are those of
+    ``heads.parquet``.
+    """
+    every = [
+        [pair for pair in view.maps.of_heads() if _shown(view, pair[0])] if view.maps else []
+        for view in views
+    ]
+    side = _finest([one for found in every for one, _ in found])
+    inputs: dict[int, tuple[int, Input]] = {}
+    blob: list[bytes] = []
+    offset = 0
+
+    def put(values: npt.NDArray[np.uint8]) -> int:
+        nonlocal offset
+        start = offset
+        blob.append(values.tobytes())
+        offset += values.size
+        return start
+
+    shown = []
+    for view, found in zip(views, every, strict=True):
+        maps = []
+        for one, why in found:
+            number = inputs.setdefault(id(one.input), (len(inputs), one.input))[0]
+            cells = one.averaged(side)
+            maps.append(
+                {
+                    "kind": one.kind,
+                    "layer": one.layer,
+                    "head": one.head,
+                    "pattern": one.pattern,
+                    "probabilities": [round(float(p), 4) for p in one.probabilities],
+                    "input": number,
+                    "why": [role for role in (SURE, DRAWN, UNSURE) if role in why],
+                    "side": len(cells),
+                    "peak": float(f"{one.peak:.4g}"),
+                    "at": put(cells),
+                }
+            )
+        patterns = view.patterns
+        strip = np.argsort(patterns.n_tokens, kind="stable")
+        strip = strip[np.linspace(0, len(strip) - 1, min(len(strip), _STRIP)).round().astype(int)]
+        shown.append(
+            {
+                "name": view.name,
+                "kinds": list(patterns.kinds),
+                "shape": list(view.shape),
+                "seeds": view.seeds,
+                "annotate": view.annotate,
+                "heads": [
+                    {key: _plain(value) for key, value in row.items()}
+                    for row in view.frame.drop(columns=[f"mean_prob_{p}" for p in PATTERNS]).to_dict(
+                        "records"
+                    )
+                ],
+                "maps": maps,
+                "examples": len(patterns.examples),
+                "strip": len(strip),
+                "tokens": patterns.n_tokens[strip].tolist(),
+                "labels": {
+                    kind: put(
+                        np.ascontiguousarray(np.moveaxis(labels[strip], 0, -1)).astype(np.uint8)
+                    )  # EMPTY: 255
+                    for kind, labels in patterns.labels.items()
+                },
+            }
+        )
+    return {
+        "patterns": [
+            {"name": p.value, "title": TITLES[p], "letter": ABBREVIATIONS[p], "colour": COLOURS[p]} for p in PATTERNS
+        ],
+        "border": palette.BORDER,
+        "borderText": palette.BORDER_TEXT,
+        "scale": _scale(),
+        "views": shown,
+        "inputs": [
+            {
+                "source": one.source,
+                "example": one.example,
+                "tokens": [visible(token) for token in one.tokens],
+                "borders": list(one.borders),
+            }
+            for _, one in inputs.values()
+        ],
+        "blob": base64.b64encode(zlib.compress(b"".join(blob), 9)).decode(),
+    }  # fmt: skip
+
+
+def read_importance(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float64] | None:
+    """Return ``[L, H]``, each head's importance in the full model, normalised by layer, from what a search wrote.
+
+    Args:
+        path: of ``importance.parquet``; None is returned if there is no such file.
+        shape: layers and heads per layer.
+    """
+    if not path.is_file():
+        return None
+    columns = {"iteration": "iu", "component": "O", "layer": "iu", "head": "iu", "normalized": "f"}
+    frame = read_frame(path, columns, "the importances of a search")
+    first = frame[(frame["component"] == "head") & (frame["iteration"] == frame["iteration"].min())]
+    values = np.full(shape, np.nan)
+    if not (first["layer"].between(0, shape[0] - 1) & first["head"].between(0, shape[1] - 1)).all():
+        raise InputError(f"{path} is not of a model of {shape[0]} layers with {shape[1]} heads each.")
+    values[first["layer"], first["head"]] = first["normalized"]
+    return values
+
+
+def sampling_command(options: Mapping[str, Any]) -> str:
+    """Return the command that samples the least certain maps of a model for annotation.
+
+    Args:
+        options: of the run that is reported; those that ``annotate-maps sample`` has too are passed on.
+    """
+    shared = {
+        name: value for name, value in options.items() if name in _SAMPLING or name.endswith("_classifier")
+    }
+    return command_line(["annotate-maps", "sample"], shared | {"strategy": "uncertain", "output": "my-maps"})
+
+
+def head_findings(view: HeadsView) -> list[str]:
+    """Say in sentences what a reader should take away of one view."""
+    patterns, sentences = view.patterns, []
+    control = patterns.control
+    whose = "" if view.survives is None else " of all heads"
+    for kind in patterns.kinds:
+        row = distribution_row(kind, patterns.distribution(kind), patterns.interpretable_ratio_ci95(kind))
+        most = max(PATTERNS, key=lambda p: patterns.distribution(kind)[p])
+        share = percent_words(patterns.distribution(kind)[most])
+        sentences.append(
+            f"{row['ratio']}{' ' + row['words'] if row['words'] else ''} of the {kind} maps{whose} are heterogeneous, "
+            f"at most which could be interpretable; {share} are {TITLES[most]}."
+        )
+        if control is not None:
+            of_control = distribution_row(
+                kind, control.distribution(kind), control.interpretable_ratio_ci95(kind)
+            )
+            sentences.append(
+                f"The control, the same architecture with its weights redrawn, has {of_control['ratio']} "
+                f"{of_control['words']} heterogeneous {kind} maps without having learned anything."
+            )
+        if empty := patterns.empty_maps(kind):
+            sentences.append(f"{empty} {kind} maps are zero in every cell and left out.")
+    frame = view.frame
+    if len(patterns.kinds) > 1:
+        wide = frame.pivot(index=["layer", "head"], columns="kind", values="dominant").dropna()
+        differ = int((wide["raw"] != wide["norm"]).sum())
+        sentences.append(
+            f"By norms, {differ} of {len(wide)} heads have another dominant pattern than by attention alone."
+        )
+    steady = frame[frame["dominant_share"] >= 0.9].groupby("kind").size()
+    words = " and ".join(f"{int(steady.get(kind, 0))} by {kind} maps" for kind in patterns.kinds)
+    sentences.append(f"Heads that show one pattern in at least 90% of their maps: {words}.")
+    return sentences
+
+
+def _shown(view: HeadsView, one: ExampleMap) -> bool:
+    return bool(view.patterns.heads[one.layer, one.head])
+
+
+def _finest(maps: Sequence[ExampleMap]) -> int:
+    """The largest side with which the maps fit into a page, by what a sample of them takes compressed."""
+    step = max(1, len(maps) // 200)
+    some = list(islice(maps, 0, None, step))
+    for side in _SIDES:
+        packed = len(zlib.compress(b"".join(one.averaged(side).tobytes() for one in some), 9))
+        if packed * step * 4 / 3 <= _MAPS_BYTES:
+            return side
+    return _SIDES[-1]
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return known(value) if isinstance(value, float) else value
+
+
+def _scale() -> str:
+    """The 256 colours of a map's cells, as hexadecimal digits."""
+    colours = matplotlib.colormaps[palette.MAP](np.arange(256), bytes=True)[:, :3]
+    return bytes(colours.ravel()).hex()

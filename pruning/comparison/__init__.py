@@ -1,0 +1,1 @@
+"""Survivors of several searches: ``compare-survivors``."""

@@ -1,0 +1,1 @@
+"""The searches for subnetworks: ``prune-heads`` and ``prune-weights``."""

@@ -1,0 +1,142 @@
+"""The job of ``prune-weights``: a magnitude search on disk, from a fine-tuned model and its dev set."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from models.common.errors import InputError
+from models.common.files import atomic_file, known
+from models.evaluation import predict
+from models.weights import WEIGHT_MASKS_FILE, WeightMasks, survival
+
+from ..magnitude import Iteration, MagnitudeOrder, magnitude_search
+from ..structured import check_score
+from .folder import SURVIVAL, Say, SearchFolder, components
+from .subject import Loaded, Subject
+
+
+@dataclass(frozen=True)
+class PruneWeights:
+    """One run of ``prune-weights``.
+
+    Raises:
+        InputError: an option is out of range.
+    """
+
+    subject: Subject
+    """The model and the examples."""
+    output: Path
+    """Folder of the search; one with the same config is continued."""
+    threshold: float = 0.9
+    """Share of the full model's score that must be reached."""
+    fraction: float = 0.05
+    """Share of the weights left that a step removes: the published masks' 5%; the released code has 10%."""
+    max_steps: int | None = None
+    """Steps at most; the released code keeps 9."""
+    last_bias: bool = False
+    """Whether the bias of each MLP's last layer is prunable too."""
+    overwrite: bool = False
+    """Whether an earlier search in the folder may be replaced."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise InputError(f"--threshold {self.threshold}: give a share above 0 and up to 1.")
+        if not 0 < self.fraction < 1:
+            raise InputError(f"--fraction {self.fraction}: give a share above 0 and below 1.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise InputError(f"--max-steps {self.max_steps}: give at least 1.")
+
+    def run(self, progress: bool = False, say: Say = lambda line: None) -> dict[str, Any]:
+        """Search, or go on searching, and return what ``summary.json`` holds.
+
+        Raises:
+            HeadscopeError: the model or the data is not what it should be, or the folder holds another search.
+        """
+        loaded = self.subject.load()
+        settings = {
+            "threshold": self.threshold,
+            "fraction": self.fraction,
+            "max_steps": self.max_steps,
+            "last_bias": self.last_bias,
+        }
+        folder = SearchFolder(
+            self.output,
+            {"command": "prune-weights", **loaded.record(), **settings},
+            {**loaded.provenance(), "device": str(loaded.model.device)},
+            self.overwrite,
+            (self.subject.model, self.subject.data),
+        )
+        if folder.finished:
+            return folder.read_summary()
+        model, metric = loaded.model, loaded.metric
+        order = MagnitudeOrder(model, self.fraction, self.last_bias)
+        recorded = [record["score"] for record in folder.history]
+        started = time.monotonic()
+
+        def measure(step: int) -> float:
+            nonlocal started
+            started = time.monotonic()
+            if step < len(recorded):
+                return float("nan") if recorded[step] is None else recorded[step]
+            with order.masks(step).applied(model):
+                logits = predict(model, loaded.examples, self.subject.batch_size, progress)
+            score = loaded.score(logits)
+            if step == 0:
+                loaded.check_meaning(logits)
+                check_score(score)
+            return score
+
+        def record(one: Iteration) -> None:
+            if one.iteration >= len(folder.history):
+                seconds = round(time.monotonic() - started, 3)
+                folder.add({**one._asdict(), "score": known(one.score), "metric": metric, "seconds": seconds})
+            failed = "" if one.accepted else ", below the threshold"
+            say(f"{one.step:3d} {one.kept_share:6.1%} of the weights: {metric} {one.score:.4f}{failed}")
+
+        found = magnitude_search(
+            measure, order.shares, self.threshold, max_steps=self.max_steps, metric=metric, record=record
+        )
+        masks = order.masks(found.found.step)
+        masks.save(folder.path / WEIGHT_MASKS_FILE)
+        with atomic_file(folder.path / SURVIVAL) as temporary:
+            survival_frame(masks, loaded).to_parquet(temporary, index=False, write_page_checksum=True)
+        summary = {
+            "command": "prune-weights",
+            **loaded.record(),
+            **settings,
+            "metric": metric,
+            "full_score": found.full_score,
+            "score": found.found.score,
+            **loaded.floor(found.full_score, self.threshold),
+            "weights": {"kept": masks.kept, "all": masks.total},
+            "ended": found.ended,
+            "iterations": len(found.history) - 1,
+            "reported_on": loaded.report(lambda held: _scored(masks, loaded, held)),
+            "inputs": loaded.examples.inputs,
+            "warnings": loaded.warnings(found.full_score, self.threshold),
+            "provenance": loaded.provenance(),
+        }
+        folder.finish(summary)
+        return summary
+
+
+def _scored(masks: WeightMasks, loaded: Loaded, examples: Any) -> dict[str, float]:
+    with masks.applied(loaded.model):
+        return examples.scores(predict(loaded.model, examples, loaded.subject.batch_size))
+
+
+def survival_frame(masks: WeightMasks, loaded: Loaded) -> pd.DataFrame:
+    """Return the share of weights kept, a row a head and MLP: ``component, layer, head, kept_share``."""
+    heads, mlps = survival(masks, loaded.model)
+    return pd.DataFrame(
+        {
+            **components(*heads.shape),
+            "kept_share": np.r_[heads.ravel(), mlps],
+        }
+    )

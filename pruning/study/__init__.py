@@ -1,0 +1,1 @@
+"""The whole grid of task, seed, method and subnetwork: ``run-study``."""

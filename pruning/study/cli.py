@@ -1,0 +1,156 @@
+"""The command ``run-study``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from models.common.commands import JsonOption, resumable, say
+
+
+@resumable
+def run_study(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[report] STUDY",
+            help="The study's TOML file, or the folder of a study that was begun.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Folder of the study. Default: as the file says, or the folder given."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Hub id or folder of the pre-trained model, instead of the file's."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Folder or Hub data set, instead of the file's.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Steps at once.")] = 1,
+    backend: Annotated[str, typer.Option("--backend", help="loky, ray or dask.")] = "loky",
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Of a Ray or Dask cluster. Default: one is started on this machine."),
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option("--gpus", help="GPUs of each step, on Ray; two steps share one with 0.5.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what there is to do, what is done, and how long the rest takes."
+        ),
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Do only this step and what it needs: fine-tune, 'qqp/seed_42/*'."),
+    ] = None,
+    force: Annotated[
+        list[str] | None, typer.Option("--force", help="Do this step again, and what it changes.")
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Begin other steps after one has failed.")
+    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Do damaged steps again.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a whole lottery study: a grid of tasks, seeds, searches and subnetworks.
+
+    Each model is fine-tuned, searched for the heads, MLPs and weights that it needs, and compared with good, random,
+    bad and super subnetworks, pruned and fine-tuned again; then the patterns of its heads are looked at. In the end,
+    tables, figures and what they support go to the folder report. If it is stopped, the same command goes on with
+    the steps that are left; so does 'run-study FOLDER'. With another --output, that repeats the whole study.
+
+    'run-study report STUDY' writes the report again, from the steps that are done.
+
+    Example: run-study examples/studies/smoke.toml --output out/smoke --jobs 2
+    """
+    from .config import read_study
+    from .job import RunStudy, study_folder, study_of
+
+    if words[0] == "report" and len(words) == 2:
+        folder = Path(words[1])
+        if not folder.is_dir():
+            folder = study_folder(read_study(folder), output)
+        _report(folder, as_json)
+        return
+    if len(words) != 1:
+        raise _usage(words)
+    job = RunStudy(
+        *study_of(words[0], output, model=model, data=data),
+        backend,
+        jobs,
+        address,
+        gpus,
+        tuple(only or ()),
+        tuple(force or ()),
+        keep_going,
+        repair,
+        Path(words[0]) if Path(words[0]).is_file() else None,
+    )
+    if dry_run:
+        _show_plan(job, as_json)
+        return
+    done = job.run()
+    if not as_json:
+        say(f"{done['done']} of {done['steps']} steps are done")
+    if not done["failed"] and not done["left"] and not only:
+        _report(job.output, as_json)
+    elif as_json:
+        print(json.dumps(done, indent=2))
+    for path, error in done["failed"].items():
+        say(f"{path}: {error}")
+    if done["failed"]:
+        waiting = f"; {len(done['left'])} others were not begun" if done["left"] else ""
+        say(f"{len(done['failed'])} steps failed{waiting}; the same command tries them again.")
+        raise typer.Exit(1)
+
+
+def _usage(words: list[str]) -> Exception:
+    from models.common.errors import InputError
+
+    return InputError(f"run-study {' '.join(words)}: give one study's TOML file or folder, or: report STUDY.")
+
+
+def _show_plan(job: Any, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from .estimate import estimates
+    from .folder import StudyFolder
+
+    plan, folder = job.plan(), StudyFolder(job.output)
+    steps = plan.matching(job.only, needed=True) if job.only else list(plan.steps)
+    again = {step.path for step in plan.matching(job.force)} if job.force else set()
+    found = estimates(plan, steps, folder, again)
+    damaged = [damage for step in steps if (damage := folder.damage(plan, step))]
+    if as_json:
+        told = [{"step": damage.step.path, "what": damage.what} for damage in damaged]
+        print(
+            json.dumps({"steps": [asdict(one) for one in found], "damaged": told, "jobs": job.jobs}, indent=2)
+        )
+        return
+    from .terminal import print_plan
+
+    print_plan(found, job.jobs)
+    if any(folder.is_done(step) for step in steps if step.path in again):
+        print("--force: what was made from these steps is done again too if they come out otherwise")
+    for damage in damaged:
+        say(f"{damage.step.path}: {damage.what}")
+
+
+def _report(folder: Path, as_json: bool) -> None:
+    from .report.pages import write_report
+
+    found = write_report(folder)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    from .terminal import print_report
+
+    print_report(found)
+    say(f"tables and figures: {folder / 'report'}")

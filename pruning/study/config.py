@@ -1,0 +1,314 @@
+"""What a study is about: a TOML file read into frozen dataclasses, and refused where it cannot be meant."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from models.common.errors import InputError
+from models.common.reading import read_text, reading
+from models.finetuning.loop import FineTuning
+from models.tasks.task import Task, task_named
+from patterns.distribution import check_seed
+from patterns.maps.attention import check_kinds
+from patterns.taxonomy import KINDS
+
+from ..structured import WHAT, StructuredSearch
+
+SEARCHES = (*WHAT, "weights")
+"""The three structured searches, and the search by magnitude."""
+STRUCTURED = ("good", "random", "bad", "super-good", "super-random", "super-bad")
+"""Subnetworks of heads and MLPs; the super ones are of all seeds of a task."""
+_LARGEST = 2**20  # bytes of a study's file
+MAGNITUDE = ("good", "random", "bad")
+"""Subnetworks of single weights."""
+
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """How to search by magnitude.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    fraction: float = 0.05
+    """Share of the weights left that a step removes."""
+    max_steps: int | None = None
+    """Steps at most."""
+    last_bias: bool = False
+    """Whether the bias of each MLP's last layer is prunable too."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise InputError(f"fraction={self.fraction}: give a share above 0 and below 1.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise InputError(f"max_steps={self.max_steps}: give at least 1.")
+
+
+@dataclass(frozen=True)
+class Subnetworks:
+    """Which subnetworks are evaluated, each pruned and fine-tuned again.
+
+    Raises:
+        InputError: a name is unknown, or a number out of range.
+    """
+
+    structured: tuple[str, ...] = STRUCTURED
+    """Of those that the search for heads and MLPs leads to: some of :data:`STRUCTURED`."""
+    magnitude: tuple[str, ...] = MAGNITUDE
+    """Of those that the search by magnitude leads to: some of :data:`MAGNITUDE`."""
+    random_draws: int = 1
+    """How many random subnetworks of heads and MLPs there are for each good one."""
+    fine_tune: bool = True
+    """Whether they are fine-tuned again, from the pre-trained weights; else they are evaluated pruned only."""
+
+    def __post_init__(self) -> None:
+        _check_names("subnetworks.structured", self.structured, STRUCTURED)
+        _check_names("subnetworks.magnitude", self.magnitude, MAGNITUDE)
+        if self.random_draws < 1:
+            raise InputError(f"random_draws={self.random_draws}: give at least 1.")
+
+
+@dataclass(frozen=True)
+class HeadMaps:
+    """Whose attention patterns are looked at, and on what.
+
+    Raises:
+        InputError: a kind is unknown, or a number out of range.
+    """
+
+    maps: tuple[str, ...] = KINDS
+    """Kinds of maps; none for no patterns."""
+    examples: int = 100
+    """Dev rows of each task to draw at random, the same for all its models."""
+    pretrained: bool = True
+    """Whether the model before fine-tuning is looked at too."""
+    permutations: int = 9999
+    """Of each permutation test of the report."""
+
+    def __post_init__(self) -> None:
+        if self.maps:
+            check_kinds(self.maps)
+        for name in ("examples", "permutations"):
+            if getattr(self, name) < 1:
+                raise InputError(f"patterns.{name}={getattr(self, name)}: give at least 1.")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study: the grid task x seed x search x subnetwork, and how each step of it is done.
+
+    Raises:
+        InputError: a value is out of range, a name unknown, or a combination impossible.
+    """
+
+    model: str
+    """The pre-trained model: Hub id or folder."""
+    tasks: tuple[str, ...]
+    """GLUE tasks in any spelling, and .toml files that describe others; they are kept by their names."""
+    seeds: tuple[int, ...]
+    """Of the fine-tunings."""
+    data: str | None = None
+    """Folder or Hub data set; what each task says if None, the Hub's GLUE for its nine."""
+    own_tasks: tuple[Record, ...] = ()
+    """What describes those tasks that are none of GLUE's, see :func:`models.tasks.task.task_named`; read from the
+    files."""
+    output: str | None = None
+    """Folder of the study; ``--output`` comes first."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model."""
+    threads: int = 1
+    """Of each worker. Results are the same bit for bit only with as many threads."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    max_length: int = 128
+    """Tokens; longer inputs are cut."""
+    batch_size: int = 32
+    """Inputs per pass where nothing is trained."""
+    dev_examples: int | None = None
+    """Dev rows to draw at random, the same for every seed, for searches and scores; all if None."""
+    holdout: float = 0.0
+    """Share of these rows that nothing is selected on; all scores reported are of them then."""
+    seed: int = 0
+    """Of all draws: random and bad subnetworks, rows for patterns, resamples."""
+    keep_models: bool = False
+    """Whether the models of subnetworks fine-tuned again are kept, not only their scores."""
+    searches: tuple[str, ...] = SEARCHES
+    """Some of :data:`SEARCHES`."""
+    threshold: float = 0.9
+    """Share of the full model's score that a search has to hold."""
+    fine_tuning: FineTuning = field(default_factory=FineTuning)
+    structured: StructuredSearch = field(default_factory=StructuredSearch)
+    magnitude: Magnitude = field(default_factory=Magnitude)
+    subnetworks: Subnetworks = field(default_factory=Subnetworks)
+    patterns: HeadMaps = field(default_factory=HeadMaps)
+
+    def __post_init__(self) -> None:
+        own = {task.name: task for task in map(task_named, self.own_tasks)}
+        tasks = [own.get(str(task)) or task_named(task) for task in self.tasks]
+        records = tuple(record for task in tasks if (record := task.record()))
+        object.__setattr__(self, "tasks", tuple(task.name for task in tasks))
+        object.__setattr__(self, "own_tasks", records)
+        for name in ("tasks", "seeds"):
+            given = getattr(self, name)
+            if not given or len(set(given)) < len(given):
+                raise InputError(f"{name} = {list(given)}: give each of them once, and at least one.")
+        for seed in (*self.seeds, self.seed):
+            check_seed(seed)
+        _check_names("searches", self.searches, SEARCHES)
+        for name, least in (("threads", 1), ("batch_size", 1), ("max_length", 4)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} = {getattr(self, name)}: give at least {least}.")
+        if self.dev_examples is not None and self.dev_examples < 2:
+            raise InputError(f"dev_examples = {self.dev_examples}: give at least 2.")
+        if not 0 <= self.holdout < 1:
+            raise InputError(f"holdout = {self.holdout}: give a share from 0 (none) to below 1.")
+        if not 0 < self.threshold <= 1:
+            raise InputError(f"threshold = {self.threshold}: give a share above 0 and up to 1.")
+        self._check_combination()
+
+    def _check_combination(self) -> None:
+        chosen = self.subnetworks
+        for part, search in (("structured", "heads-and-mlps"), ("magnitude", "weights")):
+            if getattr(chosen, part) and search not in self.searches:
+                raise InputError(
+                    f"subnetworks.{part} = {list(getattr(chosen, part))} come from the search {search!r}, which "
+                    f"searches = {list(self.searches)} leaves out; add it, or set subnetworks.{part} = []."
+                )
+        supers = [name for name in chosen.structured if name.startswith("super-")]
+        if supers and len(self.seeds) < 2:
+            raise InputError(
+                f"subnetworks.structured has {supers[0]}, what all seeds keep, but there is one seed; "
+                "give two seeds or more, or leave the super ones out."
+            )
+
+    def task(self, name: str) -> Task:
+        """Return one of the study's tasks by its name."""
+        return task_named(next((record for record in self.own_tasks if record["name"] == name), name))
+
+    def fine_tuning_of(self, seed: int) -> FineTuning:
+        """Return how the models of one seed are fine-tuned."""
+        return replace(self.fine_tuning, seed=seed, holdout=self.holdout, max_length=self.max_length)
+
+
+_ELSEWHERE: dict[type, dict[str, str]] = {
+    FineTuning: {
+        "seed": "seeds stands at the top of the file",
+        "holdout": "it stands at the top of the file, for all steps",
+        "max_length": "it stands at the top of the file, for all steps",
+    },
+    StructuredSearch: {
+        "what": "searches stands at the top of the file",
+        "threshold": "it stands at the top of the file, for both methods",
+    },
+}
+
+
+def read_study(path: Path | str, **replaced: Any) -> Study:
+    """Read a study's TOML file.
+
+    Args:
+        path: of the file.
+        replaced: values that come before those in the file; None for those that do not.
+
+    Raises:
+        InputError: it is missing or no TOML, a key is unknown, or a value is not what it should be.
+    """
+    text = read_text(path, "a study's TOML file", most=_LARGEST)
+    with reading(path, "TOML"):
+        table = tomllib.loads(text)
+    table |= {key: value for key, value in replaced.items() if value is not None}
+    try:
+        study: Study = from_table(Study, table)
+        return study
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def from_table(cls: type, table: Mapping[str, Any], where: str = "") -> Any:
+    """Build a dataclass from a table of its fields, tables within for dataclasses within.
+
+    Raises:
+        InputError: a key is unknown (the nearest known one is named) or missing, or a value of another type.
+    """
+    known = {one.name: one for one in fields(cls)}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if elsewhere := _ELSEWHERE.get(cls, {}).get(key):
+            raise InputError(f"{where}{key} is not set here: {elsewhere}.")
+        if key not in known:
+            near = get_close_matches(key, known, 1, 0.0)[0]
+            raise InputError(f"unknown key {where}{key}; the nearest is {where}{near}.")
+        default = known[key].default_factory
+        if default is not MISSING and is_dataclass(default):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{where}{key} is a table: write [{where}{key}].")
+            values[key] = from_table(default, value, f"{where}{key}.")
+        else:
+            values[key] = _value(f"{where}{key}", value, str(known[key].type))
+    for name, one in known.items():
+        if name not in values and one.default is MISSING and one.default_factory is MISSING:
+            raise InputError(f"{where}{name} is missing.")
+    return cls(**values)
+
+
+def non_defaults(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that differ from their defaults, ready for JSON.
+
+    So an option that is added later does not change what stands for earlier settings.
+    """
+    found: dict[str, Any] = {}
+    for one in fields(value):
+        given = getattr(value, one.name)
+        if is_dataclass(given):
+            if inner := non_defaults(given):
+                found[one.name] = inner
+        elif one.default is MISSING or given != one.default:
+            found[one.name] = list(given) if isinstance(given, tuple) else given
+    return found
+
+
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "text"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+    "Record": ((Mapping,), "a table"),
+}
+
+
+def _value(name: str, value: Any, annotation: str) -> Any:
+    """Check one value against its annotation, ``int | None`` or ``tuple[str, ...]``; TOML has no None."""
+    plain = annotation.removesuffix(" | None")
+    if plain.startswith("tuple["):
+        inner = plain.removeprefix("tuple[").partition(",")[0]
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise InputError(f"{name} = {value!r}: give a list, such as [{_example(inner)}].")
+        return tuple(_value(name, one, inner) for one in value)
+    types, words = _TYPES[plain]
+    if value is None and annotation.endswith(" | None"):
+        return None
+    if not isinstance(value, types) or (isinstance(value, bool) and plain != "bool"):
+        raise InputError(f"{name} = {value!r}: give {words}.")
+    return value
+
+
+def _example(inner: str) -> str:
+    return '"qqp", "mrpc"' if inner == "str" else "1337, 42"
+
+
+def _check_names(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, 1, 0.0)[0]
+            raise InputError(f"{what} has {name!r}; the nearest is {near!r} (of {', '.join(known)}).")
+    if len(set(given)) < len(given):
+        raise InputError(f"{what} = {list(given)}: give each of them once.")

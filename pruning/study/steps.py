@@ -1,0 +1,289 @@
+"""What the steps of a study do: each is a call of the job that its own command would be."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.common.files import read_json, write_json
+from models.tasks.rows import load_rows
+from models.weights import SUBNETWORK_FILE, WEIGHT_MASKS_FILE, WeightMasks, load_masks
+
+from .config import Study
+from .folder import METRICS, StudyFolder, checksum
+from .plan import Plan, Step
+
+if TYPE_CHECKING:
+    from models.subnetwork import Subnetwork
+
+    from ..search.subject import Loaded, Subject
+
+
+@dataclass(frozen=True)
+class Job:
+    """A step as a worker gets it."""
+
+    home: str
+    """The study's folder."""
+    study: Study
+    step: Step
+    inputs: tuple[Step, ...]
+    identity: str
+    config: dict[str, Any]
+    revision: str | None
+    """Commit of a Hub model."""
+    run: str
+    """Names this run of ``run-study``."""
+    parent: int
+    """Process that runs the study."""
+    keep_going: bool = False
+    """Whether other steps are begun after one has failed."""
+
+    @classmethod
+    def of(cls, plan: Plan, step: Step, folder: StudyFolder, run: str, keep_going: bool) -> Job:
+        """Return the job of one step of a plan."""
+        return cls(
+            str(folder.path),
+            plan.study,
+            step,
+            tuple(plan.by_path[path] for path in step.inputs),
+            plan.identity(step),
+            plan.configs[step.path],
+            plan.materials.model.get("revision"),
+            run,
+            os.getpid(),
+            keep_going,
+        )
+
+    @property
+    def folder(self) -> StudyFolder:
+        """The study's folder."""
+        return StudyFolder(self.home)
+
+    @property
+    def work(self) -> Path:
+        """Where the step is made."""
+        return self.folder.in_the_making(self.step, self.identity)
+
+    @property
+    def made(self) -> Path:
+        """What will be the step's folder."""
+        return self.work / "made"
+
+    @property
+    def starts(self) -> int:
+        """How often this run has begun the step."""
+        file = self.work / "starts.json"
+        found = read_json(file, "a count") if file.is_file() else {}
+        return int(found.get("starts", 0)) if found.get("run") == self.run else 0
+
+    def input(self, name: str) -> Path:
+        """Return the folder of the input with this name; of the step's own seed where there are several."""
+        named = [step for step in self.inputs if step.name == name]
+        return self.folder.of(next(step for step in named if len(named) == 1 or step.seed == self.step.seed))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether another step of this run has failed and no further one shall begin."""
+        file = self.folder.stop_file
+        return not self.keep_going and file.is_file() and file.read_text() == self.run
+
+    def fail(self, error: str, trace: str = "") -> None:
+        """Write down how the step failed."""
+        told = {"identity": self.identity, "error": error, "starts": self.starts, "traceback": trace}
+        write_json(self.folder.error_file(self.step), told)
+        if not self.keep_going:
+            self.folder.stop_file.write_text(self.run)
+
+
+_KEPT = (METRICS, "learning_curve.png")
+
+
+def _fine_tune(job: Job, masks: Subnetwork | WeightMasks | None = None) -> tuple[dict[str, Any], str]:
+    from models.finetuning.run import finetune
+
+    from ..search.subject import draw_rows
+
+    study, task = job.study, job.study.task(job.step.task)
+    train, dev = (load_rows(task, study.data, split) for split in ("train", "validation"))
+    result = finetune(
+        study.model,
+        task,
+        train,
+        replace(dev, rows=draw_rows(dev.rows, task, study.dev_examples)),
+        study.fine_tuning_of(int(job.step.seed or 0)),
+        job.made,
+        job.revision,
+        study.device,
+        masks,
+    )
+    (model,) = job.step.outputs or (None,)
+    return result, checksum(job.made / model) if model else ""
+
+
+def _fine_tune_again(job: Job) -> tuple[dict[str, Any], str]:
+    (pruned,) = job.inputs
+    result, digest = _fine_tune(job, load_masks(job.folder.of(pruned)))
+    if not job.study.keep_models:
+        for file in job.made.iterdir():
+            if file.name not in _KEPT:
+                file.unlink()
+    return result, digest
+
+
+def _subject(job: Job) -> Subject:
+    from ..search.subject import Subject
+
+    study = job.study
+    return Subject(
+        model=str(job.input("fine-tune")),
+        task=job.study.task(job.step.task),
+        data=study.data,
+        examples=study.dev_examples,
+        holdout=study.holdout,
+        seed=job.step.seed,
+        batch_size=study.batch_size,
+        max_length=study.max_length,
+        device=study.device,
+    )
+
+
+def _search(job: Job) -> tuple[dict[str, Any], str]:
+    from models.subnetwork import Subnetwork
+
+    from ..search.heads_job import PruneHeads
+
+    how = replace(
+        job.study.structured, what=job.step.name.removeprefix("search-"), threshold=job.study.threshold
+    )
+    result = PruneHeads(_subject(job), job.made, how).run()
+    return result, Subnetwork.load(job.made / SUBNETWORK_FILE).digest()
+
+
+def _search_weights(job: Job) -> tuple[dict[str, Any], str]:
+    from ..search.weights_job import PruneWeights
+
+    how = job.study.magnitude
+    search = PruneWeights(
+        _subject(job), job.made, job.study.threshold, how.fraction, how.max_steps, how.last_bias
+    )
+    result = search.run()
+    return result, WeightMasks.load(job.made / WEIGHT_MASKS_FILE).digest()
+
+
+def _prune(job: Job) -> tuple[dict[str, Any], str]:
+    """Draw a subnetwork, and score the fine-tuned model without the rest."""
+    from models.compaction import compact, size_share
+    from models.evaluation import predict
+
+    loaded = _subject(job).load()
+    examples = loaded.held_out or loaded.examples
+    masks: Subnetwork | WeightMasks
+    if job.step.settings["method"] == "magnitude":
+        masks, about = _weight_masks(job, loaded)
+        with masks.applied(loaded.model):
+            logits = predict(loaded.model, examples, job.study.batch_size)
+        about |= {"weights": {"kept": masks.kept, "all": masks.total}, "encoder_share": masks.share}
+        name = WEIGHT_MASKS_FILE
+    else:
+        masks, about = _subnetwork(job)
+        logits = predict(compact(loaded.model, masks), examples, job.study.batch_size)
+        about |= {
+            "heads": {"kept": masks.n_heads, "all": int(masks.heads.size)},
+            "mlps": {"kept": masks.n_mlps, "all": int(masks.mlps.size)},
+            "encoder_share": size_share(loaded.model, masks).parameters,
+        }
+        name = SUBNETWORK_FILE
+    masks.save(job.made / name)
+    scores = examples.scores(logits)
+    result = {
+        "task": job.step.task,
+        "seed": job.step.seed,
+        "metric": loaded.metric,
+        "score": scores[loaded.metric],
+        "scores": scores,
+        "examples": len(examples),
+        "subnetwork": about,
+    }
+    return result, masks.digest()
+
+
+def _draw_seed(job: Job) -> int:
+    """Of one draw of one kind for one task and seed: draws do not depend on each other, nor on what else there is."""
+    told = {key: job.step.settings[key] for key in ("method", "subnetwork", "draw_seed")}
+    return zlib.crc32(repr((job.step.task, job.step.seed, sorted(told.items()))).encode())
+
+
+def _subnetwork(job: Job) -> tuple[Subnetwork, dict[str, Any]]:
+    from models.subnetwork import Subnetwork
+
+    from ..controls import bad_subnetwork, random_subnetworks, super_bad_subnetwork
+    from ..survivors import super_survivors
+
+    kind = job.step.settings["subnetwork"]
+    found = [
+        Subnetwork.load(job.folder.of(one) / SUBNETWORK_FILE)
+        for one in job.inputs
+        if one.name.startswith("search-")
+    ]
+    own = super_survivors(found) if kind.startswith("super-") else found[0]
+    if kind in ("good", "super-good"):
+        return own, {}
+    seed = _draw_seed(job)
+    if kind.endswith("random"):
+        draw = job.step.settings.get("draw", 1)
+        return random_subnetworks(own, draw, seed)[-1], {"draw_seed": seed}
+    bad = bad_subnetwork(own, seed) if kind == "bad" else super_bad_subnetwork(found, seed)
+    shares = {name: value for name, value in bad._asdict().items() if name != "subnetwork"}
+    return bad.subnetwork, shares | {"draw_seed": seed}
+
+
+def _weight_masks(job: Job, loaded: Loaded) -> tuple[WeightMasks, dict[str, Any]]:
+    from ..magnitude import magnitude_masks, random_masks
+
+    good = WeightMasks.load(job.input("search-weights") / WEIGHT_MASKS_FILE)
+    kind, last_bias = job.step.settings["subnetwork"], job.study.magnitude.last_bias
+    if kind == "good":
+        return good, {}
+    if kind == "random":
+        seed = _draw_seed(job)
+        masks = random_masks(loaded.model, kept=good.kept, seed=seed, last_bias=last_bias)
+        return masks, {"draw_seed": seed}
+    masks = magnitude_masks(loaded.model, kept=good.kept, largest=True, last_bias=last_bias)
+    common = sum(int((masks.masks[name] & kept).sum()) for name, kept in good.masks.items())
+    return masks, {"good_weights": common / masks.kept if masks.kept else 0.0}
+
+
+def _patterns(job: Job) -> tuple[dict[str, Any], str]:
+    from patterns.job import ClassifyHeads
+
+    study, tuned = job.study, job.step.seed is not None
+    done = ClassifyHeads(
+        model=str(job.input("fine-tune")) if tuned else study.model,
+        task=job.study.task(job.step.task),
+        revision=None if tuned else job.revision,
+        data=study.data,
+        examples=study.patterns.examples,
+        maps=study.patterns.maps,
+        max_length=study.max_length,
+        seed=study.seed,
+        device=study.device,
+        output=job.made,
+        overwrite=True,
+    ).run()
+    return done.summary, ""
+
+
+JOBS: dict[str, Callable[[Job], tuple[dict[str, Any], str]]] = {
+    "fine-tune": _fine_tune,
+    "search": _search,
+    "search-weights": _search_weights,
+    "pruned": _prune,
+    "fine-tuned": _fine_tune_again,
+    "patterns": _patterns,
+}
+"""By kind of step: makes the folder ``job.made``, and returns its result and what its outputs are known by."""

@@ -1,0 +1,101 @@
+"""What a worker gets and does: one step of a study, from its inputs on disk to its own folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from threading import Thread
+from typing import Any
+
+from models.common.commands import quiet_libraries, say
+from models.common.errors import HeadscopeError
+from models.common.files import disk_is_full, reason, write_json
+from models.common.memory import keep_freed_memory
+
+from . import steps as study_steps
+from .steps import Job
+
+STARTS = 3
+"""How often a step is begun in one run: once, and again if its worker was killed."""
+
+
+def execute(job: Job) -> None:
+    """Do one step, unless it is done; how it ended stands on disk.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    quiet_libraries()
+    if os.getpid() != job.parent:  # a worker's process is ours
+        keep_freed_memory()
+    if os.getppid() == job.parent:
+        _end_with(job.parent)
+    folder, step = job.folder, job.step
+    with folder.step_locked(step), _threads(job.study.threads):
+        if folder.is_done(step) or job.stopped or job.starts >= STARTS:
+            return
+        started, cpu = time.monotonic(), time.process_time()
+        try:
+            job.work.mkdir(parents=True, exist_ok=True)
+            write_json(job.work / "starts.json", {"run": job.run, "starts": job.starts + 1})
+            result, digest = study_steps.JOBS[step.kind](job)
+            result.pop("step", None)
+            record = {
+                "identity": job.identity,
+                "config": job.config,
+                "inputs": {one.path: folder.digest(one) for one in job.inputs},
+                "seconds": round(time.monotonic() - started, 3),
+                "cpu_seconds": round(time.process_time() - cpu, 3),
+                "starts": job.starts,
+            }
+            folder.seal(step, job.made, result, digest, record)
+            shutil.rmtree(job.work, ignore_errors=True)
+        except Exception as error:
+            if disk_is_full(error):
+                raise
+            told = (
+                str(error)
+                if isinstance(error, HeadscopeError)
+                else f"{type(error).__name__}: {reason(error)}"
+            )
+            job.fail(told, "" if isinstance(error, HeadscopeError) else traceback.format_exc())
+            say(f"{step.path}: failed: {told}")
+        else:
+            say(f"{step.path}: {_told(result)} ({record['seconds']:.0f} s)")
+
+
+def _told(result: dict[str, Any]) -> str:
+    if "score" in result:
+        return f"{result['metric']} {result['score']:.3f}"
+    return ", ".join(f"{kind} {one['interpretable_ratio']:.1%}" for kind, one in result["maps"].items())
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Have this process end when its parent is gone: that one was killed, and nobody waits for the result."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        with threadpool_limits(number):
+            yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,146 @@
+"""Maps of the real model: equal to the library's and to the obvious computation, whatever the batch."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from models import InputError
+from patterns import attention_maps
+from patterns.maps.attention import ValueNorms, lengths_of
+
+SENTENCES = [
+    ("Where do swifts sleep during the months that they never land?", "Do swifts sleep while they fly?"),
+    ("My sourdough tastes of nothing at all.", None),
+    ("Is a tenant liable for rent when the flat burns down?", "Who pays the rent after a fire?"),
+    ("Why?", None),
+]
+
+
+@pytest.fixture(scope="module")
+def batch(minilm: Any) -> Any:
+    first, second = zip(*SENTENCES, strict=True)
+    inputs = [minilm.tokenizer(a, b) for a, b in zip(first, second, strict=True)]
+    return minilm.tokenizer.pad(inputs, padding_side="right", return_tensors="pt")
+
+
+@pytest.fixture(scope="module")
+def maps(minilm: Any, batch: Any) -> Any:
+    return {
+        (layer, kind): (values, lengths)
+        for layer, kind, values, lengths in attention_maps(minilm.model, batch)
+    }
+
+
+def test_raw_maps_of_minilm_equal_eager_attentions(minilm: Any, batch: Any, maps: Any) -> None:
+    eager = copy.deepcopy(minilm.model)
+    eager.set_attn_implementation("eager")
+    with torch.no_grad():
+        expected = eager(**batch, output_attentions=True).attentions
+    for layer, attention in enumerate(expected):
+        values, lengths = maps[layer, "raw"]
+        for i, n in enumerate(lengths.tolist()):
+            assert float((values[i, :, :n, :n] - attention[i, :, :n, :n]).abs().max()) <= 1e-6
+
+
+def test_norm_maps_of_minilm_equal_the_full_tensor_and_add_up_to_the_output(
+    minilm: Any, batch: Any, maps: Any
+) -> None:
+    """Norms from the [n, n, hidden] tensor, whose sum over keys and heads is W_O's output less its bias."""
+    model, caught = minilm.model, {}
+    hooks = []
+    for i, layer in enumerate(model.encoder.layer):
+        for name, module in (("v", layer.attention.self.value), ("o", layer.attention.output.dense)):
+            hooks.append(
+                module.register_forward_hook(
+                    lambda module, inputs, output, key=(name, i): caught.__setitem__(key, output)
+                )
+            )
+    with torch.no_grad():
+        model(**batch)
+    for hook in hooks:
+        hook.remove()
+    for i, layer in enumerate(model.encoder.layer):
+        raw, lengths = maps[i, "raw"]
+        norm, _ = maps[i, "norm"]
+        dense = layer.attention.output.dense
+        slices = dense.weight.detach().view(384, 12, 32).permute(1, 0, 2)  # [H, hidden, d_head]
+        values = caught["v", i].view(len(raw), -1, 12, 32).transpose(1, 2)
+        weighted = raw[..., None] * torch.einsum("bhjd,hod->bhjo", values, slices)[:, :, None]
+        torch.testing.assert_close(norm, weighted.norm(dim=-1), rtol=1e-4, atol=1e-6)
+        output = (caught["o", i] - dense.bias).detach()
+        for b, n in enumerate(lengths.tolist()):
+            torch.testing.assert_close(weighted[b].sum(dim=(0, 2))[:n], output[b, :n], rtol=1e-4, atol=1e-5)
+
+
+def test_batch_size_and_padding_do_not_matter(minilm: Any, batch: Any, maps: Any) -> None:
+    for i, (first, second) in enumerate(SENTENCES):
+        alone = minilm.tokenizer(first, second, return_tensors="pt")
+        for layer, kind, values, lengths in attention_maps(minilm.model, alone):
+            together, n = maps[layer, kind][0][i], int(lengths[0])
+            assert float((together[:, :n, :n] - values[0]).abs().max()) <= 1e-5 * max(1, float(values.max()))
+
+
+def test_segment_ids_are_used(minilm: Any, batch: Any, maps: Any) -> None:
+    without = {k: v for k, v in batch.items() if k != "token_type_ids"}
+    changed = attention_maps(minilm.model, without, kinds=("raw",), layers=[0])[0][2]
+    assert float((changed[0] - maps[0, "raw"][0][0]).abs().max()) > 0.01
+
+
+def test_kinds_and_layers_can_be_chosen(minilm: Any, batch: Any, maps: Any) -> None:
+    found = attention_maps(minilm.model, batch, kinds=("norm",), layers=(4, 1))
+    assert [(layer, kind) for layer, kind, _, _ in found] == [(1, "norm"), (4, "norm")]
+    torch.testing.assert_close(found[0][2], maps[1, "norm"][0])
+
+
+class OneLayer:
+    """As much of an anatomy as norms need: the output slices ``[H, hidden, d_head]`` of one layer."""
+
+    outputs = (None,)
+
+    def __init__(self, slices: torch.Tensor) -> None:
+        self.slices = slices
+
+    def output_slices(self, layer: int, n_heads: int) -> torch.Tensor:
+        return self.slices
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4, 0.0])
+def test_the_norm_is_exact_for_slices_that_are_nearly_or_wholly_null(spread: float) -> None:
+    """Values in the (nearly) null space of W_O; a Gram matrix in float32 loses them in rounding."""
+    random = torch.Generator().manual_seed(0)
+    slices = torch.randn(2, 64, 8, generator=random, dtype=torch.float64)
+    slices[0, :, 1:] = slices[0, :, :1] + spread * slices[0, :, 1:]
+    slices = slices.float()
+    values = torch.randn(3, 2, 50, 8, generator=random, dtype=torch.float64)
+    values[:, 0] -= values[:, 0].mean(-1, keepdim=True)
+    exact = torch.einsum("bhnd,hod->bhno", values.float().double(), slices.double()).norm(dim=-1)
+    found = ValueNorms(OneLayer(slices))(0, values.float())  # type: ignore[arg-type]
+    torch.testing.assert_close(found.double(), exact, rtol=2e-3, atol=2e-5)
+
+
+def test_a_removed_heads_slice_has_norm_nought() -> None:
+    slices = torch.zeros(2, 16, 4)
+    slices[1] = torch.randn(16, 4)
+    found = ValueNorms(OneLayer(slices))(0, torch.ones(1, 2, 5, 4))  # type: ignore[arg-type]
+    assert float(found[:, 0].abs().max()) == 0
+    torch.testing.assert_close(found[0, 1], slices[1].sum(dim=1).norm().expand(5))
+
+
+def test_left_padding_is_refused() -> None:
+    with pytest.raises(InputError, match="padded on the right"):
+        lengths_of(torch.tensor([[0, 1, 1], [1, 1, 1]]))
+    with pytest.raises(InputError, match="padded on the right"):
+        lengths_of(torch.tensor([[1, 0, 1]]))
+    with pytest.raises(InputError, match="without tokens"):
+        lengths_of(torch.tensor([[0, 0, 0], [1, 1, 1]]))
+
+
+def test_an_unknown_kind_is_refused(minilm: Any, batch: Any) -> None:
+    with pytest.raises(InputError, match="raw, norm"):
+        attention_maps(minilm.model, batch, kinds=("rollout",))
+    with pytest.raises(InputError, match="raw, norm"):
+        attention_maps(minilm.model, batch, kinds=())

@@ -1,0 +1,478 @@
+"""The command ``classify-heads`` as its users meet it: files, summary, messages, exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from models import InputError, Subnetwork, compact, save
+from models.isolating import SUBNETWORK_MODES
+from patterns import cli
+from patterns import job as stage
+from patterns.job import ClassifyHeads
+from patterns.taxonomy import PATTERNS
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def command(run_command: Any) -> Any:
+    return partial(run_command, cli.classify_heads)
+
+
+@pytest.fixture(scope="module")
+def options(minilm_folder: str) -> dict[str, Any]:
+    return {"model": minilm_folder, "task": "QQP", "data": str(EXAMPLES), "examples": 6, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def done(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("run") / "out"
+    return ClassifyHeads(**options, output=folder, save_maps=True).run(), folder
+
+
+def test_everything_is_written(done: Any) -> None:
+    _, folder = done
+    assert {path.name for path in folder.iterdir()} == {
+        ".headscope.json", "summary.json", "heads.parquet", "maps.parquet", "distribution.csv", "heads.png",
+        "distribution.png", "maps",
+        "report.html",
+    }  # fmt: skip
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_the_summary_says_what_was_done_and_from_where(done: Any, minilm: Any) -> None:
+    result, folder = done
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary == json.loads(json.dumps(result.summary))
+    assert (summary["task"], summary["split"], summary["examples"], summary["seed"]) == (
+        "qqp",
+        "validation",
+        6,
+        0,
+    )
+    assert summary["model"] == minilm.name
+    for kind in ("raw", "norm"):
+        part = summary["maps"][kind]
+        assert list(part["distribution"]) == list(PATTERNS)
+        assert sum(part["distribution"].values()) == pytest.approx(1)
+        assert part["interpretable_ratio"] == pytest.approx(part["distribution"]["heterogeneous"])
+        low, high = part["interpretable_ratio_ci95"]
+        assert low <= part["interpretable_ratio"] <= high
+        assert part["classified_maps"] == 6 * 72
+        assert part["warnings"] == list(result.patterns.warnings)
+    origin = summary["provenance"]
+    assert origin["inputs"]["special_tokens"][0] == "[CLS]"
+    assert origin["inputs"]["segments"] == [0, 1]
+    assert len(origin["inputs"]["example"]["tokens"]) == len(origin["inputs"]["example"]["segments"])
+    assert origin["model"]["sha256"] == minilm.sha256
+    assert origin["model"]["parameters"] == 22_713_216
+    assert origin["data"]["source"].endswith("examples/qqp/validation.jsonl")
+    assert len(origin["data"]["sha256"]) == 64
+    assert origin["packages"].keys() >= {"torch", "transformers", "numpy"}
+    assert {len(c["version"]) for c in origin["classifiers"].values()} == {12}
+
+
+def test_the_tables_agree_with_each_other(done: Any) -> None:
+    result, folder = done
+    heads, maps = pd.read_parquet(folder / "heads.parquet"), pd.read_parquet(folder / "maps.parquet")
+    pd.testing.assert_frame_equal(heads, result.patterns.to_frame())
+    pd.testing.assert_frame_equal(maps, result.patterns.maps_frame())
+    shares = pd.read_csv(folder / "distribution.csv").set_index(["kind", "pattern"])
+    for (kind, pattern), row in shares.iterrows():
+        assert row["count"] == (maps[maps.kind == kind].label == pattern).sum()
+        assert row["share"] == pytest.approx(result.patterns.distribution(kind)[pattern])
+
+
+def test_figures_are_pictures(done: Any) -> None:
+    from PIL import Image
+
+    for name in ("heads.png", "distribution.png"):
+        with Image.open(done[1] / name) as image:
+            image.verify()
+            assert min(image.size) > 300
+
+
+def test_saved_maps_are_those_that_were_classified(done: Any) -> None:
+    from annotations import AnnotatedMaps
+    from patterns import load_classifier
+
+    result, folder = done
+    saved = AnnotatedMaps.load(folder / "maps")
+    assert len(saved) == 2 * 6 * 72
+    labels = result.patterns.maps_frame().set_index(["kind", "example", "layer", "head"])
+    chosen = np.random.default_rng(0).choice(len(saved), 40, replace=False)
+    for row, values in ((saved.info.iloc[i], saved.maps[i]) for i in chosen):
+        expected = labels.loc[(row["kind"], row["example"], row["layer"], row["head"])]
+        assert row["n_tokens"] == expected["n_tokens"] == len(values)
+        assert row["segment_borders"][-1] == len(values) - 1
+        found = load_classifier(row["kind"]).predict_proba([values])[0]
+        np.testing.assert_allclose(found, [expected[f"prob_{p}"] for p in PATTERNS], atol=0.02)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_other_rows(options: Any, done: Any) -> None:
+    again = ClassifyHeads(**options).run().patterns
+    pd.testing.assert_frame_equal(again.maps_frame(), done[0].patterns.maps_frame())
+    other = ClassifyHeads(**options, seed=1).run().patterns
+    assert set(other.examples) != set(again.examples)
+
+
+def test_the_order_of_the_file_does_not_matter(options: Any, done: Any, tmp_path: Path) -> None:
+    lines = (EXAMPLES / "qqp" / "validation.jsonl").read_text().splitlines()
+    np.random.default_rng(0).shuffle(lines)
+    (tmp_path / "dev.jsonl").write_text("\n".join(lines))
+    again = ClassifyHeads(**(options | {"data": str(tmp_path)})).run().patterns
+    first = done[0].patterns
+    assert sorted(again.examples) == sorted(first.examples)
+    assert again.interpretable_ratio_ci95("raw") == pytest.approx(
+        first.interpretable_ratio_ci95("raw"), abs=5e-3
+    )
+
+
+def test_examples_keep_their_place_in_data_without_idx(options: Any, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (EXAMPLES / "qqp" / "validation.jsonl").read_text().splitlines()]
+    pd.DataFrame(rows).drop(columns="idx").to_csv(tmp_path / "validation.csv", index=False)
+    found = ClassifyHeads(**(options | {"data": str(tmp_path), "maps": ("raw",)})).run().patterns
+    full = ClassifyHeads(**(options | {"maps": ("raw",)})).run().patterns  # there, idx is the position
+    assert found.examples.tolist() == full.examples.tolist()
+
+
+def test_an_earlier_output_can_be_overwritten(options: Any, tmp_path: Path) -> None:
+    for kinds in (("raw",), ("norm",)):
+        ClassifyHeads(
+            **(options | {"examples": 1, "maps": kinds}), output=tmp_path / "o", overwrite=True
+        ).run()
+        assert list(json.loads((tmp_path / "o" / "summary.json").read_text())["maps"]) == list(kinds)
+
+
+def test_the_table_is_printed_and_the_figures_are_named(command: Any, options: Any, tmp_path: Path) -> None:
+    code, out, err = command(
+        "--model",
+        options["model"],
+        "--task",
+        "qqp",
+        "--data",
+        EXAMPLES,
+        "--examples",
+        3,
+        "--output",
+        tmp_path / "o",
+    )
+    assert code == 0
+    assert f"on 3 examples of {EXAMPLES / 'qqp' / 'validation.jsonl'} (qqp), 72 of 72 heads" in out
+    assert "interpretable ratio" in out
+    assert "heterogeneous" in out
+    assert str(tmp_path / "o" / "heads.png") in err
+
+
+def test_json_is_the_summary_alone_and_nothing_is_written(
+    command: Any, options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = command(
+        *("--model", options["model"], "--task", "qqp", "--data", EXAMPLES, "--examples", 1),
+        *("--maps", "norm", "--json"),
+    )
+    assert code == 0
+    summary = json.loads(out)
+    assert list(summary["maps"]) == ["norm"]
+    assert summary["maps"]["norm"]["interpretable_ratio_ci95"] == [None, None]
+    assert not list(tmp_path.iterdir())
+
+
+def test_fewer_examples_than_asked_for_is_a_warning_with_both_numbers(
+    command: Any, options: Any, tmp_path: Path
+) -> None:
+    lines = (EXAMPLES / "qqp" / "validation.jsonl").read_text().splitlines()[:4]
+    (tmp_path / "validation.jsonl").write_text("\n".join(lines))
+    code, out, err = command(
+        "--model", options["model"], "--task", "qqp", "--data", tmp_path, "--examples", 999, "--json"
+    )
+    assert code == 0
+    assert "999 examples were asked for, but" in err
+    assert "has 4" in err
+    assert "999 examples" in json.loads(out)["maps"]["raw"]["warnings"][0]
+
+
+def test_a_subnetwork_is_counted_in_the_full_model(options: Any, done: Any, tmp_path: Path) -> None:
+    heads = np.zeros((6, 12), dtype=bool)
+    heads[2, 3:6] = True
+    Subnetwork(heads, np.ones(6, dtype=bool)).save(tmp_path / "s.safetensors")
+    result = ClassifyHeads(**options, subnetwork=str(tmp_path / "s.safetensors")).run()
+    assert result.summary["heads"] == {"counted": 3, "all": 72}
+    assert result.summary["maps"]["raw"]["classified_maps"] == 18
+    full = done[0].patterns.to_frame().set_index(["kind", "layer", "head"])
+    mine = result.patterns.to_frame().set_index(["kind", "layer", "head"])
+    pd.testing.assert_frame_equal(mine, full.loc[mine.index])
+
+
+@pytest.fixture(scope="module")
+def subnetwork(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """No head in layer 2, no MLP in layer 1."""
+    heads = np.random.default_rng(0).random((6, 12)) < 0.4
+    heads[2] = False
+    path = tmp_path_factory.mktemp("kept") / "s.safetensors"
+    Subnetwork(heads, np.arange(6) != 1).save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def by_mode(options: dict[str, Any], subnetwork: str) -> dict[str, Any]:
+    return {
+        mode: ClassifyHeads(**options, subnetwork=subnetwork, subnetwork_mode=mode).run()
+        for mode in SUBNETWORK_MODES
+    }
+
+
+def test_closing_and_removing_the_rest_give_the_same_patterns(by_mode: Any, subnetwork: str) -> None:
+    frames = {mode: done.patterns.maps_frame() for mode, done in by_mode.items()}
+    gate, compacted = frames["gate"], frames["compact"]
+    number = Subnetwork.load(subnetwork).n_heads
+    columns = [f"prob_{p}" for p in PATTERNS]
+    np.testing.assert_allclose(gate[columns], compacted[columns], atol=1e-3)
+    assert (gate.label != compacted.label).mean() < 0.01
+    assert np.abs(frames["select"][columns] - gate[columns]).to_numpy().max() > 0.1
+    for mode, done in by_mode.items():
+        assert done.summary["subnetwork_mode"] == mode
+        assert done.summary["subnetwork"] == subnetwork
+        assert done.summary["heads"] == {"counted": number, "all": 72}
+        assert done.summary["provenance"]["model"]["parameters"] == 22_713_216  # of the model that was given
+        assert not any("zero" in warning for warning in done.patterns.warnings)
+
+
+def test_a_compacted_folder_is_a_model(
+    options: Any, by_mode: Any, subnetwork: str, minilm: Any, command: Any, tmp_path: Path
+) -> None:
+    from annotations import AnnotatedMaps
+
+    kept = Subnetwork.load(subnetwork)
+    save(compact(minilm.model, kept), tmp_path / "small", tokenizer=minilm.tokenizer)
+    found = ClassifyHeads(
+        **(options | {"model": str(tmp_path / "small")}), output=tmp_path / "o", save_maps=True
+    ).run()
+    pd.testing.assert_frame_equal(found.patterns.maps_frame(), by_mode["compact"].patterns.maps_frame())
+    assert found.summary["heads"] == {"counted": kept.n_heads, "all": 72}
+    assert found.summary["subnetwork_mode"] is None
+    assert found.summary["provenance"]["model"]["parameters"] < 22_713_216
+    saved = AnnotatedMaps.load(tmp_path / "o" / "maps").info
+    assert set(zip(saved["layer"], saved["head"], strict=True)) == set(
+        zip(*np.nonzero(kept.heads), strict=True)
+    )
+
+    full = tmp_path / "full.safetensors"
+    Subnetwork.full(minilm.model).save(full)
+    code, out, err = command(
+        *(
+            "--model",
+            tmp_path / "small",
+            "--task",
+            "qqp",
+            "--data",
+            EXAMPLES,
+            "--examples",
+            1,
+            "--maps",
+            "raw",
+        ),
+        *("--subnetwork", full, "--subnetwork-mode", "compact", "--json"),
+    )
+    assert code == 0, err
+    assert json.loads(out)["heads"] == {"counted": kept.n_heads, "all": 72}
+    assert f"{72 - kept.n_heads} heads and 1 MLPs of the subnetwork were removed" in err
+
+
+def test_causal_models_say_so_in_output_and_summary(
+    command: Any, all_tiny: Any, minilm_folder: str, tmp_path: Path
+) -> None:
+    model = all_tiny["gpt2"].build()
+    model.resize_token_embeddings(30522)
+    model.save_pretrained(tmp_path / "gpt2")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        shutil.copy(Path(minilm_folder) / name, tmp_path / "gpt2")
+    code, out, err = command(
+        "--model",
+        tmp_path / "gpt2",
+        "--task",
+        "qqp",
+        "--data",
+        EXAMPLES,
+        "--examples",
+        2,
+        "--max-length",
+        30,
+        "--json",
+    )
+    assert code == 0, err
+    for text in (err, " ".join(json.loads(out)["maps"]["norm"]["warnings"])):
+        assert "GPT-2 model is causal" in text
+        assert "cannot be two-sided" in text
+
+
+class TestBadInput:
+    """One sentence on stderr, exit code 2, nothing on stdout, nothing written."""
+
+    def refused(self, command: Any, tmp_path: Path, match: str, *words: Any, code: int = 2) -> None:
+        before = sorted(tmp_path.rglob("*"))
+        got, out, err = command(*words)
+        assert got == code
+        assert out == ""
+        assert match in err
+        assert "Traceback" not in err
+        assert len(err.strip().splitlines()) == 1
+        assert sorted(tmp_path.rglob("*")) == before
+
+    @pytest.fixture
+    def good(self, minilm_folder: str, tmp_path: Path) -> list[Any]:
+        return ["--model", minilm_folder, "--task", "qqp", "--data", EXAMPLES, "--output", tmp_path / "new"]
+
+    @pytest.mark.parametrize(
+        ("words", "match"),
+        [
+            (["--task", "quora"], "cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli"),
+            (["--data", "no/such/folder/here"], "is not a folder"),
+            (["--task", "mnli"], "no mnli/validation.*"),
+            (["--split", "train"], "no qqp/train.*"),
+            (["--maps", "raw,attention"], "raw, norm"),
+            (["--examples", "0"], "at least 1"),
+            (["--batch-size", "0"], "at least 1"),
+            (["--max-length", "2"], "at least 4"),
+            (["--device", "tpu"], "not available"),
+            (["--model", "no/such/folder/at/all"], "neither a folder"),
+            (["--raw-classifier", str(EXAMPLES)], "not a pattern classifier"),
+            (["--subnetwork", "missing.safetensors"], "does not exist"),
+            (["--subnetwork-mode", "gate"], "--subnetwork-mode gate needs --subnetwork FILE"),
+            (["--subnetwork-mode", "prune"], "give one of select, gate, compact"),
+        ],
+    )
+    def test_options(
+        self, command: Any, tmp_path: Path, good: list[Any], words: list[str], match: str, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        self.refused(command, tmp_path, match, *good, *words)
+
+    def test_an_output_folder_that_holds_something(
+        self, command: Any, tmp_path: Path, good: list[Any]
+    ) -> None:
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "precious.txt").write_text("x")
+        self.refused(command, tmp_path, "is not empty", *good)
+        assert (tmp_path / "new" / "precious.txt").read_text() == "x"
+
+    def test_overwriting_what_is_no_earlier_output(
+        self, command: Any, tmp_path: Path, good: list[Any]
+    ) -> None:
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "thesis.tex").write_text("years of work")
+        self.refused(command, tmp_path, "is no earlier output of classify-heads", *good, "--overwrite")
+        assert (tmp_path / "new" / "thesis.tex").read_text() == "years of work"
+
+    @pytest.mark.parametrize(
+        ("shape", "match"),
+        [((12, 12), "has 12 x 12 heads, but the model has 6 x 12"), ((6, 12), "keeps no head")],
+    )
+    def test_a_subnetwork_that_is_not_of_the_model(
+        self, command: Any, tmp_path: Path, good: list[Any], shape: tuple[int, int], match: str
+    ) -> None:
+        file = tmp_path / "s.safetensors"
+        Subnetwork(np.full(shape, shape[0] == 12), np.ones(shape[0], dtype=bool)).save(file)
+        self.refused(command, tmp_path, match, *good, "--subnetwork", file)
+
+    def test_seeds_out_of_range(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
+        self.refused(command, tmp_path, "--seed -1", *good, "--seed", "-1")
+
+    def test_save_maps_without_output(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
+        self.refused(command, tmp_path, "--save-maps needs --output", *good[:-2], "--save-maps")
+
+    def test_a_row_without_the_tasks_columns(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "validation.jsonl").write_text(
+            '{"question1": "a", "question2": "b"}\n{"question1": "c"}\n'
+        )
+        self.refused(command, tmp_path, "row 2 has no column 'question2'", *good, "--data", tmp_path / "data")
+
+    def test_an_empty_data_folder(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
+        (tmp_path / "data").mkdir()
+        self.refused(command, tmp_path, "it holds no data files", *good, "--data", tmp_path / "data")
+
+    def test_an_unsupported_architecture(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
+        from transformers import DebertaV2Config
+
+        DebertaV2Config().save_pretrained(tmp_path / "deberta")
+        self.refused(
+            command, tmp_path, "supported families: BERT, RoBERTa", *good, "--model", tmp_path / "deberta"
+        )
+
+    def test_a_truncated_model(
+        self, command: Any, tmp_path: Path, good: list[Any], minilm_folder: str
+    ) -> None:
+        (tmp_path / "model").mkdir()
+        for path in Path(minilm_folder).iterdir():
+            if path.is_file() and path.suffix != ".safetensors":
+                shutil.copy(path, tmp_path / "model")
+        whole = (Path(minilm_folder) / "model.safetensors").read_bytes()
+        (tmp_path / "model" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+        self.refused(command, tmp_path, "truncated or corrupt", *good, "--model", tmp_path / "model")
+
+    def test_a_classifier_of_the_wrong_kind(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
+        from patterns.classifier.network import SHIPPED
+
+        self.refused(command, tmp_path, "for norm maps", *good, "--raw-classifier", SHIPPED / "norm")
+
+    def test_interrupted_half_way_nothing_is_left(
+        self, command: Any, tmp_path: Path, good: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(stage, "write_results", interrupt)
+        self.refused(command, tmp_path, "interrupted", *good, "--examples", 2, code=130)
+
+    def test_a_disk_error_half_way_leaves_nothing(
+        self, options: Any, tmp_path: Path, monkeypatch: Any
+    ) -> None:
+        def full(*_: Any, **__: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(stage, "write_results", full)
+        with pytest.raises(OSError, match="No space left"):
+            ClassifyHeads(**options, output=tmp_path / "new").run()
+        assert not list(tmp_path.iterdir())
+
+    def test_without_network_and_local_data_it_says_how_to_give_data(
+        self, command: Any, tmp_path: Path, good: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def unreachable(*_: Any, **__: Any) -> None:
+            raise ConnectionError("Couldn't reach the Hub")
+
+        monkeypatch.setattr("datasets.load_dataset", unreachable)
+        monkeypatch.setattr("datasets.get_dataset_config_names", unreachable)
+        without = [word for word in good if word not in ("--data", EXAMPLES)]
+        self.refused(command, tmp_path, "give --data DIR with DIR/qqp/validation.jsonl", *without)
+
+
+def test_help_is_quick_and_shows_an_example() -> None:
+    """Quick because nothing heavy is imported; that is what is tested, not a time."""
+    code = (
+        "import sys\n"
+        "sys.argv = ['classify-heads', '--help']\n"
+        "from patterns.cli import classify_heads\n"
+        "try:\n    classify_heads()\n"
+        "finally:\n    print({'torch', 'transformers', 'pandas', 'datasets'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("set()")
+    assert "Example: classify-heads --model bert-base-uncased" in " ".join(done.stdout.split())
+
+
+def test_unknown_options_are_refused_by_the_stage_itself() -> None:
+    with pytest.raises(InputError, match="nine GLUE tasks"):
+        ClassifyHeads(model="x", task="nope")
