@@ -38,7 +38,7 @@ from ..taxonomy import KINDS, PATTERNS, Pattern
 from .profiles import SMALLEST, Profiles
 
 _WEIGHTS = "model.safetensors"
-SHIPPED = Path(__file__).parent / "weights"
+SHIPPED = Path(__file__).parents[1] / "weights"
 _BATCH = 256
 _LARGEST = 1024  # side of an image; and, below, cells of the last stage's and sides of one with measurements
 _LARGEST_POOLED, _LARGEST_MEASURED = 64, 128

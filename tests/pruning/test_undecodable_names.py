@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 import tomllib
@@ -39,7 +40,9 @@ def takes_text() -> list[tuple[str, str]]:
         click: Any = typer.main.get_command(getattr(importlib.import_module(module), function).app)
         for word, one in getattr(click, "commands", {"": click}).items():
             for parameter in one.params:
-                if parameter.type.name in ("text", "path", "file", "directory"):
+                known = getattr(parameter, "type_descriptor", None)  # of newer versions of Typer
+                kind = str(known.annotation) if known else parameter.type.name
+                if re.search(r"\b(str|Path|text|path|file|directory)\b", kind):
                     found.append((f"{where} {word}".strip(), parameter.opts[0]))
     return found
 
