@@ -78,7 +78,7 @@ def sample(
     Every map of the rows drawn is classified; the chosen ones go to the output folder in the order in which to
     label them, with their tokens and what the classifier says of each.
 
-    Example: annotate-maps sample --model bert-base-uncased --task qqp --strategy uncertain --output my-maps
+    Example: annotate-maps sample --model bert-base-uncased --task qqp --strategy uncertain-diverse --output my-maps
     """
     from .sampling.job import SampleMaps
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from models.common.commands import (
+    TASK_HELP,
     ClassifierOption,
     DataOption,
     DeviceOption,
@@ -21,7 +23,6 @@ from models.common.commands import (
     RevisionOption,
     SeedOption,
     SplitOption,
-    TaskOption,
     command,
     listed,
     say,
@@ -31,8 +32,14 @@ from models.common.commands import (
 @command
 def classify_heads(
     model: ModelOption,
-    task: TaskOption,
+    task: Annotated[str | None, typer.Option("--task", help=TASK_HELP)] = None,
     data: DataOption = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            "--text", help="Instead of --task: a file of one text a line, or of two with a tab between them."
+        ),
+    ] = None,
     revision: RevisionOption = None,
     split: SplitOption = "validation",
     examples: Annotated[int, typer.Option("--examples", help="Rows to draw at random.")] = 100,
@@ -86,6 +93,7 @@ def classify_heads(
         task=task,
         revision=revision,
         data=data,
+        text=text,
         split=split,
         examples=examples,
         maps=listed(maps),

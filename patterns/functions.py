@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 from models.common.options import shared_out
 
 if TYPE_CHECKING:
+    from models.tasks.task import Task
+
     from .job import Classified
 
 
@@ -17,6 +19,7 @@ class ClassifyOptions(TypedDict, total=False):
 
     revision: str | None
     data: Path | str | None
+    text: Path | str | None
     split: str
     examples: int
     maps: tuple[str, ...] | list[str] | str
@@ -34,7 +37,7 @@ class ClassifyOptions(TypedDict, total=False):
 
 
 def classify_checkpoint(
-    model: str, task: str, *, progress: bool = False, **options: Unpack[ClassifyOptions]
+    model: str, task: str | Task | None = None, *, progress: bool = False, **options: Unpack[ClassifyOptions]
 ) -> Classified:
     """Classify the attention of every head of a checkpoint on rows of a task, as ``classify-heads`` does.
 
@@ -42,7 +45,8 @@ def classify_checkpoint(
 
     Args:
         model: Hub id or folder.
-        task: a GLUE task, in any spelling.
+        task: a GLUE task in any spelling, or what describes one of one's own (see "Your own task" in the README); None
+            with the option ``text``, a file of one text a line, or of two with a tab between them.
         progress: show progress bars on stderr.
         options: the fields of :class:`patterns.job.ClassifyHeads` (``data``, ``examples``, ``maps``, ``control``,
             ``output`` ...).

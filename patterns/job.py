@@ -16,7 +16,7 @@ from models.common.outputs import Output
 from models.common.provenance import provenance, source_record
 from models.isolating import check_mode, isolated
 from models.subnetwork import Subnetwork, mask_files
-from models.tasks.rows import Rows, load_rows, select_rows
+from models.tasks.rows import Rows, load_rows, load_text, select_rows
 from models.tasks.task import Task, task_named
 
 from .classifier.network import PatternClassifier, classifier_records, load_classifiers
@@ -53,7 +53,7 @@ class ClassifyHeads:
 
     model: str
     """Hub id or folder."""
-    task: str | Task
+    task: str | Task | None = None
     """A GLUE task in any spelling, or what describes one of the user's own: see
     :func:`models.tasks.task.task_named`."""
     revision: str | None = None
@@ -62,6 +62,8 @@ class ClassifyHeads:
     """Folder or Hub data set with the task's rows; what the task says if None, the Hub's GLUE for its nine."""
     split: str = "validation"
     """Which split of the data."""
+    text: Path | str | None = None
+    """In the place of a task, a file of one text a line, or of two with a tab between them."""
     examples: int = 100
     """Rows to draw at random."""
     maps: tuple[str, ...] = KINDS
@@ -91,7 +93,14 @@ class ClassifyHeads:
     at too: the same heads, inputs and classifiers."""
 
     def __post_init__(self) -> None:
-        task_named(self.task)
+        if (self.task is None) == (self.text is None):
+            raise InputError(
+                "Give either --task, whose rows are looked at, or --text FILE, with one text a line."
+            )
+        if self.task is not None:
+            task_named(self.task)
+        elif self.data is not None or self.split != "validation":
+            raise InputError("--data and --split are of a task; --text FILE is read whole.")
         check_kinds(self.maps)
         check_sizes(self.batch_size, self.max_length)
         check_seed(self.seed)
@@ -109,7 +118,7 @@ class ClassifyHeads:
 
     @property
     def _output(self) -> Output:
-        inputs = (self.model, self.data, self.subnetwork, *(self.classifiers or {}).values())
+        inputs = (self.model, self.data, self.text, self.subnetwork, *(self.classifiers or {}).values())
         return Output(Path(self.output or "."), "classify-heads", self.overwrite, inputs)
 
     def run(self, progress: bool = False) -> Classified:
@@ -118,8 +127,7 @@ class ClassifyHeads:
         Raises:
             HeadscopeError: the model, the data or a classifier is not what it should be.
         """
-        task = task_named(self.task)
-        rows = load_rows(task, self.data, self.split)
+        task, rows = self._rows()
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
         subnetwork = Subnetwork.load(self.subnetwork) if self.subnetwork else None
@@ -178,7 +186,7 @@ class ClassifyHeads:
                 *correction_notes(patterns),
             )
             patterns = replace(patterns, warnings=warnings)
-            summary = self._summary(patterns, checkpoint, rows, classifiers)
+            summary = self._summary(patterns, checkpoint, task, rows, classifiers)
             if folder is not None:
                 write_results(folder, patterns, summary)
                 from .report.classified import write_classified
@@ -186,6 +194,12 @@ class ClassifyHeads:
                 kept = None if subnetwork is None else subnetwork.heads
                 write_classified(folder / REPORT, self, patterns, summary, rows, maps, observed, kept)
         return Classified(patterns, summary, rows)
+
+    def _rows(self) -> tuple[Task, Rows]:
+        if self.text is not None:
+            return load_text(self.text)
+        task = task_named(self.task or "")
+        return task, load_rows(task, self.data, self.split)
 
     def _in_model(self, subnetwork: Subnetwork, model: PreTrainedModel) -> tuple[Subnetwork, list[str]]:
         """Return what of a subnetwork the model has, and a warning if that is not all of it."""
@@ -210,15 +224,15 @@ class ClassifyHeads:
         self,
         patterns: HeadPatterns,
         checkpoint: Checkpoint,
+        task: Task,
         rows: Rows,
         classifiers: Mapping[str, PatternClassifier],
     ) -> dict[str, Any]:
-        task = task_named(self.task)
         return {
             "model": self.model,
             "task": task.name,
             **({"task_definition": task.record()} if task.own else {}),
-            "split": self.split,
+            "split": self.split if self.task is not None else None,
             "examples": len(patterns.examples),
             "seed": self.seed,
             "maps": {kind: summarise(patterns, kind) for kind in patterns.kinds},

@@ -95,7 +95,7 @@ def test_there_is_code_to_look_at() -> None:
     ("code", "names"),
     [
         ("from patterns.job import ClassifyHeads", ["patterns.job"]),
-        ("import pruning.comparison.figures", ["pruning.comparison.figures"]),
+        ("import pruning.comparison.figures", ["pruning.comparison"]),
         ("import pruning\npruning.figures.pattern_bars({})", ["pruning.figures"]),
         ("from annotations import stages", ["annotations.stages"]),
         ("from pruning.stability import fleiss_kappa\nfrom models import save\nimport json", []),

@@ -27,13 +27,10 @@ ModelOption = Annotated[str, typer.Option("--model", help="Hub id or folder of t
 RevisionOption = Annotated[
     str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub model.")
 ]
-TaskOption = Annotated[
-    str,
-    typer.Option(
-        "--task",
-        help="A GLUE task in any spelling (SST-2, sst2, QQP), or a .toml file that describes a task of your own.",
-    ),
-]
+TASK_HELP = (
+    "A GLUE task in any spelling (SST-2, sst2, QQP), or a .toml file that describes a task of your own."
+)
+TaskOption = Annotated[str, typer.Option("--task", help=TASK_HELP)]
 DataOption = Annotated[
     str | None,
     typer.Option(

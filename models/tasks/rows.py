@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError, MissingSplitError, is_unicode, one_line
 from ..common.files import reason
+from ..common.reading import file_digest, read_text
 from . import row_files
 from .task import HUB_DATASET, Task, plain_label, plain_name, task_named
 
@@ -31,6 +32,7 @@ _SPLITS = {
     "validation_mismatched": ("validation_mismatched", "dev_mismatched"),
 }
 _LARGEST_ID = 2**63 - 1
+_LARGEST_TEXT = 2**30  # bytes of a file of texts
 _LONGEST = 1_000_000  # characters of a text; of longer ones, tokenizers take gigabytes
 _BROKEN_OFF = 100  # GLUE's QQP files have lines that break off: at most one row in so many may be left out
 
@@ -116,6 +118,42 @@ def load_rows(task: str | Task, data: str | Path | None = None, split: str = "va
             "(or .parquet, .csv, .tsv), or the id of a Hub data set."
         )
     return _from_hub(task, HUB_DATASET if data is None else str(data), split)
+
+
+def load_text(path: str | Path) -> tuple[Task, Rows]:
+    """Read a file of one text a line, or of two with a tab between them: rows without a task.
+
+    Returns:
+        A task that only says what the texts are, called like the file; and the rows. Empty lines are left out.
+
+    Raises:
+        InputError: the file is missing, no UTF-8, without a text, or has lines of one text and lines of two.
+    """
+    path = Path(path)
+    lines = read_text(path, "a file with one text a line", most=_LARGEST_TEXT).split("\n")
+    texts = [(number, line.rstrip("\r").split("\t")) for number, line in enumerate(lines, 1) if line.strip()]
+    if not texts:
+        raise InputError(f"{path} holds no text.")
+    first, wanted = texts[0][0], len(texts[0][1])
+    for number, parts in texts:
+        if len(parts) > 2:
+            raise InputError(
+                f"{path}, line {number} has {len(parts) - 1} tabs; a line is a text, or two with a tab between them."
+            )
+        if len(parts) != wanted:
+            words = ("one text", "two texts")
+            raise InputError(
+                f"{path}, line {number} has {words[len(parts) - 1]}, but line {first} {words[wanted - 1]}; "
+                "give all lines as many."
+            )
+    task = Task(path.name, ("text", "second_text")[:wanted])
+    rows: list[Row] = [
+        FileRow(dict(zip(task.columns, parts, strict=True)), number) for number, parts in texts
+    ]
+    check_rows(rows, task, str(path))
+    empty = len(lines) - (lines[-1] == "") - len(texts)
+    broken = f"{empty} empty lines of {path}" if empty else ""
+    return task, Rows(rows, str(path), broken=broken, sha256=file_digest(path))
 
 
 def load_mismatched(task: str | Task, data: str | Path | None = None) -> Rows | None:

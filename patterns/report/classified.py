@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from models.common.pages import Section, TableBlock, command_line, options_of, percent_words, short_name
+from models.tasks.task import TASKS
 
 from ..distribution import COVERS, bootstrap_ci95, interpretable_shares
 from ..maps.examples import ExampleMaps
@@ -30,6 +31,10 @@ class Asked(Protocol):
     @property
     def model(self) -> str:
         """Folder or Hub id."""
+
+    @property
+    def task(self) -> object:
+        """None where a file of texts stands in its place."""
 
     @property
     def split(self) -> str:
@@ -81,10 +86,12 @@ def write_classified(
         maps=maps,
         survives=survives if within else None,
         importance=_importance(job, observed),
-        annotate=annotation_command(job),
+        annotate="" if job.task is None else annotation_command(job),
     )
     examples, counted, all_heads = summary["examples"], summary["heads"]["counted"], summary["heads"]["all"]
     whose = "their " if within else ""
+    task = summary["task"].upper() if summary["task"] in TASKS else summary["task"]
+    split = f", split {job.split}" if job.task is not None else ""
     findings, sections = head_findings(view), []
     if within:
         frame, sentences = beside_full(patterns, observed, job.seed)
@@ -100,8 +107,8 @@ def write_classified(
     write_report(
         path,
         [view],
-        title=f"Attention heads of {short_name(job.model)} on {summary['task'].upper()}",
-        about=f"{examples} examples of {rows.source}, split {job.split}; model {job.model}.",
+        title=f"Attention heads of {short_name(job.model)} on {task}",
+        about=f"{examples} examples of {rows.source}{split}; model {job.model}.",
         facts=[
             (str(counted), "heads" if counted == all_heads else f"of {all_heads} heads"),
             (str(examples), "examples"),

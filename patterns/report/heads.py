@@ -196,7 +196,9 @@ def sampling_command(options: Mapping[str, Any]) -> str:
     shared = {
         name: value for name, value in options.items() if name in _SAMPLING or name.endswith("_classifier")
     }
-    return command_line(["annotate-maps", "sample"], shared | {"strategy": "uncertain", "output": "my-maps"})
+    return command_line(
+        ["annotate-maps", "sample"], shared | {"strategy": "uncertain-diverse", "output": "my-maps"}
+    )
 
 
 def head_findings(view: HeadsView) -> list[str]:

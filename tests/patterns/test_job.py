@@ -476,3 +476,69 @@ def test_help_is_quick_and_shows_an_example() -> None:
 def test_unknown_options_are_refused_by_the_stage_itself() -> None:
     with pytest.raises(InputError, match="nine GLUE tasks"):
         ClassifyHeads(model="x", task="nope")
+
+
+class TestTexts:
+    """--text: what lies in a plain file, without a task."""
+
+    def run(self, run_command: Any, folder: str, file: Path, *more: Any) -> tuple[int, str, str]:
+        words = ["--model", folder, "--text", file, "--maps", "raw", "--device", "cpu", *more]
+        found: tuple[int, str, str] = run_command(cli.classify_heads, *words)
+        return found
+
+    def test_lines_are_looked_at_as_the_same_rows_of_a_task_are(
+        self, run_command: Any, minilm_folder: str, tmp_path: Path
+    ) -> None:
+        pairs = [
+            ("Where is the sun?", "What is the sun?"),
+            ("Who are you?", "Who is she?"),
+            ("Is it so?", "It is."),
+        ]
+        (tmp_path / "pairs.txt").write_text("".join(f"{a}\t{b}\r\n" for a, b in pairs) + "\n")
+        (tmp_path / "rows").mkdir()
+        rows = [{"question1": a, "question2": b} for a, b in pairs]
+        (tmp_path / "rows" / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        code, out, err = self.run(
+            run_command, minilm_folder, tmp_path / "pairs.txt", "--json", "--output", tmp_path / "o"
+        )
+        assert code == 0, err
+        found = json.loads(out)
+        assert (found["task"], found["split"], found["examples"]) == ("pairs.txt", None, 3)
+        assert "1 empty lines of" in " ".join(found["maps"]["raw"]["warnings"])
+        words = ["--model", minilm_folder, "--task", "qqp", "--data", tmp_path / "rows", "--maps", "raw"]
+        code, out, err = run_command(cli.classify_heads, *words, "--device", "cpu", "--json")
+        assert code == 0, err
+        assert found["maps"]["raw"]["distribution"] == json.loads(out)["maps"]["raw"]["distribution"]
+        page = (tmp_path / "o" / "report.html").read_text()
+        assert "on pairs.txt" in page
+        assert "annotate-maps sample" not in page
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("", "holds no text"),
+            ("a\tb\tc\n", "line 1 has 2 tabs"),
+            ("a\tb\n\nc\n", "line 3 has one text, but line 1 two texts"),
+            ("a\n\udcff", "cannot be read as a file with one text a line"),
+        ],
+    )
+    def test_what_is_wrong_is_one_sentence(
+        self, run_command: Any, minilm_folder: str, tmp_path: Path, text: str, said: str
+    ) -> None:
+        (tmp_path / "a.txt").write_bytes(text.encode(errors="surrogateescape"))
+        code, out, err = self.run(run_command, minilm_folder, tmp_path / "a.txt")
+        assert (code, out) == (2, "")
+        assert said in err
+        assert len(err.splitlines()) == 1
+
+    def test_it_stands_in_the_place_of_a_task(
+        self, run_command: Any, minilm_folder: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "a.txt").write_text("a b c\n")
+        for more in (("--task", "qqp"), ("--data", tmp_path), ("--split", "train")):
+            code, _, err = self.run(run_command, minilm_folder, tmp_path / "a.txt", *more)
+            assert code == 2
+            assert "--text" in err
+        code, _, err = run_command(cli.classify_heads, "--model", minilm_folder)
+        assert code == 2
+        assert "Give either --task" in err

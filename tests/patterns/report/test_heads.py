@@ -150,7 +150,7 @@ def test_the_commands_repeat_the_run_and_send_maps_to_annotation(page: Page, min
         assert words in annotate
         assert words in repeat
     assert annotate.startswith("annotate-maps sample ")
-    assert "--strategy uncertain" in annotate
+    assert "--strategy uncertain-diverse" in annotate
     assert repeat.startswith("classify-heads ")
 
 
