@@ -210,7 +210,7 @@ def _check_quotes(
 
     def fields(line: str) -> list[str]:
         closed = line.count('"') % 2 == 0
-        bare = line.rstrip("\r\n")
+        bare = line.rstrip("\r\n").replace("\r", " ")
         return next(csv.reader([bare]), []) if closed else bare.split(",")
 
     for first, lines in wide:

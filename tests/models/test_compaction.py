@@ -60,9 +60,11 @@ def some_subnetworks(model: Any) -> dict[str, Subnetwork]:
 def check_outputs(model: Any, subnetwork: Subnetwork, batch: Any) -> Any:
     """Return the compacted model."""
     small = compact(model, subnetwork, unshare=True)
-    with gated(model, heads=subnetwork.heads, mlps=subnetwork.mlps):
-        expected = hidden(model, batch)
-    torch.testing.assert_close(hidden(small, batch), expected, rtol=0, atol=5e-5)  # of values up to 4
+    # In float64: what norms make of the rounding of float32 depends on the subnetwork.
+    whole, cut = copy.deepcopy(model).double(), copy.deepcopy(small).double()
+    with gated(whole, heads=subnetwork.heads, mlps=subnetwork.mlps):
+        expected = hidden(whole, batch)
+    torch.testing.assert_close(hidden(cut, batch), expected)
     return small
 
 

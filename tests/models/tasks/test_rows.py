@@ -745,6 +745,8 @@ class TestRefusals:
         ]
         write(tmp_path / "dev.csv", *rows)
         assert load_rows(QQP, tmp_path).rows[2]["question1"] == "Dear Sir, I, too\nthank you"
+        (tmp_path / "dev.csv").write_bytes(b'question1,question2,label\r\n,"\n\r0\n",1\r\n')
+        assert load_rows(QQP, tmp_path).rows[0]["question2"] == "\n\r0\n"
         write(tmp_path / "dev.csv", *rows[:3], '"Dear Sir,I,0', 'thank you",yes,0', rows[-1])
         assert "lines 4 to 5 would be one row" in refusal(tmp_path)
 
