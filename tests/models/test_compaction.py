@@ -60,11 +60,13 @@ def some_subnetworks(model: Any) -> dict[str, Subnetwork]:
 def check_outputs(model: Any, subnetwork: Subnetwork, batch: Any) -> Any:
     """Return the compacted model."""
     small = compact(model, subnetwork, unshare=True)
-    # In float64: what norms make of the rounding of float32 depends on the subnetwork.
-    whole, cut = copy.deepcopy(model).double(), copy.deepcopy(small).double()
+    whole, cut, spread = model, small, {"rtol": 0.0, "atol": 5e-5}  # of values up to 4
+    # In float64, if the library's ModernBERT can: what norms make of float32's rounding depends on the subnetwork.
+    if model.config._attn_implementation != "eager":
+        whole, cut, spread = copy.deepcopy(model).double(), copy.deepcopy(small).double(), {}
     with gated(whole, heads=subnetwork.heads, mlps=subnetwork.mlps):
         expected = hidden(whole, batch)
-    torch.testing.assert_close(hidden(cut, batch), expected)
+    torch.testing.assert_close(hidden(cut, batch), expected, **spread)
     return small
 
 
