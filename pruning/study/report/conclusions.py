@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from models.tasks.measures import range_of
+
 from ...comparison.consistency import kappas, random_masks
 from ...comparison.terminal import p_words
 from ...permutation import (
@@ -26,7 +28,7 @@ from ...permutation import (
     verdict,
 )
 from ...stability import at_least
-from .data import METHODS, STATES, StudyData, metric_range
+from .data import METHODS, STATES, StudyData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -263,7 +265,7 @@ def _good(data: StudyData) -> list[Finding]:
             order = [task for task in data.plan.study.tasks if task in pairs.index.get_level_values("task")]
             by_task = {task: pairs.xs(task, level="task").to_numpy() for task in order}
             metrics = dict(zip(scores["task"], scores["metric"], strict=True))
-            spans = {task: metric_range(metrics[task]) for task in order}
+            spans = {task: range_of(metrics[task]) for task in order}
             vain = {task for task, of in data.untestable if of == method}
             found += _paired("good", f"{method}: {one} - {other}", by_task, spans, vain)
     return found

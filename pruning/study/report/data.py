@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from models.common.errors import InputError
 from models.common.reading import read_frame
+from models.tasks.measures import range_of
 
 from ...comparison.consistency import shared_by_pairs, stability_frame, stability_of, survivors_frame
 from ...comparison.survivor_patterns import adjust, compare
@@ -128,7 +130,7 @@ class StudyData:
         for names, part in by_seed.groupby(keys, sort=False):
             full = by_seed[(by_seed["task"] == names[0]) & (by_seed["state"] == FULL)]
             values = part["score"].to_numpy()
-            low, high = t_interval(values, metric_range(str(names[-1])))
+            low, high = t_interval(values, range_of(str(names[-1])))
             rows.append(
                 dict(zip(keys, names, strict=True))
                 | {"seeds": len(values), "mean": values.mean(), "std": _std(values), "low": low, "high": high}
@@ -264,11 +266,6 @@ class StudyData:
         return [f"{task} ({', '.join(where)}): {message}" for (task, message), where in found.items()]
 
 
-def metric_range(metric: str) -> tuple[float, float]:
-    """Return the lowest and highest value of a score: coefficients begin at -1, shares at 0."""
-    return (-1.0, 1.0) if metric in ("matthews", "pearson", "spearman", "pearson_spearman") else (0.0, 1.0)
-
-
 def t_interval(values: npt.NDArray[np.floating], span: tuple[float, float]) -> tuple[float, float]:
     """Return a 95% interval of the mean by Student's t that lies within the range of what is measured.
 
@@ -292,16 +289,25 @@ def within_range(mean: float, half: float, span: tuple[float, float]) -> tuple[f
 
     On shares this is the logit interval (Agresti 2013, section 1.4), on coefficients from -1 to 1 Fisher's z (1921)
     with the spread that there is. In the middle of the range it is hardly another one than ``mean - half`` to ``mean +
-    half``; it never leaves the range and always holds the mean. NaN where the width is 0, or the mean an end.
+    half``; it never leaves the range and always holds the mean. A range with one end is taken on the logarithmic scale
+    of the distance from it, one without ends as it is. NaN where the width is 0, or the mean an end.
     """
     low, high = span
+    ends = [end for end in span if math.isfinite(end)]
+    if len(ends) < 2:
+        away = abs(mean - ends[0]) if ends else math.inf
+        if not (half > 0 and away > 0):
+            return float("nan"), float("nan")
+        if not ends:
+            return mean - half, mean + half
+        near, far = away * math.exp(-half / away), away * math.exp(half / away)
+        return (low + near, low + far) if math.isfinite(low) else (high - far, high - near)
     place = (mean - low) / (high - low)
     if not (half > 0 and 0 < place < 1):
         return float("nan"), float("nan")
     step = half / (high - low) / (place * (1 - place))
     middle = np.log(place / (1 - place))
-    ends = (low + (high - low) / (1 + np.exp(-(middle + side * step))) for side in (-1, 1))
-    lowest, highest = ends
+    lowest, highest = (low + (high - low) / (1 + np.exp(-(middle + side * step))) for side in (-1, 1))
     return float(lowest), float(highest)
 
 

@@ -23,6 +23,7 @@ from scipy.stats import t as student
 
 from models import FineTuning, InputError, Subnetwork
 from models.common.pages import FigureBlock
+from models.tasks.measures import range_of
 from models.tasks.task import TASKS
 from patterns.taxonomy import PATTERNS
 from pruning import stability
@@ -51,7 +52,7 @@ from pruning.study.report.conclusions import (
     findings_of,
     in_short,
 )
-from pruning.study.report.data import StudyData, metric_range, t_interval
+from pruning.study.report.data import StudyData, t_interval
 from pruning.study.report.pages import forests_of, tables_of, write_report
 from pruning.study.terminal import print_report
 
@@ -747,7 +748,7 @@ def test_what_was_not_testable_is_no_answer_to_the_question() -> None:
 
 @pytest.mark.parametrize("metric", ["accuracy", "matthews", "pearson_spearman"])
 def test_an_interval_of_scores_stays_within_the_metrics_range_and_holds_the_mean(metric: str) -> None:
-    span = metric_range(metric)
+    span = range_of(metric)
     rng = np.random.default_rng(0)
     for _ in range(200):
         values = rng.beta(*rng.uniform(0.2, 4, 2), rng.integers(3, 7)) * (span[1] - span[0]) + span[0]
@@ -757,6 +758,21 @@ def test_an_interval_of_scores_stays_within_the_metrics_range_and_holds_the_mean
         assert np.isnan(t_interval(np.array(two), span)).all()
     assert np.isnan(t_interval(np.full(5, 0.7), span)).all()  # no width is no interval
     assert np.isnan(t_interval(np.full(5, 1.0), span)).all()
+
+
+@pytest.mark.parametrize("metric", ["r2", "neg_log_loss", "mutual_info_score"])
+def test_so_does_one_of_scores_whose_range_has_one_end(metric: str) -> None:
+    span = range_of(metric)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        away = rng.gamma(rng.uniform(0.2, 4), 1, rng.integers(3, 7))
+        values = span[1] - away if np.isfinite(span[1]) else span[0] + away
+        low, high = t_interval(values, span)
+        assert span[0] <= low < values.mean() < high <= span[1]
+    values = 5 + rng.normal(0, 0.01, 6)  # far from the end, and without one
+    plain = student.interval(0.95, 5, values.mean(), values.std(ddof=1) / 6**0.5)
+    assert t_interval(values, (0.0, np.inf)) == pytest.approx(plain, abs=1e-4)
+    assert t_interval(values, (-np.inf, np.inf)) == pytest.approx(plain)
 
 
 def test_far_from_its_ends_it_is_the_interval_of_student() -> None:
