@@ -29,6 +29,7 @@ from models.common.commands import (
 )
 
 from .label_studio.cli import COMMANDS
+from .sampling.strategies import STRATEGIES
 
 
 def sample(
@@ -44,9 +45,8 @@ def sample(
         str,
         typer.Option(
             "--strategy",
-            help="random, a fair sample; balanced over predicted patterns; uncertain: smallest margin between two "
-            "patterns; diverse: unlike each other; uncertain-diverse: unlike each other among the uncertain ones. "
-            "In our simulation the last teaches a classifier the most for each label; uncertain and balanced, "
+            help="; ".join(f"{name}: {one.help}" for name, one in STRATEGIES.items())
+            + ". In our simulation the last teaches a classifier the most for each label; uncertain and balanced, "
             "hardly more than random.",
         ),
     ] = "random",

@@ -141,7 +141,7 @@ class SampleMaps:
         checkpoint = load_checkpoint(self.model, self.revision, device)
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
         names = MapNames(checkpoint, task.name, self.base_model)
-        look = _Look(anatomy_of(checkpoint.model), "diverse" in self.strategy)
+        look = _Look(anatomy_of(checkpoint.model), STRATEGIES[self.strategy].images)
         found = classify_heads(
             checkpoint.model,
             checkpoint.tokenizer,

@@ -14,6 +14,9 @@ patterns can be counted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,12 +24,84 @@ from patterns.taxonomy import PATTERNS
 
 Floats = npt.NDArray[np.floating]
 
-STRATEGIES = ("random", "balanced", "uncertain", "diverse", "uncertain-diverse")
-"""See :func:`choose`."""
-
 _SIDE = 8
 _POOL = 4
 """``uncertain-diverse`` looks for maps unlike each other among so many times as many uncertain ones."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The maps to choose from."""
+
+    probabilities: Floats
+    """``[N, 5]``, columns in Pattern order."""
+    features: Floats
+    """``[N, F]``, of :func:`image_features`; only a strategy with ``images`` uses any."""
+    count: int
+    """Of maps wanted."""
+    order: npt.NDArray[np.int64]
+    """Their places, at random: what a strategy leaves open."""
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to choose."""
+
+    order: Callable[[Candidates], npt.NDArray[np.int64]]
+    """Return places, the most wanted first."""
+    help: str
+    images: bool = False
+    """Whether it looks at the maps themselves, not only at what a classifier says of them."""
+
+
+def _random(maps: Candidates) -> npt.NDArray[np.int64]:
+    return maps.order
+
+
+def _balanced(maps: Candidates) -> npt.NDArray[np.int64]:
+    predicted = maps.probabilities.argmax(axis=1)[maps.order]
+    turn = np.zeros(len(predicted), dtype=np.int64)
+    for pattern in range(len(PATTERNS)):
+        turn[predicted == pattern] = np.arange((predicted == pattern).sum())
+    return maps.order[np.argsort(turn, kind="stable")]
+
+
+def _uncertain(maps: Candidates) -> npt.NDArray[np.int64]:
+    return maps.order[np.argsort(margins(maps.probabilities)[maps.order], kind="stable")]
+
+
+def _diverse(maps: Candidates) -> npt.NDArray[np.int64]:
+    points = described(maps.probabilities, maps.features)[maps.order]
+    return maps.order[spread(points, maps.count, maps.rng)]
+
+
+def _uncertain_diverse(maps: Candidates) -> npt.NDArray[np.int64]:
+    pool = maps.rng.permutation(_uncertain(maps)[: _POOL * maps.count])
+    return pool[spread(described(maps.probabilities, maps.features)[pool], maps.count)]
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "random": Strategy(_random, "at random, from which alone shares of patterns can be counted"),
+    "balanced": Strategy(
+        _balanced,
+        "the predicted patterns in turn, each at random, so that rare ones come as often as frequent ones",
+    ),
+    "uncertain": Strategy(_uncertain, "the smallest margin between the two most probable patterns first"),
+    "diverse": Strategy(
+        _diverse,
+        "at random, in proportion to the squared distance from the nearest before (k-means++, Arthur & Vassilvitskii "
+        "2007)",
+        images=True,
+    ),
+    "uncertain-diverse": Strategy(
+        _uncertain_diverse,
+        "of the four times as many most uncertain maps, each the farthest from all before it (Gonzalez 1985), so that "
+        "a batch is not one sort of hard map many times",
+        images=True,
+    ),
+}
+"""By name; one more is an entry here."""
 
 
 def choose(
@@ -34,34 +109,15 @@ def choose(
 ) -> npt.NDArray[np.int64]:
     """Return the places of `count` maps to label, the most wanted first; all of them if there are fewer.
 
-    ``random``: at random. ``balanced``: the predicted patterns in turn, each at random, so that rare ones come as
-    often as frequent ones while they last. ``uncertain``: the smallest margin between the two most probable
-    patterns first. ``diverse``: each at random, in proportion to its squared distance from the nearest before it
-    (k-means++, Arthur & Vassilvitskii 2007). ``uncertain-diverse``: of the four times as many most uncertain maps,
-    each the farthest from all before it (Gonzalez 1985), so that a batch is not one sort of hard map many times.
-
     Args:
         strategy: one of :data:`STRATEGIES`.
         probabilities: ``[N, 5]``, columns in Pattern order.
-        features: ``[N, F]``, of :func:`image_features`; only the diverse ones use any.
+        features: ``[N, F]``, of :func:`image_features`; only a strategy with ``images`` uses any.
         count: of maps wanted.
         rng: decides what is left open.
     """
     order = rng.permutation(len(probabilities))
-    if strategy == "balanced":
-        predicted = probabilities.argmax(axis=1)[order]
-        turn = np.zeros(len(order), dtype=np.int64)
-        for pattern in range(len(PATTERNS)):
-            turn[predicted == pattern] = np.arange((predicted == pattern).sum())
-        order = order[np.argsort(turn, kind="stable")]
-    if strategy.startswith("uncertain"):
-        order = order[np.argsort(margins(probabilities)[order], kind="stable")]
-    if strategy == "uncertain-diverse":
-        order = rng.permutation(order[: _POOL * count])
-        order = order[spread(described(probabilities, features)[order], count)]
-    if strategy == "diverse":
-        order = order[spread(described(probabilities, features)[order], count, rng)]
-    return order[:count]
+    return STRATEGIES[strategy].order(Candidates(probabilities, features, count, order, rng))[:count]
 
 
 def margins(probabilities: Floats) -> Floats:

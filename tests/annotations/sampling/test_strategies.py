@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -115,3 +118,13 @@ def test_features_are_the_picture_in_64_cells_on_any_scale() -> None:
     assert image_features(maps) == pytest.approx(wanted.reshape(3, 64), abs=1e-3)
     assert image_features(maps * 1e-6) == pytest.approx(wanted.reshape(3, 64), abs=1e-3)
     assert not image_features(np.zeros((1, 24, 24), np.float32)).any()
+
+
+def test_every_one_is_offered_and_explained(run_command: Any) -> None:
+    from annotations.cli import app
+
+    code, out, _ = run_command(app, "sample", "--help")
+    assert code == 0
+    text = " ".join(re.sub(r"[│|]", " ", out).split())
+    for name, strategy in STRATEGIES.items():
+        assert f"{name}: {strategy.help}" in text
