@@ -25,6 +25,7 @@ from models.common.outputs import Output
 from models.common.reading import read_array, read_text, reading, regular_file
 from patterns import Pattern
 from patterns.maps.store import UNKNOWN, MapRow, check_map
+from patterns.taxonomy import RECORDS
 
 EXPORT = "annotate-maps export"
 """Who writes folders of annotated maps, as their marker says."""
@@ -40,16 +41,18 @@ class Layout:
     names: Mapping[Pattern, str]
 
 
-_RAW_NAMES = ("vertical", "diagonal", "mix", "block", "other")
-_NORM_NAMES = ("Vertical", "Diagonal", "Vertical + Diagonal", "Block", "Heterogeneous")
-
 LAYOUTS: dict[str, Layout] = {
-    "raw": Layout("labels.txt", "for_training", ("raw",), dict(zip(Pattern, _RAW_NAMES, strict=True))),
+    "raw": Layout(
+        "labels.txt",
+        "for_training",
+        ("raw",),
+        {pattern: one.published_raw for pattern, one in RECORDS.items()},
+    ),
     "norm": Layout(
         "attention_norm_annotated.tsv",
         "data",
         ("norm", "normed"),
-        dict(zip(Pattern, _NORM_NAMES, strict=True)),
+        {pattern: one.published_norm for pattern, one in RECORDS.items()},
     ),
 }
 """The published layout of each kind of map."""

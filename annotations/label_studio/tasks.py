@@ -13,6 +13,7 @@ import pyarrow as pa
 from models.common.errors import InputError
 from patterns import Pattern
 from patterns.maps.store import UNKNOWN, MapRow
+from patterns.taxonomy import RECORDS
 
 from ..dataset import digest
 from ..formats import LAYOUTS, parse_label
@@ -22,18 +23,10 @@ from .matching import CONTROL, DIGEST_FIELD, ID_FIELD
 CHOICES: Mapping[Pattern, str] = LAYOUTS["norm"].names
 """What each pattern is called on the page: the published names."""
 
-_HINTS = {
-    Pattern.VERTICAL: "one or a few columns are bright over most rows",
-    Pattern.DIAGONAL: "a line or band parallel to the main diagonal, and no dominating column",
-    Pattern.VERTICAL_DIAGONAL: "both a bright column and a diagonal are clear",
-    Pattern.BLOCK: "rectangles whose borders follow the red lines, fairly even inside",
-    Pattern.HETEROGENEOUS: "none of these dominates: scattered or irregular",
-}
-
 GUIDELINE = (
     "<p>Choose the structure that carries most of the brightness. Rows attend to columns; "
     "a red line ends each segment of the text.</p><ul>"
-    + "".join(f"<li><b>{CHOICES[pattern]}</b>: {hint}</li>" for pattern, hint in _HINTS.items())
+    + "".join(f"<li><b>{CHOICES[pattern]}</b>: {one.hint}</li>" for pattern, one in RECORDS.items())
     + "</ul><p>Skip a map that you cannot decide on.</p>"
 )
 """What annotators are told, as HTML."""
@@ -42,10 +35,10 @@ _SIDE = 512  # pixels of a picture: with the choices above it, both fit a page o
 
 
 def labelling_config() -> str:
-    """Return the labelling configuration: five choices with the keys 1 to 5, and below them the picture."""
+    """Return the labelling configuration: five choices with their keys, and below them the picture."""
     choices = "\n".join(
-        f"    <Choice value={quoteattr(CHOICES[pattern])} hotkey={quoteattr(str(key))} hint={quoteattr(hint)}/>"
-        for key, (pattern, hint) in enumerate(_HINTS.items(), 1)
+        f"    <Choice value={quoteattr(CHOICES[pattern])} hotkey={quoteattr(one.hotkey)} hint={quoteattr(one.hint)}/>"
+        for pattern, one in RECORDS.items()
     )
     return f"""<View>
   <Choices name="{CONTROL}" toName="map" choice="single-radio" showInline="true" required="true">

@@ -8,6 +8,8 @@ stripes) is drawn at random, by what Kovaleva et al. (2019, section 4.1) and the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,7 @@ from ..distribution import check_seed
 from ..taxonomy import PATTERNS, Pattern
 
 Map = npt.NDArray[np.float32]
+Parts = list[tuple[float, npt.NDArray[np.float64]]]
 
 LENGTHS = (16, 96)
 """Tokens of the shortest and the longest generated map."""
@@ -49,20 +52,7 @@ class _Drawing:
 
     def draw(self, pattern: Pattern) -> Map:
         rng = self.rng
-        if pattern == Pattern.VERTICAL:
-            parts = [(rng.uniform(0.35, 0.98), self.columns())]
-        elif pattern == Pattern.DIAGONAL:
-            parts = [(rng.uniform(0.35, 0.9), self.band())]
-            if rng.random() < 0.3:  # a faint column does not count
-                parts.append((rng.uniform(0.0, 0.1), self.columns()))
-        elif pattern == Pattern.VERTICAL_DIAGONAL:
-            whole = rng.uniform(0.6, 0.98)
-            share = rng.uniform(0.3, 0.7)
-            parts = [(whole * share, self.columns()), (whole * (1 - share), self.band(rng.uniform(0.2, 1.2)))]
-        elif pattern == Pattern.BLOCK:
-            parts = [(rng.uniform(0.6, 0.98), self.blocks())]
-        else:
-            parts = []
+        parts = _PARTS[pattern](self)
         sharpness = rng.uniform(0.2, 1.0) if parts else rng.uniform(0.2, 2.5)
         values = (1 - sum(share for share, _ in parts)) * self.noise(sharpness, plaid=not parts)
         values = values + sum(share * part for share, part in parts)
@@ -122,3 +112,38 @@ class _Drawing:
 
     def rows(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return values / values.sum(axis=1, keepdims=True).clip(1e-9)
+
+
+def _vertical(map: _Drawing) -> Parts:
+    return [(map.rng.uniform(0.35, 0.98), map.columns())]
+
+
+def _diagonal(map: _Drawing) -> Parts:
+    parts = [(map.rng.uniform(0.35, 0.9), map.band())]
+    if map.rng.random() < 0.3:  # a faint column does not count
+        parts.append((map.rng.uniform(0.0, 0.1), map.columns()))
+    return parts
+
+
+def _vertical_diagonal(map: _Drawing) -> Parts:
+    whole = map.rng.uniform(0.6, 0.98)
+    share = map.rng.uniform(0.3, 0.7)
+    return [(whole * share, map.columns()), (whole * (1 - share), map.band(map.rng.uniform(0.2, 1.2)))]
+
+
+def _block(map: _Drawing) -> Parts:
+    return [(map.rng.uniform(0.6, 0.98), map.blocks())]
+
+
+def _heterogeneous(map: _Drawing) -> Parts:
+    return []
+
+
+_PARTS: dict[Pattern, Callable[[_Drawing], Parts]] = {
+    Pattern.VERTICAL: _vertical,
+    Pattern.DIAGONAL: _diagonal,
+    Pattern.VERTICAL_DIAGONAL: _vertical_diagonal,
+    Pattern.BLOCK: _block,
+    Pattern.HETEROGENEOUS: _heterogeneous,
+}
+"""What a map of each pattern is made of besides noise: shares of the attention, and where they lie."""

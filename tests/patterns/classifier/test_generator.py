@@ -64,3 +64,20 @@ def test_the_same_seed_gives_the_same_maps_and_a_longer_list_begins_with_the_sho
 def test_bad_numbers_are_named(count: int, seed: int, named: str) -> None:
     with pytest.raises(InputError, match=named):
         generate_maps(count, seed)
+
+
+def test_every_pattern_has_its_record_and_its_parts() -> None:
+    from patterns.classifier.generator import _PARTS
+    from patterns.taxonomy import RECORDS
+
+    assert list(RECORDS) == list(_PARTS) == list(Pattern)
+    for field in (
+        "title",
+        "abbreviation",
+        "colour",
+        "colour_of_16",
+        "hotkey",
+        "published_raw",
+        "published_norm",
+    ):
+        assert len({getattr(record, field) for record in RECORDS.values()}) == len(Pattern)
