@@ -1131,3 +1131,20 @@ def test_nine_tasks_are_whole_on_sixty_columns(
     for place, task in enumerate(TASKS):
         assert task in out.split()
         assert out.count(f"{0.5 + place / 100:.3f} ±{place / 1000:.3f}") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "known"),
+    [
+        ("minilm", 484, "ddf40b16c3e254187a985466d9cb1b237a03f876268b80c4b0e40d615f1cfcdf"),
+        ("paper", 1089, "f52f31cd31f8fe6110d4c9d51f1cc7e63504e2138a436f20959098f8d3da67d1"),
+        ("smoke", 98, "65a9a67489e96c4cc2caef554b593d0554f1923089f4262fab4aa60fed5a44c1"),
+    ],
+)
+def test_steps_are_known_by_what_they_were_known_by_in_0_1(name: str, steps: int, known: str) -> None:
+    """Else a finished study would be done again: digests of all paths and identities, as 0.1 gave them."""
+    study = read_study(Path(__file__).parents[3] / "examples" / "studies" / f"{name}.toml")
+    data = {task: {"train": "1" * 64, "validation": "2" * 64} for task in study.tasks}
+    plan = plan_of(study, Materials({"sha256": "0" * 64}, data))
+    told = "".join(f"{step.path} {plan.identity(step)}\n" for step in plan.steps)
+    assert (len(plan.steps), hashlib.sha256(told.encode()).hexdigest()) == (steps, known)
