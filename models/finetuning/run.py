@@ -29,7 +29,7 @@ from ..common.errors import HeadError, InputError
 from ..common.files import differences, read_json, write_json
 from ..common.outputs import Output
 from ..common.provenance import provenance
-from ..common.reading import check_fields
+from ..common.reading import check_fields, json_digest
 from ..compaction import compact, kept_of
 from ..evaluation import Examples, examples_of, predict
 from ..saving import save
@@ -46,6 +46,7 @@ COMMAND = "finetune-glue"
 METRICS = "metrics.json"
 """A folder that has it is a finished fine-tuning."""
 _CURVE = "learning_curve.png"
+_CHECKSUM = "checksum"
 _CONFIG = "config.json"
 
 
@@ -239,7 +240,7 @@ def finetune(
                 save_figure(learning_curve(result), folder / _CURVE)
                 if (logs := checkpoints / "runs").is_dir():  # TensorBoard's
                     shutil.copytree(logs, folder / "runs")
-                write_json(folder / METRICS, result)
+                write_json(folder / METRICS, {**result, _CHECKSUM: json_digest(result)})
     return result
 
 
@@ -271,8 +272,14 @@ def _earlier(output: Path, partial: Path, config: dict[str, Any], overwrite: boo
     if overwrite:
         return None
     if (output / METRICS).is_file():
-        found = read_json(output / METRICS, "the result of a fine-tuning")
-        _check_same(output, found.get("config") if isinstance(found, dict) else None, config)
+        found = check_fields(output / METRICS, read_json(output / METRICS, "the result of a fine-tuning"), {})
+        known = found.pop(_CHECKSUM, None)  # version 0.1 wrote none
+        _check_same(output, found.get("config"), config)
+        if known is not None and known != json_digest(found):
+            raise InputError(
+                f"{output / METRICS} is damaged: it is not what was written (its checksum differs); --overwrite trains "
+                "anew."
+            )
         return check_fields(output / METRICS, found, _RESULT)
     if (partial / _CONFIG).is_file():
         _check_same(partial, read_json(partial / _CONFIG, "the config of a fine-tuning"), config)

@@ -32,6 +32,7 @@ _SPLITS = {
     "validation_mismatched": ("validation_mismatched", "dev_mismatched"),
 }
 _LARGEST_ID = 2**63 - 1
+_PACKED = (".bz2", ".xz", ".zst", ".zip", ".tar", ".lz4", ".7z", ".Z")
 _LARGEST_TEXT = 2**30  # bytes of a file of texts
 _LONGEST = 1_000_000  # characters of a text; of longer ones, tokenizers take gigabytes
 _BROKEN_OFF = 100  # GLUE's QQP files have lines that break off: at most one row in so many may be left out
@@ -443,7 +444,10 @@ def _from_folder(task: Task, folder: Path, split: str) -> Rows:
                 unread = [str(other) for other in files if other not in matches]
                 return _from_files(task, *row_files.parts_of(matches), unread)
     named = ", ".join(str(path) for path in seen[:9]) + (", ..." if len(seen) > 9 else "")
+    packed = [path for home in [*homes, folder] for path in sorted(home.iterdir()) if path.suffix in _PACKED]
     there = f"found only {named}" if seen else "it holds no data files"
+    if packed:
+        there += f"; {packed[0]} is packed in a way that is not read: unpack it, or pack it with gzip"
     raise MissingSplitError(
         f"--data {folder} has no {task.name}/{split}.* and no {split}.* ({', '.join(row_files.ENDINGS)}): {there}."
     )

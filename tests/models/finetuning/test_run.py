@@ -529,6 +529,12 @@ class TestStoppedInTheMiddle:
         assert self.result(base, out) == first
         self.HOW = replace(self.HOW, checkpoint_steps=50)  # how it is done does not change what is found
         assert self.result(base, out) == first
+        told = (out / "metrics.json").read_text()
+        score = json.dumps(first["score"])
+        (out / "metrics.json").write_text(told.replace(f'"score": {score}', f'"score": {score}1'))
+        with pytest.raises(InputError, match=r"metrics.json is damaged: .* --overwrite trains anew"):
+            self.result(base, out)
+        (out / "metrics.json").write_text(told)
         self.HOW = replace(self.HOW, learning_rate=1e-5)
         with pytest.raises(
             InputError, match=r"another fine-tuning \(learning_rate 0.003 there, 1e-05 here\)"

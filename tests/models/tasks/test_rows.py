@@ -733,6 +733,12 @@ class TestRefusals:
         with pytest.raises(InputError, match="row 1 has the label "):
             targets_of(rows, QQP, config)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("ending", ["bz2", "xz", "zst", "zip"])
+    def test_a_file_packed_in_another_way_is_named(self, tmp_path: Path, ending: str) -> None:
+        (tmp_path / "qqp").mkdir()
+        (tmp_path / "qqp" / f"dev.jsonl.{ending}").write_bytes(b"x")
+        assert f"dev.jsonl.{ending} is packed in a way that is not read: unpack it" in refusal(tmp_path)
+
     def test_a_csv_text_of_lines_with_commas_is_no_swallowed_row(self, tmp_path: Path) -> None:
         """Its lines have as many fields as a row, but no label where the other rows have theirs."""
         rows = [
