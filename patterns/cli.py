@@ -122,8 +122,9 @@ def classify_heads(
         from .tables import print_patterns
 
         counted = done.summary["heads"]
+        whose = "" if text else f" ({done.summary['task']})"
         print_text(
-            f"{model} on {done.summary['examples']} examples of {done.rows.source} ({done.summary['task']}), "
+            f"{model} on {done.summary['examples']} examples of {done.rows.source}{whose}, "
             f"{counted['counted']} of {counted['all']} heads"
         )
         patterns = done.patterns
