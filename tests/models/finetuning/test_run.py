@@ -94,7 +94,9 @@ class TestLearning:
         assert untrained["score"] < 0.8
         assert result["score"] == result["scores"]["accuracy"] == 1.0
         assert result["baselines"]["majority"] == {"accuracy": 0.5}
-        assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(result))
+        written = json.loads((out / "metrics.json").read_text())
+        assert len(written.pop("checksum")) == 64
+        assert written == json.loads(json.dumps(result))
         checkpoint = load_checkpoint(str(out), task=SST2)
         assert checkpoint.model.config.id2label == {0: "negative", 1: "positive"}
         examples = examples_of(checkpoint, SST2, dev)
@@ -990,6 +992,7 @@ class TestCommand:
         found = json.loads(stdout)
         assert found["seeds"] == [1, 2, 3]
         single = [json.loads((out / f"seed_{seed}" / "metrics.json").read_text()) for seed in (1, 2, 3)]
+        assert all(one.pop("checksum") for one in single)
         assert found["runs"] == single
         scores = [one["scores"]["accuracy"] for one in single]
         assert found["mean"]["accuracy"] == pytest.approx(np.mean(scores))
