@@ -41,7 +41,7 @@ def sample_maps(
 
     Args:
         model: Hub id or folder.
-        task: a GLUE task, in any spelling.
+        task: a GLUE task in any spelling, or what describes one's own: see :func:`models.tasks.task.task_named`.
         output: new or empty folder for the maps.
         progress: show progress bars on stderr.
         options: the fields of :class:`annotations.sampling.job.SampleMaps` (``strategy``, ``count``, ``data`` ...).

@@ -118,7 +118,8 @@ class ClassifyHeads:
 
     @property
     def _output(self) -> Output:
-        inputs = (self.model, self.data, self.text, self.subnetwork, *(self.classifiers or {}).values())
+        data = self.data if self.task is None else task_named(self.task).source(self.data)
+        inputs = (self.model, data, self.text, self.subnetwork, *(self.classifiers or {}).values())
         return Output(Path(self.output or "."), "classify-heads", self.overwrite, inputs)
 
     def run(self, progress: bool = False) -> Classified:

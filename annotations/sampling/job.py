@@ -120,7 +120,8 @@ class SampleMaps:
 
     @property
     def _output(self) -> Output:
-        inputs = (self.model, self.data, *self.exclude, *(self.classifiers or {}).values())
+        data = task_named(self.task).source(self.data)
+        inputs = (self.model, data, *self.exclude, *(self.classifiers or {}).values())
         return Output(self.output, "annotate-maps sample", self.overwrite, inputs)
 
     def run(self, progress: bool = False) -> dict[str, Any]:

@@ -47,11 +47,11 @@ class FineTuneGlue:
     """Whether an earlier output may be replaced."""
 
     def __post_init__(self) -> None:
-        task_named(self.task)
+        data = task_named(self.task).source(self.data)
         if self.seeds:
             parse_seeds([str(seed) for seed in self.seeds])
         for _, folder in self.runs:
-            apart(folder, (self.model, self.data, self.subnetwork))
+            apart(folder, (self.model, data, self.subnetwork))
             if self.overwrite or not (folder / METRICS).is_file():
                 Output(folder, COMMAND, self.overwrite).check()
 
@@ -159,7 +159,7 @@ def finetune_glue(
 
     Args:
         model: Hub id or folder.
-        task: a GLUE task, in any spelling.
+        task: a GLUE task in any spelling, or what describes one's own: see :func:`models.tasks.task.task_named`.
         output: folder for the model; with `seeds`, for their folders ``seed_<n>``. What was stopped there goes on.
         seeds: several, one model each.
         progress: show progress bars and a line an epoch on stderr.

@@ -106,7 +106,7 @@ def load_rows(task: str | Task, data: str | Path | None = None, split: str = "va
     """
     task = task_named(task)
     split = task.split(split)
-    data = task.data if data is None else data
+    data = task.source(data)
     if data is None and task.own:
         raise InputError(
             f"{task.name} does not say where its rows lie: give --data, or data in the task's file."
@@ -236,12 +236,13 @@ def class_names(id2label: Any, label2id: Any) -> list[str]:
             f"id2label and label2id in the model's config must be tables of ids and names, not {id2label!r} and "
             f"{label2id!r}."
         ) from error
-    ids = {plain_label(name): i for name, i in other.items() if not _is_number(name)}
+    told = {plain_label(name): i for name, i in other.items()}
+    ids = {name: i for name, i in told.items() if not _is_number(name)}
     for i, name in one.items():
-        if ids.get(plain_label(name), i) != i:
+        if told.get(plain_label(name), i) != i:
             raise InputError(
                 f"The model's config contradicts itself: class {i} is {name!r} in id2label "
-                f"({', '.join(one[i] for i in sorted(one))}), but {name!r} is class {ids[plain_label(name)]} in "
+                f"({', '.join(one[i] for i in sorted(one))}), but {name!r} is class {told[plain_label(name)]} in "
                 f"label2id ({', '.join(sorted(other, key=lambda name: other[name]))}); correct the wrong one."
             )
     named = sorted(other, key=lambda name: other[name])
@@ -303,7 +304,7 @@ def _label_of(row: Row, task: Task, where: str) -> float:
         raise InputError(f"{where} {problem}; {task.name} needs {right}.")
     names = {plain_label(label): i for i, label in enumerate(task.labels)}
     number = _as_number(value)
-    said = str(int(number)) if task.numbered and number is not None and number.is_integer() else value
+    said = f"{number:.17g}" if task.numbered and number is not None else value
     if isinstance(said, str) and plain_label(said) in names:
         return names[plain_label(said)]
     low, high = (0, len(task.labels) - 1) if task.labels else task.span

@@ -60,7 +60,11 @@ class Task:
     @property
     def numbered(self) -> bool:
         """Whether numbers are names of labels (one to five stars), so that none is a place in their order."""
-        return any(plain_label(name).isdigit() for name in self.labels)
+        return any(_NUMBER.fullmatch(name.strip()) for name in self.labels)
+
+    def source(self, data: str | Path | None) -> str | None:
+        """Return where the rows lie: in `data` if given, else where the task says; None if it says nothing."""
+        return self.data if data is None else str(data)
 
     def split(self, name: str) -> str:
         """Return what the task's data call a split: of ``train`` and ``validation``, other names may be given."""
@@ -98,6 +102,7 @@ _KEYS = {
     "validation": "validation",
 }
 """Keys of a task's file, and the fields of :class:`Task` that they set."""
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _MEANING = ("texts", "label", "labels", "range", "metric")
 
 TASKS: dict[str, Task] = {
@@ -197,7 +202,12 @@ def plain_name(name: str) -> str:
 
 
 def plain_label(name: str) -> str:
-    """Return what of a label's name counts: letters and digits, in any case; all of it where there are none."""
+    """Return what of a label's name counts: of a number its value, else letters and digits, in any case; or all of it.
+
+    So -1 and 1 differ, and 1.5 and 15, while 1 and 1.0 are the same.
+    """
+    if _NUMBER.fullmatch(name.strip()):
+        return f"{float(name):.17g}"
     return re.sub(r"[\W_]", "", name.casefold()) or name.strip()
 
 

@@ -52,7 +52,7 @@ class PruneHeads:
     """New folder for the model without what was pruned, with its tokenizer: a ``--model`` of every command."""
 
     def _smaller_model(self) -> Output | None:
-        inputs = (self.subject.model, self.subject.data, self.output)
+        inputs = (*self.subject.inputs, self.output)
         if self.save_model is None:
             return None
         return Output(self.save_model, "models.save", self.overwrite, inputs, "--save-model")
@@ -84,7 +84,7 @@ class PruneHeads:
             {"command": "prune-heads", **loaded.record(), **asdict(self.search)},
             {**loaded.provenance(), "device": str(loaded.model.device), "compaction": self.compaction},
             self.overwrite,
-            (self.subject.model, self.subject.data),
+            self.subject.inputs,
         )
         if folder.finished:
             return folder.read_summary()

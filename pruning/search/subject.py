@@ -74,6 +74,11 @@ class Subject:
         if self.seed is not None and self.seed < 0:
             raise InputError(f"--seed {self.seed}: give a whole number of at least 0.")
 
+    @property
+    def inputs(self) -> tuple[str | None, ...]:
+        """What is read, and no output may lie in."""
+        return self.model, task_named(self.task).source(self.data)
+
     def load(self) -> Loaded:
         """Load the model and the examples.
 

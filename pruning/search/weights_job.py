@@ -70,7 +70,7 @@ class PruneWeights:
             {"command": "prune-weights", **loaded.record(), **settings},
             {**loaded.provenance(), "device": str(loaded.model.device)},
             self.overwrite,
-            (self.subject.model, self.subject.data),
+            self.subject.inputs,
         )
         if folder.finished:
             return folder.read_summary()

@@ -190,6 +190,11 @@ class Study:
                 "give two seeds or more, or leave the super ones out."
             )
 
+    @property
+    def inputs(self) -> tuple[str | None, ...]:
+        """What is read, and the study's folder may not lie in."""
+        return self.model, *(self.task(name).source(self.data) for name in self.tasks)
+
     def task(self, name: str) -> Task:
         """Return one of the study's tasks by its name."""
         return task_named(next((record for record in self.own_tasks if record["name"] == name), name))

@@ -81,7 +81,7 @@ class RunStudy:
             HeadscopeError: the model cannot be loaded, a task has no data, or the folder holds something else.
         """
         StudyFolder(self.output).check()
-        apart(self.output, (self.study.model, self.study.data))
+        apart(self.output, self.study.inputs)
         study = _absolute(self.study)
         pick_device(study.device)
         data = {}
@@ -103,7 +103,7 @@ class RunStudy:
         """
         folder = StudyFolder(self.output)
         folder.check()
-        apart(self.output, (self.study.model, self.study.data))  # before the folder is made
+        apart(self.output, self.study.inputs)  # before the folder is made
         with folder.locked():
             plan = self.plan()
             chosen = plan.matching(self.only, needed=True) if self.only else list(plan.steps)

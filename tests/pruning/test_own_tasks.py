@@ -85,6 +85,36 @@ def test_masks_alone_need_to_be_told_what_their_task_is(
     assert set(compare_survivors(tmp_path, **words).patterns) == {"twins"}
 
 
+def test_no_output_lies_in_the_data_that_a_task_names(
+    twins: Path, tuned: Path, study_materials: Path, run_command: Any
+) -> None:
+    """The folder is named by the task's file alone, not by --data."""
+    from annotations.cli import app
+    from models.finetuning.cli import finetune_glue
+    from patterns.cli import classify_heads
+    from pruning.cli import prune_heads as prune_heads_command
+    from pruning.cli import prune_weights
+    from pruning.study.cli import run_study
+
+    rows = twins.parent / "rows"
+    before = sorted(rows.iterdir())
+    study = rows.parent / "study.toml"
+    study.write_text(f'model = "{study_materials / "model"}"\ntasks = ["{twins}"]\nseeds = [1, 2]\n')
+    model = ["--model", tuned / "model", "--task", twins, "--output", rows / "out"]
+    for command, words in (
+        (classify_heads, model),
+        (app, ["sample", *model]),
+        (finetune_glue, model),
+        (prune_heads_command, model),
+        (prune_weights, model),
+        (run_study, [study, "--output", rows / "out"]),
+    ):
+        code, _, err = run_command(command, *words)
+        assert code == 2, command
+        assert "rows" in err
+        assert sorted(rows.iterdir()) == before
+
+
 class TestStudies:
     @pytest.fixture
     def home(self, study_materials: Path, tmp_path: Path) -> Path:

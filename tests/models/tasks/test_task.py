@@ -134,6 +134,22 @@ class TestLabels:
             with pytest.raises(InputError, match=r"1 or 2 or 3 or 4 or 5"):
                 targets_of([{"review": "x", "rating": wrong}], task, config_of("1", "2", "3", "4", "5"))
 
+    def test_numbers_as_names_are_told_apart_by_their_values(self) -> None:
+        """With their sign and their decimals; 1 and 1.0 are one."""
+        task = task_named(STARS | {"labels": ["-1", "0", "1", "1.5"]})
+        rows = [{"review": "x", "rating": value} for value in (-1, 0, 1, 1.5, "-1", "+1", "1.0", "1.50")]
+        assert targets_of(rows, task, config_of("1.5", "1", "0", "-1")).tolist() == [3, 2, 1, 0, 3, 1, 1, 0]
+        for wrong in (2, 15, -1.5, "15"):
+            with pytest.raises(InputError, match=r"-1 or 0 or 1 or 1\.5"):
+                targets_of([{"review": "x", "rating": wrong}], task, config_of("1.5", "1", "0", "-1"))
+        assert "differ in more than case" in refusal(STARS | {"labels": ["1", "1.0"]})
+
+    def test_a_config_that_numbers_its_classes_in_two_ways_is_refused(self) -> None:
+        config = config_of("1", "2", "3", "4", "5")
+        config.label2id = {"5": 0, "4": 1, "3": 2, "2": 3, "1": 4}
+        with pytest.raises(InputError, match="contradicts itself: class 0 is '1' in id2label"):
+            class_ids(task_named(STARS), config)
+
     def test_names_of_a_data_sets_own_classes_count(self, tmp_path: Path) -> None:
         """The Hub numbers its classes from 0, whatever they are called."""
         from datasets import ClassLabel, Dataset, Features, Value
