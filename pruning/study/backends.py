@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from importlib import import_module
+from threading import Thread
 from typing import Any
 
 import joblib
@@ -68,13 +71,33 @@ def workers(
     with ExitStack() as stack:
         stack.enter_context(_safe_path())
         config: dict[str, Any] = {}
-        if backend == "ray":
+        if backend == "loky":
+            config |= {"initializer": end_with, "initargs": (os.getpid(),)}
+        elif backend == "ray":
             config["ray_remote_args"] = _ray(stack, jobs, address, gpus)
         elif backend == "dask":
             config["client"] = _dask(stack, jobs, address)
         found = Workers(jobs, backend=backend, **config)
         stack.callback(found.close)
         yield found
+
+
+@cache
+def end_with(parent: int) -> None:
+    """Have this process, a child of that one, end when its parent is gone: nobody waits for the result.
+
+    A worker calls it as the first thing, since one without work would wait for some minutes. This module
+    is quickly imported for the same reason.
+    """
+    if os.getppid() != parent:
+        os._exit(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _ray(stack: ExitStack, jobs: int, address: str | None, gpus: float | None) -> dict[str, Any]:

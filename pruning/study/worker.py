@@ -8,8 +8,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from threading import Thread
 from typing import Any
 
 from models.common.commands import quiet_libraries, say
@@ -18,6 +16,7 @@ from models.common.files import disk_is_full, reason, write_json
 from models.common.memory import keep_freed_memory
 
 from . import steps as study_steps
+from .backends import end_with
 from .steps import Job
 
 STARTS = 3
@@ -34,7 +33,7 @@ def execute(job: Job) -> None:
     if os.getpid() != job.parent:  # a worker's process is ours
         keep_freed_memory()
     if os.getppid() == job.parent:
-        _end_with(job.parent)
+        end_with(job.parent)
     folder, step = job.folder, job.step
     with folder.step_locked(step), _threads(job.study.threads):
         if folder.is_done(step) or job.stopped or job.starts >= STARTS:
@@ -73,18 +72,6 @@ def _told(result: dict[str, Any]) -> str:
     if "score" in result:
         return f"{result['metric']} {result['score']:.3f}"
     return ", ".join(f"{kind} {one['interpretable_ratio']:.1%}" for kind, one in result["maps"].items())
-
-
-@cache
-def _end_with(parent: int) -> None:
-    """Have this process end when its parent is gone: that one was killed, and nobody waits for the result."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
