@@ -4,73 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from models.common.commands import (
-    ClassifierOption,
-    DataOption,
-    DeviceOption,
-    InputsOption,
-    JsonOption,
-    MapsOption,
-    MaxLengthOption,
-    ModelOption,
-    OverwriteOption,
-    RevisionOption,
-    SeedOption,
-    SplitOption,
-    TaskOption,
-    group,
-    listed,
-    printable,
-    say,
-)
+from models.common.commands import ClassifierOption, JsonOption, group, printable, say
+from models.common.options import Maker, takes
 
+from .functions import AGREEMENT, SAMPLE
 from .label_studio.cli import COMMANDS
-from .sampling.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    from .agreement.job import MeasureAgreement
+    from .sampling.job import SampleMaps
 
 
+@takes(SAMPLE)
 def sample(
-    model: ModelOption,
-    task: TaskOption,
-    output: Annotated[Path, typer.Option("--output", help="New or empty folder for the maps to label.")],
-    data: DataOption = None,
-    revision: RevisionOption = None,
-    split: SplitOption = "validation",
-    maps: MapsOption = "raw,norm",
-    count: Annotated[int, typer.Option("--count", help="Maps to choose; of two kinds, half each.")] = 200,
-    strategy: Annotated[
-        str,
-        typer.Option(
-            "--strategy",
-            help="; ".join(f"{name}: {one.help}" for name, one in STRATEGIES.items())
-            + ". In our simulation the last teaches a classifier the most for each label; uncertain and balanced, "
-            "hardly more than random.",
-        ),
-    ] = "random",
-    examples: Annotated[
-        int, typer.Option("--examples", help="Rows to draw at random, of whose maps some are chosen.")
-    ] = 100,
-    exclude: Annotated[
-        list[Path] | None,
-        typer.Option("--exclude", help="Folder of maps that are not to be chosen again; can be repeated."),
-    ] = None,
-    base_model: Annotated[
-        str,
-        typer.Option(
-            "--base-model",
-            help="What the model was fine-tuned from, to know its heads again in other folders.",
-        ),
-    ] = "",
+    make: Maker,
     raw_classifier: ClassifierOption = None,
     norm_classifier: ClassifierOption = None,
-    batch_size: InputsOption = 16,
-    max_length: MaxLengthOption = 128,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Choose attention maps of a model that are worth labelling, never two of one (example, layer, head).
@@ -80,28 +33,8 @@ def sample(
 
     Example: annotate-maps sample --model bert-base-uncased --task qqp --strategy uncertain-diverse --output my-maps
     """
-    from .sampling.job import SampleMaps
-
-    report = SampleMaps(
-        model=model,
-        task=task,
-        output=output,
-        strategy=strategy,
-        count=count,
-        maps=listed(maps),
-        examples=examples,
-        data=data,
-        revision=revision,
-        split=split,
-        exclude=tuple(exclude or ()),
-        classifiers={"raw": raw_classifier, "norm": norm_classifier},
-        base_model=base_model,
-        batch_size=batch_size,
-        max_length=max_length,
-        seed=seed,
-        device=device,
-        overwrite=overwrite,
-    ).run(progress=True)
+    job: SampleMaps = make(classifiers={"raw": raw_classifier, "norm": norm_classifier})
+    report = job.run(progress=True)
     if report["not_read"]:
         say(f"read {report['data']['source']}; not read: {', '.join(report['not_read'])}")
     for warning in report["warnings"]:
@@ -116,25 +49,16 @@ def sample(
         f"{kinds} maps of {report['heads']} heads and {report['inputs']} inputs, out of "
         f"{sum(report['candidates'].values())} maps of {report['examples']} examples of {report['data']['source']}"
     )
-    if exclude:
+    if job.exclude:
         print_text(
-            f"excluded: {report['exclude']['found']} places that {', '.join(map(str, exclude))} has already"
+            f"excluded: {report['exclude']['found']} places that {', '.join(map(str, job.exclude))} has already"
         )
     print_text(f"predicted: {_counted(report['predicted'])}; mean margin {report['mean_margin']:.2f}")
-    say(f"maps to label: {output}")
+    say(f"maps to label: {job.output}")
 
 
-def agreement(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of annotated maps.")],
-    maps: Annotated[str | None, typer.Option("--maps", help="raw or norm alone. Default: all.")] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", help="New or empty folder for numbers, labels and sheets of disputed maps."),
-    ] = None,
-    seed: SeedOption = 0,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
-) -> None:
+@takes(AGREEMENT)
+def agreement(make: Maker, as_json: JsonOption = False) -> None:
     """Say how far annotators agree, where they differ, and which labels follow.
 
     Printed are percent agreement, Cohen's kappa of each pair, Fleiss' kappa and Krippendorff's alpha, with 95%
@@ -143,15 +67,14 @@ def agreement(
 
     Example: annotate-maps agreement my-maps --output my-agreement
     """
-    from .agreement.job import MeasureAgreement
-
-    report = MeasureAgreement(tuple(folders), maps, output, seed, overwrite).run()
+    job: MeasureAgreement = make()
+    report = job.run()
     if as_json:
         print(json.dumps(report, indent=2))
     else:
         _print_agreement(report)
-    if output is not None:
-        say(f"agreement.json, labels.parquet, sheets of the {report['disputed']} disputed maps: {output}")
+    if job.output is not None:
+        say(f"agreement.json, labels.parquet, sheets of the {report['disputed']} disputed maps: {job.output}")
 
 
 def status(

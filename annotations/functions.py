@@ -7,11 +7,58 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from models.common.options import paths, shared_out
+from models.common.options import Options, Part, paths
 
-_ASKED = ("folder", "project", "token")
+from .sampling.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    from .agreement.job import MeasureAgreement
+    from .label_studio.import_export import Export, Import
+    from .label_studio.push_pull import Pull, Push
+    from .sampling.job import SampleMaps
+    from .training.job import EvaluateClassifier, TrainClassifier
+
+SAMPLE = Options(
+    "annotations.sampling.job:SampleMaps",
+    hidden=("classifiers",),
+    described={
+        "strategy": "; ".join(f"{name}: {one.help}" for name, one in STRATEGIES.items())
+        + ". In our simulation the last teaches a classifier the most for each label; uncertain and balanced, "
+        "hardly more than random."
+    },
+)
+PUSH = Options(
+    "annotations.label_studio.push_pull:Push",
+    hidden=("token", "patience"),
+    arguments={"folder": "DIR"},
+    environment={"url": "LABEL_STUDIO_URL"},
+)
+PULL = Options(
+    "annotations.label_studio.push_pull:Pull",
+    hidden=("token",),
+    arguments={"folder": "DIR"},
+    environment={"url": "LABEL_STUDIO_URL"},
+)
+IMPORT = Options(
+    "annotations.label_studio.import_export:Import",
+    hidden=("annotators",),
+    arguments={"source": "FILE", "folder": "DIR"},
+)
+EXPORT = Options(
+    "annotations.label_studio.import_export:Export", arguments={"folder": "DIR", "output": "OUTPUT"}
+)
+AGREEMENT = Options("annotations.agreement.job:MeasureAgreement", arguments={"folders": "DIR..."})
+TRAIN = Options(
+    "annotations.training.job:TrainClassifier",
+    parts={
+        "training": Part(
+            "patterns.classifier.training:Training", ("epochs", "generated", "members", "profiles", "seed")
+        )
+    },
+)
+EVALUATE = Options("annotations.training.job:EvaluateClassifier")
 
 
 class SampleOptions(TypedDict, total=False):
@@ -52,10 +99,8 @@ def sample_maps(
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
-    from .sampling.job import SampleMaps
-
-    (others,) = shared_out("sample_maps", options, SampleMaps, given=("model", "task", "output"))
-    return SampleMaps(model, task, Path(output), **others).run(progress)
+    job: SampleMaps = SAMPLE.job("sample_maps", options, model=model, task=task, output=Path(output))
+    return job.run(progress)
 
 
 class PushOptions(TypedDict, total=False):
@@ -92,11 +137,10 @@ def push_maps(
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
-    from .label_studio.push_pull import Push
     from .label_studio.server import token_of
 
-    (others,) = shared_out("push_maps", options, Push, given=_ASKED)
-    return Push(Path(folder), project, token_of(token), **others).run(progress)
+    job: Push = PUSH.job("push_maps", options, folder=Path(folder), project=project, token=token_of(token))
+    return job.run(progress)
 
 
 class PullOptions(TypedDict, total=False):
@@ -129,11 +173,10 @@ def pull_labels(
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
-    from .label_studio.push_pull import Pull
     from .label_studio.server import token_of
 
-    (others,) = shared_out("pull_labels", options, Pull, given=_ASKED)
-    return Pull(Path(folder), project, token_of(token), **others).run(progress)
+    job: Pull = PULL.job("pull_labels", options, folder=Path(folder), project=project, token=token_of(token))
+    return job.run(progress)
 
 
 class ImportOptions(TypedDict, total=False):
@@ -162,10 +205,8 @@ def import_labels(
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
-    from .label_studio.import_export import Import
-
-    (others,) = shared_out("import_labels", options, Import, given=("source", "folder"))
-    return Import(Path(source), Path(folder), **others).run(progress)
+    job: Import = IMPORT.job("import_labels", options, source=Path(source), folder=Path(folder))
+    return job.run(progress)
 
 
 class ExportOptions(TypedDict, total=False):
@@ -191,10 +232,8 @@ def export_maps(folder: Path | str, output: Path | str, **options: Unpack[Export
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
-    from .label_studio.import_export import Export
-
-    (others,) = shared_out("export_maps", options, Export, given=("folder", "output"))
-    return Export(Path(folder), Path(output), **others).run()
+    job: Export = EXPORT.job("export_maps", options, folder=Path(folder), output=Path(output))
+    return job.run()
 
 
 def labelling_status(folder: Path | str) -> dict[str, Any]:
@@ -234,10 +273,8 @@ def measure_agreement(*folders: Path | str, **options: Unpack[AgreementOptions])
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
-    from .agreement.job import MeasureAgreement
-
-    (others,) = shared_out("measure_agreement", options, MeasureAgreement, given=("folders",))
-    return MeasureAgreement(paths(folders), **others).run()
+    job: MeasureAgreement = AGREEMENT.job("measure_agreement", options, folders=paths(folders))
+    return job.run()
 
 
 class TrainOptions(TypedDict, total=False):
@@ -287,15 +324,10 @@ def train_classifier(
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
-    from patterns.classifier.training import Training
-
-    from .training.job import TrainClassifier
-
-    given = ("annotations", "maps", "output", "training")
-    job, training = shared_out("train_classifier", options, TrainClassifier, Training, given=given)
-    return TrainClassifier(paths(annotations), maps, Path(output), training=Training(**training), **job).run(
-        progress
+    job: TrainClassifier = TRAIN.job(
+        "train_classifier", options, annotations=paths(annotations), maps=maps, output=Path(output)
     )
+    return job.run(progress)
 
 
 def evaluate_classifier(
@@ -314,6 +346,7 @@ def evaluate_classifier(
     Raises:
         HeadscopeError: as the command ends with exit code 2.
     """
-    from .training.job import EvaluateClassifier
-
-    return EvaluateClassifier(paths(annotations), classifier, maps).run()
+    job: EvaluateClassifier = EVALUATE.job(
+        "evaluate_classifier", {}, annotations=paths(annotations), classifier=classifier, maps=maps
+    )
+    return job.run()

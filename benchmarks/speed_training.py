@@ -30,8 +30,9 @@ from speed_pruning import interleaved
 from models.checkpoints import Checkpoint
 from models.common.internals import printer_callback
 from models.evaluation import examples_of, predict
-from models.finetuning.loop import FineTuning, train
+from models.finetuning.loop import train
 from models.finetuning.run import with_head
+from models.finetuning.settings import FineTuning
 from models.tasks.metrics import threshold_metric
 from models.tasks.rows import Row, load_rows, select_rows
 from models.tasks.task import Task, task_named

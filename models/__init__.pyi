@@ -11,9 +11,9 @@ from .compaction import SizeShare as SizeShare
 from .compaction import compact as compact
 from .compaction import kept_of as kept_of
 from .compaction import size_share as size_share
-from .finetuning.job import finetune_glue as finetune_glue
-from .finetuning.run import FineTuning as FineTuning
+from .finetuning.functions import finetune_glue as finetune_glue
 from .finetuning.run import finetune as finetune
+from .finetuning.settings import FineTuning as FineTuning
 from .gating import gated as gated
 from .saving import load as load
 from .saving import save as save

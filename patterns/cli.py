@@ -3,77 +3,23 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from models.common.commands import ClassifierOption, JsonOption, command, say
+from models.common.options import Maker, takes
 
-from models.common.commands import (
-    TASK_HELP,
-    ClassifierOption,
-    DataOption,
-    DeviceOption,
-    InputsOption,
-    JsonOption,
-    MapsOption,
-    MaxLengthOption,
-    ModelOption,
-    OutputOption,
-    OverwriteOption,
-    RevisionOption,
-    SeedOption,
-    SplitOption,
-    command,
-    listed,
-    say,
-)
+from .functions import CLASSIFY_HEADS
+
+if TYPE_CHECKING:
+    from .job import ClassifyHeads
 
 
 @command
+@takes(CLASSIFY_HEADS)
 def classify_heads(
-    model: ModelOption,
-    task: Annotated[str | None, typer.Option("--task", help=TASK_HELP)] = None,
-    data: DataOption = None,
-    text: Annotated[
-        Path | None,
-        typer.Option(
-            "--text", help="Instead of --task: a file of one text a line, or of two with a tab between them."
-        ),
-    ] = None,
-    revision: RevisionOption = None,
-    split: SplitOption = "validation",
-    examples: Annotated[int, typer.Option("--examples", help="Rows to draw at random.")] = 100,
-    maps: MapsOption = "raw,norm",
-    subnetwork: Annotated[
-        str | None,
-        typer.Option(
-            "--subnetwork",
-            help="File or folder of masks: count only the heads that it keeps.",
-        ),
-    ] = None,
-    subnetwork_mode: Annotated[
-        str,
-        typer.Option(
-            "--subnetwork-mode",
-            help="The rest of the model meanwhile: select leaves it in place, gate closes it, compact removes it.",
-        ),
-    ] = "select",
+    make: Maker,
     raw_classifier: ClassifierOption = None,
     norm_classifier: ClassifierOption = None,
-    batch_size: InputsOption = 16,
-    max_length: MaxLengthOption = 128,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    output: OutputOption = None,
-    overwrite: OverwriteOption = False,
-    control: Annotated[
-        bool,
-        typer.Option(
-            "--control",
-            help="Look at the same architecture with its weights redrawn too: what is there without training.",
-        ),
-    ] = False,
-    save_maps: Annotated[bool, typer.Option("--save-maps", help="Write every map too (large).")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the attention pattern of every head of a model.
@@ -85,30 +31,10 @@ def classify_heads(
 
     Example: classify-heads --model bert-base-uncased --task qqp --examples 100 --output out/bert-qqp
     """
-    from .job import ClassifyHeads, empty_maps, interval_notes
+    from .job import empty_maps, interval_notes
     from .result import distributions, ratios
 
-    job = ClassifyHeads(
-        model=model,
-        task=task,
-        revision=revision,
-        data=data,
-        text=text,
-        split=split,
-        examples=examples,
-        maps=listed(maps),
-        subnetwork=subnetwork,
-        subnetwork_mode=subnetwork_mode,
-        classifiers={"raw": raw_classifier, "norm": norm_classifier},
-        batch_size=batch_size,
-        max_length=max_length,
-        seed=seed,
-        device=device,
-        output=output,
-        overwrite=overwrite,
-        save_maps=save_maps,
-        control=control,
-    )
+    job: ClassifyHeads = make(classifiers={"raw": raw_classifier, "norm": norm_classifier})
     done = job.run(progress=True)
     if done.rows.unread:
         say(f"read {done.rows.source}; not read: {', '.join(done.rows.unread)}")
@@ -122,9 +48,9 @@ def classify_heads(
         from .tables import print_patterns
 
         counted = done.summary["heads"]
-        whose = "" if text else f" ({done.summary['task']})"
+        whose = "" if job.text else f" ({done.summary['task']})"
         print_text(
-            f"{model} on {done.summary['examples']} examples of {done.rows.source}{whose}, "
+            f"{job.model} on {done.summary['examples']} examples of {done.rows.source}{whose}, "
             f"{counted['counted']} of {counted['all']} heads"
         )
         patterns = done.patterns
@@ -136,6 +62,6 @@ def classify_heads(
             empty=empty_maps(patterns),
             notes=interval_notes(shown),
         )
-    if output is not None:
-        say(f"figures: {output / 'heads.png'}, {output / 'distribution.png'}; tables beside them")
-        say(f"report: {output / 'report.html'}")
+    if job.output is not None:
+        say(f"figures: {job.output / 'heads.png'}, {job.output / 'distribution.png'}; tables beside them")
+        say(f"report: {job.output / 'report.html'}")

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from models.common.options import shared_out
+from models.common.options import Options
 
 if TYPE_CHECKING:
     from models.tasks.task import Task
 
-    from .job import Classified
+    from .job import Classified, ClassifyHeads
+
+
+CLASSIFY_HEADS = Options("patterns.job:ClassifyHeads", hidden=("classifiers",))
 
 
 class ClassifyOptions(TypedDict, total=False):
@@ -57,7 +60,5 @@ def classify_checkpoint(
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
-    from .job import ClassifyHeads
-
-    (others,) = shared_out("classify_checkpoint", options, ClassifyHeads, given=("model", "task"))
-    return ClassifyHeads(model, task, **others).run(progress)
+    job: ClassifyHeads = CLASSIFY_HEADS.job("classify_checkpoint", options, model=model, task=task)
+    return job.run(progress)

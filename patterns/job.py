@@ -52,45 +52,37 @@ class ClassifyHeads:
     """
 
     model: str
-    """Hub id or folder."""
     task: str | Task | None = None
-    """A GLUE task in any spelling, or what describes one of the user's own: see
-    :func:`models.tasks.task.task_named`."""
     revision: str | None = None
-    """Branch, tag or commit of a Hub model."""
     data: str | None = None
-    """Folder or Hub data set with the task's rows; what the task says if None, the Hub's GLUE for its nine."""
     split: str = "validation"
-    """Which split of the data."""
-    text: Path | str | None = None
-    """In the place of a task, a file of one text a line, or of two with a tab between them."""
+    text: Path | None = None
+    """Instead of --task: a file of one text a line, or of two with a tab between them."""
     examples: int = 100
     """Rows to draw at random."""
     maps: tuple[str, ...] = KINDS
-    """Kinds of maps."""
     subnetwork: str | None = None
-    """File or published-layout folder of a subnetwork, whose heads are counted."""
+    """File or folder of masks: count only the heads that it keeps."""
     subnetwork_mode: str = "select"
-    """One of :data:`models.isolating.SUBNETWORK_MODES`: what happens to the rest of the model meanwhile."""
+    """The rest of the model meanwhile: select leaves it in place, gate closes it, compact removes it."""
     classifiers: Mapping[str, str | None] | None = None
     """By kind: folder or Hub id of a classifier to use instead of the shipped one (None)."""
     batch_size: int = 16
-    """Inputs per forward pass."""
     max_length: int = 128
-    """Tokens; longer inputs are cut."""
     seed: int = 0
-    """Of the draw of rows and of the bootstrap."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
     output: Path | None = None
-    """Folder to write to; nothing is written if None."""
     overwrite: bool = False
-    """Whether a non-empty output folder may be replaced."""
     save_maps: bool = False
-    """Whether every map is written too, to the folder ``maps`` of the output."""
+    """Write every map too (large).
+
+    They go to the folder ``maps`` of the output.
+    """
     control: bool = False
-    """Whether the same architecture with its weights redrawn (:func:`patterns.redrawn`, with this run's seed) is looked
-    at too: the same heads, inputs and classifiers."""
+    """Look at the same architecture with its weights redrawn too: what is there without training.
+
+    The same heads, inputs and classifiers; the weights are those of :func:`patterns.redrawn` with this run's seed.
+    """
 
     def __post_init__(self) -> None:
         if (self.task is None) == (self.text is None):

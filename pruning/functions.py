@@ -5,13 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.common.options import shared_out
+from models.common.options import Options, Part
 
 if TYPE_CHECKING:
-    from .comparison.job import Compared
+    from .comparison.job import Compared, CompareSurvivors
+    from .search.heads_job import PruneHeads
+    from .search.weights_job import PruneWeights
     from .study.config import Study
+    from .study.job import RunStudy
 
-_GIVEN = ("model", "task", "output", "subject", "search")
+_SUBJECT = Part("pruning.search.subject:Subject")
+PRUNE_HEADS = Options(
+    "pruning.search.heads_job:PruneHeads",
+    parts={"subject": _SUBJECT, "search": Part("pruning.structured:StructuredSearch")},
+)
+PRUNE_WEIGHTS = Options("pruning.search.weights_job:PruneWeights", parts={"subject": _SUBJECT})
+COMPARE_SURVIVORS = Options("pruning.comparison.job:CompareSurvivors", arguments={"runs": "RUN..."})
+RUN_STUDY = Options("pruning.study.job:RunStudy", hidden=("study", "output", "source"))
 
 
 def prune_heads(
@@ -35,16 +45,8 @@ def prune_heads(
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
-    from .search.heads_job import PruneHeads
-    from .search.subject import Subject
-    from .structured import StructuredSearch
-
-    subject, search, job = shared_out(
-        "prune_heads", options, Subject, StructuredSearch, PruneHeads, given=_GIVEN
-    )
-    return PruneHeads(Subject(model, task, **subject), Path(output), StructuredSearch(**search), **job).run(
-        progress
-    )
+    job: PruneHeads = PRUNE_HEADS.job("prune_heads", options, model=model, task=task, output=Path(output))
+    return job.run(progress)
 
 
 def prune_weights(
@@ -67,11 +69,10 @@ def prune_weights(
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
-    from .search.subject import Subject
-    from .search.weights_job import PruneWeights
-
-    subject, job = shared_out("prune_weights", options, Subject, PruneWeights, given=_GIVEN)
-    return PruneWeights(Subject(model, task, **subject), Path(output), **job).run(progress)
+    job: PruneWeights = PRUNE_WEIGHTS.job(
+        "prune_weights", options, model=model, task=task, output=Path(output)
+    )
+    return job.run(progress)
 
 
 def compare_survivors(*runs: Path | str, **options: Any) -> Compared:
@@ -87,10 +88,8 @@ def compare_survivors(*runs: Path | str, **options: Any) -> Compared:
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
-    from .comparison.job import CompareSurvivors
-
-    (job,) = shared_out("compare_survivors", options, CompareSurvivors, given=("runs",))
-    return CompareSurvivors(runs, **job).run()
+    job: CompareSurvivors = COMPARE_SURVIVORS.job("compare_survivors", options, runs=runs)
+    return job.run()
 
 
 def run_study(
@@ -116,13 +115,13 @@ def run_study(
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
-    from .study.job import RunStudy, study_of
+    from .study.job import study_of
     from .study.report.pages import write_report
 
-    (others,) = shared_out("run_study", options, RunStudy, given=("study", "output"))
+    RUN_STUDY.check("run_study", options, given=("study", "output"))
     chosen, folder = study_of(study, output, model=model, data=data)
     file = Path(study) if isinstance(study, str | Path) and Path(study).is_file() else None
-    job = RunStudy(chosen, folder, **({"source": file} | others))
+    job: RunStudy = RUN_STUDY.job("run_study", {"source": file, **options}, study=chosen, output=folder)
     done = job.run()
     whole = not (done["failed"] or done["left"] or job.only)
     return {**done, "report": write_report(folder) if whole else None}

@@ -48,18 +48,25 @@ class StructuredSearch:
     """
 
     what: str = "heads-and-mlps"
+    """heads-and-mlps, heads or mlps."""
     threshold: float = 0.9
-    """Share of the full model's score that a subnetwork must reach."""
+    """Share of the full model's score to hold."""
     head_step: float = 0.1
-    """Share of all heads that a step removes (rounded down, at least one)."""
+    """Share of all heads that a step removes.
+
+    Rounded down, at least one.
+    """
     fine_head_step: float = 0.05
-    """The same in the heads phase that follows the joint one."""
+    """The same once removing heads and MLPs together fails."""
     mlp_step: int = 1
     """MLPs that a step removes."""
     protocol: str = "corrected"
-    """``corrected``: what is removed next is chosen by importances of the subnetwork it is removed from, and only
-    what is left is compared. ``as-released``: importances as the published code computes them, with what is removed
-    among the normalised, and those of a failing subnetwork choose the first step of the next phase."""
+    """corrected, or as-released: with the published code's importances.
+
+    ``corrected``: what is removed next is chosen by importances of the subnetwork it is removed from, and only what
+    is left is compared. ``as-released``: importances as the published code computes them, with what is removed
+    among the normalised, and those of a failing subnetwork choose the first step of the next phase.
+    """
 
     def __post_init__(self) -> None:
         if self.what not in WHAT:

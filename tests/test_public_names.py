@@ -21,7 +21,6 @@ import models
 import patterns
 import pruning
 from models import FineTuning, InputError
-from models.common.options import shared_out
 
 ROOT = Path(__file__).parents[1]
 ROOMS: dict[str, Any] = {room.__name__: room for room in (models, patterns, annotations, pruning)}
@@ -162,18 +161,6 @@ def test_every_command_has_a_public_function() -> None:
         "run-study": pruning.run_study,
     }
     assert words == jobs().keys() | elsewhere.keys()
-
-
-def test_options_are_read_as_what_their_fields_are() -> None:
-    from annotations.sampling.job import SampleMaps
-    from patterns.job import ClassifyHeads
-
-    (found,) = shared_out("f", {"maps": "raw, norm", "exclude": "a", "data": Path("d")}, SampleMaps)
-    assert found == {"maps": ("raw", "norm"), "exclude": (Path("a"),), "data": "d"}
-    (found,) = shared_out("f", {"maps": ["raw"], "exclude": ["a", Path("b")]}, SampleMaps)
-    assert found == {"maps": ("raw",), "exclude": (Path("a"), Path("b"))}
-    (found,) = shared_out("f", {"output": "o", "data": None}, ClassifyHeads)
-    assert found == {"output": Path("o"), "data": None}
 
 
 @pytest.mark.parametrize(

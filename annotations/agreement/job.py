@@ -37,15 +37,13 @@ class MeasureAgreement:
     """
 
     folders: tuple[Path, ...]
-    """Folders of annotated maps, taken together."""
+    """Folders of annotated maps."""
     maps: str | None = None
-    """The kind of maps to compare; all if None."""
+    """raw or norm alone. Default: all."""
     output: Path | None = None
-    """Folder for numbers, labels and sheets; nothing is written if None."""
+    """New or empty folder for numbers, labels and sheets of disputed maps."""
     seed: int = 0
-    """Of the intervals."""
     overwrite: bool = False
-    """Whether an earlier output may be replaced."""
 
     def __post_init__(self) -> None:
         if not self.folders:

@@ -6,38 +6,24 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from models.common.commands import JsonOption, OverwriteOption, printable, say
+from models.common.commands import JsonOption, printable, say
 from models.common.errors import InputError
+from models.common.options import Maker, takes
+
+from ..functions import EXPORT, IMPORT, PULL, PUSH
 
 if TYPE_CHECKING:
+    from .import_export import Export, Import
+    from .push_pull import Pull, Push
     from .server import Token
 
-FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of maps to annotate.")]
-UrlOption = Annotated[
-    str, typer.Option("--url", envvar="LABEL_STUDIO_URL", help="Address of the Label Studio server.")
-]
-TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for a reply.")]
 
-
-def push(
-    folder: FolderArgument,
-    project: Annotated[str, typer.Option("--project", help="Title of the project; made if it is not there.")],
-    url: UrlOption = "http://localhost:8080",
-    blind: Annotated[
-        bool,
-        typer.Option("--blind", help="Show neither what the classifier says nor where a map comes from."),
-    ] = False,
-    annotators_per_map: Annotated[
-        int | None, typer.Option("--annotators-per-map", help="People to label each map [default: 1].")
-    ] = None,
-    timeout: TimeoutOption = 60.0,
-    as_json: JsonOption = False,
-) -> None:
+@takes(PUSH)
+def push(make: Maker, as_json: JsonOption = False) -> None:
     """Send maps to a Label Studio project to be labelled.
 
     Each map becomes a task with its picture, five choices (keys 1 to 5) and, unless --blind, what the classifier
@@ -46,9 +32,8 @@ def push(
 
     Example: annotate-maps push my-maps --project "heads of my model" --annotators-per-map 2
     """
-    from .push_pull import Push
-
-    done = Push(folder, project, _token(), url, blind, annotators_per_map, timeout).run(progress=not as_json)
+    job: Push = make(token=_token())
+    done = job.run(progress=not as_json)
     for note in done["notes"]:
         say(f"warning: {note}")
     if done["duplicates"]:
@@ -70,13 +55,8 @@ def push(
     say(f"label them: {where['url']}, then Label All Tasks")
 
 
-def pull(
-    folder: FolderArgument,
-    project: Annotated[str, typer.Option("--project", help="Title or number of the project.")],
-    url: UrlOption = "http://localhost:8080",
-    timeout: TimeoutOption = 60.0,
-    as_json: JsonOption = False,
-) -> None:
+@takes(PULL)
+def pull(make: Maker, as_json: JsonOption = False) -> None:
     """Bring the labels of a Label Studio project back into the folder of the maps.
 
     Can be repeated at any time: each label counts once, and an annotator's later label of a map replaces the
@@ -84,26 +64,13 @@ def pull(
 
     Example: annotate-maps pull my-maps --project "heads of my model"
     """
-    from .push_pull import Pull
-
-    done = Pull(folder, project, _token(), url, timeout).run(progress=not as_json)
-    _report(done, as_json)
+    job: Pull = make(token=_token())
+    _report(job.run(progress=not as_json), as_json)
 
 
+@takes(IMPORT)
 def import_(
-    source: Annotated[
-        Path, typer.Argument(metavar="FILE", help="JSON, JSON_MIN, CSV or TSV of Label Studio; or a folder.")
-    ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the maps that were labelled.")],
-    control: Annotated[
-        str, typer.Option("--control", help="Name of the choices in the labelling configuration.")
-    ] = "pattern",
-    id_field: Annotated[
-        str | None,
-        typer.Option(
-            "--id-field", help="Field of a task that holds the map's id, if push did not make the task."
-        ),
-    ] = None,
+    make: Maker,
     annotator: Annotated[
         list[str] | None,
         typer.Option("--annotator", help="Who a number is, as 3=ann@example.org; can be repeated."),
@@ -118,35 +85,18 @@ def import_(
 
     Example: annotate-maps import project-3.json my-maps
     """
-    from .import_export import Import
-
     names = {}
     for text in annotator or ():
         number, equals, name = text.partition("=")
         if not (number.strip().isdecimal() and equals and name.strip()):
             raise InputError(f"--annotator {text!r}: give a number and a name, as 3=ann@example.org.")
         names[number.strip()] = name.strip()
-    done = Import(source, folder, control, id_field, names).run(progress=not as_json)
-    _report(done, as_json)
+    job: Import = make(annotators=names)
+    _report(job.run(progress=not as_json), as_json)
 
 
-def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of annotated maps.")],
-    output: Annotated[
-        Path, typer.Argument(metavar="OUTPUT", help="File or, for the last two formats, folder.")
-    ],
-    format: Annotated[
-        str,
-        typer.Option(
-            "--format", help="label-studio (its JSON), json-min, csv, tsv, published, or dataset (Parquet)."
-        ),
-    ] = "label-studio",
-    pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Put the pictures into label-studio's tasks.")
-    ] = True,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
-) -> None:
+@takes(EXPORT)
+def export(make: Maker, as_json: JsonOption = False) -> None:
     """Write maps and labels in another format.
 
     label-studio, json-min, csv and tsv are files that import reads back; published is the layout of the paper's
@@ -154,9 +104,8 @@ def export(
 
     Example: annotate-maps export my-maps labels.json --format label-studio
     """
-    from .import_export import Export
-
-    done = Export(folder, output, format, pictures, overwrite).run()
+    job: Export = make()
+    done = job.run()
     if as_json:
         print(json.dumps(done, indent=2))
         return

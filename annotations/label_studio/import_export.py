@@ -37,13 +37,13 @@ class Import:
     """
 
     source: Path
-    """An export of Label Studio (JSON, JSON_MIN, CSV, TSV), or a folder of annotated maps, ours or as published."""
+    """JSON, JSON_MIN, CSV or TSV of Label Studio; or a folder of annotated maps, ours or as published."""
     folder: Path
-    """Folder of annotated maps that the labels go into; made anew if the source holds maps."""
+    """Folder of the maps that were labelled; made if the source holds maps."""
     control: str = CONTROL
-    """The name of the choices in the file."""
+    """Name of the choices in the labelling configuration."""
     id_field: str | None = None
-    """Where a task's data holds the id of its map; None: where ``push`` puts it, or the picture's file name."""
+    """Field of a task that holds the map's id, if push did not make the task."""
     annotators: Mapping[str, str] = field(default_factory=dict)
     """Names of annotators that the file gives as numbers, by number."""
 
@@ -147,13 +147,12 @@ class Export:
     folder: Path
     """Folder of annotated maps, ours or as published."""
     output: Path
-    """The file, or for published and dataset the folder, to write."""
+    """File or, for the last two formats, folder."""
     format: str = "label-studio"
-    """One of :data:`FORMATS`."""
+    """label-studio (its JSON), json-min, csv, tsv, published, or dataset (Parquet)."""
     pictures: bool = True
-    """Whether the tasks of label-studio hold their pictures."""
+    """Put the pictures into label-studio's tasks."""
     overwrite: bool = False
-    """Whether an output that is there may be replaced."""
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:

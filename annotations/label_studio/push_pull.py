@@ -43,17 +43,17 @@ class Push:
     """
 
     folder: Path
-    """Folder of annotated maps."""
+    """Folder of maps to annotate."""
     project: str
-    """Title of the project, made if it is not there; or a project's number."""
+    """Title of the project, made if it is not there; or its number."""
     token: Token
     """Whose name the tasks are added in."""
     url: str = DEFAULT_URL
-    """Address of the server."""
+    """Address of the Label Studio server."""
     blind: bool = False
-    """Whether annotators see neither what the classifier says nor where a map comes from."""
+    """Show neither what the classifier says nor where a map comes from."""
     annotators_per_map: int | None = None
-    """How many people are to label each map; None: as the project has it, 1 for a new one."""
+    """People to label each map. Default: as the project has it, 1 for a new one."""
     timeout: float = 60.0
     """Seconds to wait for a reply."""
     patience: float = 30.0
@@ -64,6 +64,7 @@ class Push:
             raise InputError(f"--project {self.project!r}: a title has 3 to 50 characters.")
         if self.annotators_per_map is not None and not 1 <= self.annotators_per_map <= 100:
             raise InputError(f"--annotators-per-map {self.annotators_per_map}: give 1 or more, at most 100.")
+        _check_seconds(timeout=self.timeout, patience=self.patience)
         read_kinds(self.folder)
 
     def run(self, progress: bool = False) -> dict[str, Any]:
@@ -248,17 +249,18 @@ class Pull:
     """
 
     folder: Path
-    """Folder of annotated maps that were pushed."""
+    """Folder of maps that were pushed."""
     project: str
     """Title or number of the project."""
     token: Token
     """Who reads."""
     url: str = DEFAULT_URL
-    """Address of the server."""
+    """Address of the Label Studio server."""
     timeout: float = 60.0
     """Seconds to wait for a reply."""
 
     def __post_init__(self) -> None:
+        _check_seconds(timeout=self.timeout)
         read_kinds(self.folder)
 
     def run(self, progress: bool = False) -> dict[str, Any]:
@@ -295,3 +297,9 @@ class Pull:
                 "url": f"{server.url}/projects/{project['id']}/data",
             }
         return {"project": where, **take(self.folder, reading, f"project {project['title']!r}")}
+
+
+def _check_seconds(**seconds: float) -> None:
+    for name, value in seconds.items():
+        if not 0 < value <= 86400:
+            raise InputError(f"{name}={value}: give seconds, above 0 and up to 86400.")

@@ -65,42 +65,34 @@ class SampleMaps:
     """
 
     model: str
-    """Hub id or folder."""
     task: str | Task
-    """A GLUE task in any spelling, or what describes one of the user's own: see
-    :func:`models.tasks.task.task_named`."""
     output: Path
-    """Folder to write to."""
+    """New or empty folder for the maps to label."""
     strategy: str = "random"
     """One of :data:`annotations.sampling.strategies.STRATEGIES`."""
     count: int = 200
-    """Maps to choose; with two kinds, half of each."""
+    """Maps to choose; of two kinds, half each."""
     maps: tuple[str, ...] = KINDS
-    """Kinds of maps."""
     examples: int = 100
     """Rows to draw at random, of whose maps some are chosen."""
     data: str | None = None
-    """Folder or Hub data set with the task's rows; what the task says if None, the Hub's GLUE for its nine."""
     revision: str | None = None
-    """Branch, tag or commit of a Hub model."""
     split: str = "validation"
-    """Which split of the data."""
     exclude: tuple[Path, ...] = ()
-    """Folders of maps; no map of an (example, layer, head) in one of them is chosen again, of either kind."""
+    """Folder of maps that are not to be chosen again; can be repeated.
+
+    No map of an (example, layer, head) in one of them is chosen, of either kind.
+    """
     classifiers: Mapping[str, str | None] = field(default_factory=dict)
     """By kind: folder or Hub id of a classifier to use instead of the shipped one."""
     base_model: str = ""
-    """What the model was fine-tuned from, so that its heads are recognised as those of other maps."""
+    """What the model was fine-tuned from, to know its heads again in other folders."""
     batch_size: int = 16
-    """Inputs per forward pass."""
     max_length: int = 128
-    """Tokens; longer inputs are cut."""
     seed: int = 0
-    """Of the draw of rows and of the choice."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
     overwrite: bool = False
-    """Whether an earlier sample in the output folder may be replaced; never one with labels."""
+    """Replace an earlier sample in the output folder; never one with labels."""
 
     def __post_init__(self) -> None:
         task_named(self.task)

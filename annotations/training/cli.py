@@ -3,74 +3,27 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from models.common.commands import JsonOption, command, say
+from models.common.options import Maker, takes
 
-from models.common.commands import JsonOption, OverwriteOption, SeedOption, command, say
+from ..functions import EVALUATE, TRAIN
 
-AnnotationsOption = Annotated[
-    list[Path],
-    typer.Option("--annotations", help="Folders of annotated maps, ours or as published: DIR1 DIR2 ..."),
-]
+if TYPE_CHECKING:
+    from .job import EvaluateClassifier, TrainClassifier
 
 
 @command
-def train_classifier(
-    annotations: AnnotationsOption,
-    output: Annotated[Path, typer.Option("--output", help="New or empty folder for the classifier.")],
-    maps: Annotated[str, typer.Option("--maps", help="Kind of maps it is for: raw or norm.")] = "raw",
-    other_kind: Annotated[
-        float | None,
-        typer.Option(
-            "--other-kind",
-            help="How often maps of the other kind are learned from too; 0 for never (default: raw 1, norm 0.33).",
-        ),
-    ] = None,
-    generated: Annotated[
-        float,
-        typer.Option("--generated", help="Share of generated maps among those learned from; 0 for none."),
-    ] = 0.1,
-    members: Annotated[
-        int, typer.Option("--members", help="Convolutional networks whose probabilities are averaged.")
-    ] = 2,
-    profiles: Annotated[
-        int,
-        typer.Option(
-            "--profiles", help="Networks on hand-made measurements, averaged with those; 0 for none."
-        ),
-    ] = 2,
-    folds: Annotated[
-        int, typer.Option("--folds", help="Parts of the cross-validation over heads; 0 for none.")
-    ] = 5,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the maps.")] = 25,
-    note: Annotated[
-        str, typer.Option("--note", help="Who labelled the maps and how; goes into the card.")
-    ] = "",
-    seed: SeedOption = 0,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
-) -> None:
+@takes(TRAIN)
+def train_classifier(make: Maker, as_json: JsonOption = False) -> None:
     """Train a pattern classifier on annotated maps and score it on heads it has not seen.
 
     Example: train-classifier --annotations my-maps more-maps --maps raw --output my-classifier
     """
     from models.common.terminal import print_text
-    from patterns.classifier.training import Training
 
-    from .job import TrainClassifier
-
-    job = TrainClassifier(
-        annotations=tuple(annotations),
-        maps=maps,
-        output=output,
-        other_kind=other_kind,
-        folds=folds,
-        training=Training(epochs=epochs, generated=generated, members=members, profiles=profiles, seed=seed),
-        note=note,
-        overwrite=overwrite,
-    )
+    job: TrainClassifier = make()
     report = job.run(progress=True)
     if as_json:
         print(json.dumps(report, indent=2))
@@ -82,29 +35,20 @@ def train_classifier(
         else:
             if report["out_of_fold"]["accuracy"] <= report["out_of_fold"]["majority_accuracy"]:
                 say("warning: it is no better than always answering the commonest label; do not use it.")
-            print_text(f"{folds}-fold cross-validation over heads:")
+            print_text(f"{job.folds}-fold cross-validation over heads:")
             _print_scores(report["out_of_fold"])
-    say(f"classifier: {output}")
+    say(f"classifier: {job.output}")
 
 
 @command
-def evaluate_classifier(
-    annotations: AnnotationsOption,
-    classifier: Annotated[
-        str, typer.Option("--classifier", help="raw or norm (shipped), a folder, or a Hub id.")
-    ] = "raw",
-    maps: Annotated[
-        str | None, typer.Option("--maps", help="Kind of maps to score on; default: the classifier's own.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
+@takes(EVALUATE)
+def evaluate_classifier(make: Maker, as_json: JsonOption = False) -> None:
     """Score a pattern classifier on annotated maps.
 
     Example: evaluate-classifier --annotations my-maps --classifier raw
     """
-    from .job import EvaluateClassifier
-
-    scores = EvaluateClassifier(tuple(annotations), classifier, maps).run()
+    job: EvaluateClassifier = make()
+    scores = job.run()
     known = scores["trained_on"]
     if known is None:
         say("warning: this classifier does not say which maps it was trained on.")

@@ -62,22 +62,24 @@ class TrainClassifier:
     """
 
     annotations: tuple[Path, ...]
-    """Folders of annotated maps."""
-    maps: str
-    """The kind of maps that the classifier is for: raw or norm."""
+    """Folders of annotated maps, ours or as published: DIR1 DIR2 ..."""
     output: Path
-    """Folder for the classifier."""
+    """New or empty folder for the classifier."""
+    maps: str = "raw"
+    """Kind of maps it is for: raw or norm."""
     other_kind: float | None = None
-    """How often a map of the other kind is drawn in training, relative to one of this kind; 0 for never,
-    None for :data:`OTHER_KIND`. They help because an annotator sees one sort of picture, whatever the kind."""
+    """How often maps of the other kind are learned from too, relative to one of this kind; 0 for never. Default: 1 for
+    raw, 0.33 for norm.
+
+    They help because an annotator sees one sort of picture, whatever the kind.
+    """
     folds: int = 5
-    """Parts of the cross-validation over heads that scores the classifier; 0 for none."""
+    """Parts of the cross-validation over heads; 0 for none."""
     training: Training = field(default_factory=_training)
     """How it is trained."""
     note: str = ""
-    """Who labelled the maps and how, for the card."""
+    """Who labelled the maps and how; goes into the card."""
     overwrite: bool = False
-    """Whether a non-empty output folder may be replaced."""
 
     def __post_init__(self) -> None:
         _check_kind(self.maps)
@@ -155,11 +157,11 @@ class EvaluateClassifier:
     """One run of ``evaluate-classifier``."""
 
     annotations: tuple[Path, ...]
-    """Folders of annotated maps."""
-    classifier: str
-    """``raw``, ``norm`` (shipped), a folder or a Hub id."""
+    """Folders of annotated maps, ours or as published: DIR1 DIR2 ..."""
+    classifier: str = "raw"
+    """raw or norm (shipped), a folder, or a Hub id."""
     maps: str | None = None
-    """Kind of maps to score on; the classifier's own if None."""
+    """Kind of maps to score on. Default: the classifier's own."""
 
     def run(self) -> dict[str, Any]:
         """Score the classifier on every labelled map of its kind.

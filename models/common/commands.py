@@ -23,38 +23,9 @@ from .errors import HeadscopeError, is_unicode, one_line
 from .files import disk_is_full, reason
 from .memory import keep_freed_memory, memory_ran_out
 
-ModelOption = Annotated[str, typer.Option("--model", help="Hub id or folder of the model under study.")]
-RevisionOption = Annotated[
-    str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub model.")
-]
-TASK_HELP = (
-    "A GLUE task in any spelling (SST-2, sst2, QQP), or a .toml file that describes a task of your own."
-)
-TaskOption = Annotated[str, typer.Option("--task", help=TASK_HELP)]
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        help="Folder with <task>/<split>.* or <split>.* (jsonl, json, parquet, csv, tsv, also with .gz; "
-        "or what save_to_disk wrote), or a Hub data set. "
-        "Default: what the task's file says, of GLUE nyu-mll/glue from the Hub.",
-    ),
-]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ..., or mps.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON.")]
-MapsOption = Annotated[str, typer.Option("--maps", help="Kinds of maps: raw, norm, or raw,norm.")]
 ClassifierOption = Annotated[
     str | None, typer.Option(help="Folder or Hub id of a classifier to use instead of the shipped one.")
-]
-SplitOption = Annotated[str, typer.Option("--split", help="Which split of the data.")]
-InputsOption = Annotated[int, typer.Option("--batch-size", help="Inputs per forward pass.")]
-MaxLengthOption = Annotated[int, typer.Option("--max-length", help="Tokens; longer inputs are cut.")]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", help="New or empty folder for tables, figures and summary.json.")
-]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Delete an earlier output in the output folder and write anew.")
 ]
 
 
@@ -315,11 +286,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", module=_LIBRARIES)
-
-
-def listed(words: str) -> tuple[str, ...]:
-    """Return the parts of a list with commas, such as ``raw, norm``."""
-    return tuple(word.strip() for word in words.split(","))
 
 
 def say(message: str) -> None:

@@ -1,19 +1,20 @@
-"""The job of ``finetune-glue``, and the function that does it: one fine-tuning, or one a seed."""
+"""The job of ``finetune-glue``: one fine-tuning, or one a seed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
-from ..common.options import shared_out
+from ..common.options import parse_seeds
 from ..common.outputs import Output, apart
 from ..tasks.rows import Rows, load_mismatched, load_rows
 from ..tasks.task import Task, task_named
 from ..weights import load_masks
-from .loop import FineTuning, is_main_process
-from .run import COMMAND, METRICS, finetune, parse_seeds, search_of, summarise
+from .loop import is_main_process
+from .run import COMMAND, METRICS, finetune, search_of, summarise
+from .settings import FineTuning
 
 
 @dataclass(frozen=True)
@@ -25,26 +26,20 @@ class FineTuneGlue:
     """
 
     model: str
-    """Hub id or folder."""
     task: str | Task
-    """A GLUE task in any spelling, or what describes one of the user's own: see
-    :func:`models.tasks.task.task_named`."""
     output: Path
-    """Folder for the model; with `seeds`, for their folders ``seed_<n>``."""
+    """New or empty folder for the model; seed_<n> inside with --seeds."""
     settings: FineTuning
     """How; with `seeds`, its own seed is not used."""
     data: str | None = None
-    """Folder or Hub data set with the task's rows; what the task says if None, the Hub's GLUE for its nine."""
     revision: str | None = None
-    """Branch, tag or commit of a Hub model."""
     seeds: tuple[int, ...] = ()
-    """Several seeds, one model each."""
+    """Several seeds, one model each: 1337 42 86, or 1337,42,86."""
     subnetwork: str | None = None
-    """Masks of what is kept: a file, a search's folder or a published one."""
+    """Masks: a file, a search's folder or a published one. Heads and MLPs are cut out of the model before training;
+    single weights are held at 0."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
     overwrite: bool = False
-    """Whether an earlier output may be replaced."""
 
     def __post_init__(self) -> None:
         data = task_named(self.task).source(self.data)
@@ -116,70 +111,6 @@ class FineTuned:
     """Where it was trained."""
     dev: Rows
     """Where it was scored."""
-
-
-class FineTuneOptions(TypedDict, total=False):
-    """See the fields of :class:`FineTuneGlue` and :class:`models.FineTuning`."""
-
-    data: Path | str | None
-    revision: str | None
-    subnetwork: Path | str | None
-    device: str
-    overwrite: bool
-    epochs: float
-    learning_rate: float
-    warmup: float
-    adam_epsilon: float
-    weight_decay: float
-    batch_size: int
-    max_length: int
-    max_grad_norm: float
-    group_by_length: bool
-    precision: str
-    max_examples: int | None
-    seed: int
-    holdout: float
-    keep: str
-    checkpoint_steps: int
-    report_to: tuple[str, ...] | list[str] | str
-
-
-def finetune_glue(
-    model: str,
-    task: str,
-    output: Path | str,
-    *,
-    seeds: Iterable[int] = (),
-    progress: bool = False,
-    **options: Unpack[FineTuneOptions],
-) -> dict[str, Any]:
-    """Fine-tune a model on a GLUE task, for one seed or several, as ``finetune-glue`` does.
-
-    :func:`models.finetune` does it on rows that are loaded already.
-
-    Args:
-        model: Hub id or folder.
-        task: a GLUE task in any spelling, or what describes one's own: see :func:`models.tasks.task.task_named`.
-        output: folder for the model; with `seeds`, for their folders ``seed_<n>``. What was stopped there goes on.
-        seeds: several, one model each.
-        progress: show progress bars and a line an epoch on stderr.
-        options: ``data``, ``revision``, ``subnetwork``, ``device``, ``overwrite``, and the fields of
-            :class:`models.FineTuning` (``epochs``, ``learning_rate``, ``seed`` ...).
-
-    Returns:
-        What ``metrics.json`` holds, see :func:`models.finetune`; with `seeds` the ``mean`` and the ``std`` of each of
-        the ``scores``, and ``runs``, what each holds.
-
-    Raises:
-        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
-    """
-    given = ("model", "task", "output", "seeds", "settings")
-    job, settings = shared_out("finetune_glue", options, FineTuneGlue, FineTuning, given=given)
-    return (
-        FineTuneGlue(model, task, Path(output), FineTuning(**settings), seeds=tuple(seeds), **job)
-        .run(progress)
-        .summary
-    )
 
 
 def _nothing(message: str) -> None:

@@ -8,15 +8,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch.utils.data import Sampler
 
 from ..common.errors import InputError
 from ..common.files import atomic_file, read_json, reason, write_json
@@ -36,99 +34,19 @@ from ..common.reading import (
 from ..compaction import kept_of
 from ..evaluation import Examples, losses
 from ..weights import WeightMasks
+from .batches import Collator, LengthGroups, training_rows
+from .settings import FineTuning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
 
-PRECISIONS = ("fp32", "bf16")
-KEPT = ("last", "best")
 _STATE = "headscope.json"
 """Written last into a checkpoint, with the checksums of its other files: without it, the checkpoint is not whole."""
 _OF_STATE = {
     **{"history": "list", "seconds": "number", "loss": "number", "steps": "count", "best": "score"},
     "resumed": "list",
 }
-_MOST_EPOCHS, _MOST_ROWS, _MOST_STEPS = 10**5, 10**6, 10**9
 _BEST = "best.safetensors"
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """How to fine-tune; the defaults are those of Prasanna et al. (2020) for every task.
-
-    Dropout is as the model's config says, and the model of the last step is kept.
-
-    Raises:
-        InputError: a value is out of range.
-    """
-
-    epochs: float = 3
-    """Passes over the training rows."""
-    learning_rate: float = 2e-5
-    """At the beginning; it falls linearly to 0."""
-    warmup: float = 0.0
-    """Share of the steps in which the learning rate rises linearly from 0."""
-    adam_epsilon: float = 1e-8
-    """AdamW's epsilon."""
-    weight_decay: float = 0.0
-    """AdamW's, on all but biases and norms."""
-    batch_size: int = 32
-    """Rows per step."""
-    max_length: int = 128
-    """Tokens; longer inputs are cut."""
-    max_grad_norm: float = 1.0
-    """A longer gradient is cut to this length."""
-    group_by_length: bool = True
-    """Batches of inputs of like length, so that there is little padding; else batches are random."""
-    precision: str = "fp32"
-    """``bf16`` computes in bfloat16 where that is safe (autocast); weights stay float32."""
-    max_examples: int | None = None
-    """Train on so many rows only, the same ones for every seed; None for all."""
-    seed: int = 0
-    """Of the head's first weights, of the order of the rows and of dropout."""
-    holdout: float = 0.0
-    """Share of the dev rows that nothing is selected on; the scores are of these rows then."""
-    keep: str = "last"
-    """Which epoch's model: ``last``, or ``best`` on the dev rows that are selected on, the earlier of equals."""
-    checkpoint_steps: int = 500
-    """A checkpoint to go on from is written after so many steps, and after every epoch."""
-    report_to: tuple[str, ...] = ()
-    """The Trainer's reporting integrations, e.g. ``tensorboard``."""
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
-            self._check(name, 0 < getattr(self, name) < math.inf, "a number above 0")
-        self._check("epochs", 0 < self.epochs <= _MOST_EPOCHS, f"a number above 0, {_MOST_EPOCHS} at most")
-        self._check("holdout", 0 <= self.holdout < 1, "a share from 0 (none) to below 1")
-        self._check("keep", self.keep in KEPT, " or ".join(KEPT))
-        self._check(
-            "checkpoint_steps",
-            1 <= self.checkpoint_steps <= _MOST_STEPS,
-            f"a whole number from 1 to {_MOST_STEPS}",
-        )
-        self._check("weight_decay", 0 <= self.weight_decay < math.inf, "a number from 0 up")
-        self._check("warmup", 0 <= self.warmup < 1, "a share from 0 to below 1")
-        self._check(
-            "batch_size", 1 <= self.batch_size <= _MOST_ROWS, f"a whole number from 1 to {_MOST_ROWS}"
-        )
-        self._check(
-            "max_length", 4 <= self.max_length <= _MOST_ROWS, f"a whole number from 4 to {_MOST_ROWS}"
-        )
-        self._check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS))
-        self._check("max_examples", self.max_examples is None or self.max_examples >= 1, "at least 1")
-        self._check("seed", 0 <= self.seed < 2**32, f"a whole number from 0 to {2**32 - 1}")
-
-    def record(self) -> dict[str, Any]:
-        """Return what decides the result, ready for JSON."""
-        return {
-            name: value
-            for name, value in asdict(self).items()
-            if name not in ("checkpoint_steps", "report_to")
-        }
-
-    def _check(self, name: str, right: bool, wanted: str) -> None:
-        if not right:
-            raise InputError(f"{name}={getattr(self, name)}: give {wanted}.")
 
 
 @dataclass
@@ -240,8 +158,8 @@ def train(
         trainer = ordering_trainer(sampler)(
             model=model,
             args=arguments,
-            train_dataset=_features(examples),
-            data_collator=collator(examples.pad_token_id),
+            train_dataset=training_rows(examples),
+            data_collator=Collator(examples.pad_token_id),
             compute_loss_func=lambda *args, **kwargs: _loss(
                 trainer, settings, course, folder, *args, **kwargs
             ),
@@ -378,74 +296,6 @@ def _held_at_zero(masks: WeightMasks, model: PreTrainedModel) -> Iterator[None]:
     moved = [name for name, (parameter, where) in pruned.items() if parameter.detach()[where].any()]
     if moved:
         raise AssertionError(f"pruned weights of {moved[0]} are not 0 after training")
-
-
-class LengthGroups(Sampler[int]):
-    """Row numbers, so that each ``batch_size`` of them in turn are inputs of like length, in random order.
-
-    Without `sort`, they are in random order and no more.
-
-    Rows are shuffled, sorted by length within pools of up to 50 batches, and the batches shuffled. The library's
-    own sampler leaves the batches of a pool in order of length, from which a model learns less. The order of an
-    epoch depends on the seed and the epoch only, not on what was drawn before.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, sort: bool = True) -> None:
-        self.lengths, self.batch_size, self.seed, self.sort, self.epoch = lengths, batch_size, seed, sort, 0
-        self.drawn = False
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        self.drawn = True
-        generator = np.random.default_rng((self.seed, self.epoch))
-        order, size = generator.permutation(len(self.lengths)), self.batch_size
-        if not self.sort:
-            return iter(order.tolist())
-        pool = size * max(1, min(50, len(order) // (4 * size)))  # at least four, or batches would not change
-        batches = []
-        for start in range(0, len(order), pool):
-            rows = sorted(order[start : start + pool].tolist(), key=lambda row: -self.lengths[row])
-            batches += [rows[i : i + size] for i in range(0, len(rows), size)]
-        last = [batches.pop()] if len(batches[-1]) < size else []  # elsewhere it would shift all that follow
-        generator.shuffle(batches)
-        return (row for batch in batches + last for row in batch)
-
-
-def _features(examples: Examples) -> list[dict[str, Any]]:
-    """Return what the Trainer takes: a list of inputs, tokenised once."""
-    features = []
-    for encoded, target in zip(examples.encoded, examples.targets.tolist(), strict=True):
-        feature = {"input_ids": encoded.input_ids, "labels": target}
-        if encoded.token_type_ids is not None:
-            feature["token_type_ids"] = encoded.token_type_ids
-        features.append(feature)
-    return features
-
-
-def collator(pad_token_id: int) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
-    """Return a function that makes a batch ``[B, n]``, padded on the right to its longest input."""
-
-    def collate(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        lengths = [len(feature["input_ids"]) for feature in features]
-        n = max(lengths)
-        batch = {
-            "attention_mask": torch.tensor([[1] * length + [0] * (n - length) for length in lengths]),
-            "labels": torch.tensor([feature["labels"] for feature in features]),
-        }
-        for name, filler in (("input_ids", pad_token_id), ("token_type_ids", 0)):
-            if name in features[0]:
-                batch[name] = torch.tensor(
-                    [feature[name] + [filler] * (n - len(feature[name])) for feature in features]
-                )
-        return batch
-
-    return collate
 
 
 def _loss(

@@ -39,8 +39,8 @@ from ..tasks.rows import Row, Rows, class_ids, hold_out, select_rows, targets_of
 from ..tasks.task import Task, task_named
 from ..weights import WeightMasks
 from .learning_curve import learning_curve
-from .loop import FineTuning as FineTuning
 from .loop import is_main_process, n_processes, train
+from .settings import FineTuning
 
 COMMAND = "finetune-glue"
 METRICS = "metrics.json"
@@ -459,21 +459,6 @@ def with_head(name: str, revision: str | None, task: str | Task) -> tuple[Checkp
     config.label2id = {label: i for i, label in config.id2label.items()}
     config.problem_type = "single_label_classification" if task.labels else "regression"
     return checkpoint, warnings
-
-
-def parse_seeds(words: Sequence[str]) -> list[int]:
-    """Return the seeds in ``["1337,42", "86"]``, in order.
-
-    Raises:
-        InputError: one is not a whole number or stands twice.
-    """
-    try:
-        seeds = [int(part) for word in words for part in word.replace(",", " ").split()]
-    except ValueError as error:
-        raise InputError(f"--seeds {' '.join(words)}: give whole numbers, such as 1337,42,86.") from error
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds {' '.join(words)}: give each seed once.")
-    return seeds
 
 
 def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:

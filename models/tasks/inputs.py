@@ -230,9 +230,8 @@ def batches(
     """Yield ``(positions in `encoded`, model inputs [B, n])``, longest first, right-padded within each batch.
 
     Longest first, so that the batch that needs most memory comes first. Padding is always on the right:
-    a left-padded model with absolute positions is another model. The padding is masked, so its token
-    matters to nobody; one with a high id may have no embedding, and a token of the batch then stands in for it.
-    With `in_order`, inputs stay in the order in which they are given.
+    a left-padded model with absolute positions is another model. With `in_order`, inputs stay in the order in
+    which they are given.
 
     Raises:
         InputError: `batch_size` is less than 1.
@@ -245,12 +244,22 @@ def batches(
     for start in range(0, len(order), batch_size):
         positions = order[start : start + batch_size]
         members = [encoded[i] for i in positions]
-        n = max(len(member) for member in members)
-        pad = min(pad_token_id or 0, max(members[0].input_ids, default=0))
-        inputs = {
-            "input_ids": [m.input_ids + [pad] * (n - len(m)) for m in members],
-            "attention_mask": [[1] * len(m) + [0] * (n - len(m)) for m in members],
-        }
-        if members[0].token_type_ids is not None:
-            inputs["token_type_ids"] = [(m.token_type_ids or []) + [0] * (n - len(m)) for m in members]
-        yield positions, {name: torch.tensor(ids, device=device) for name, ids in inputs.items()}
+        inputs = padded(members, pad_token_id)
+        yield positions, {name: ids.to(device) for name, ids in inputs.items()}
+
+
+def padded(members: Sequence[Encoded], pad_token_id: int | None) -> dict[str, torch.Tensor]:
+    """Return model inputs ``[B, n]``, padded on the right to the longest.
+
+    The padding is masked, so its token matters to nobody; one with a high id may have no embedding, and a token of
+    the batch then stands in for it.
+    """
+    n = max(len(member) for member in members)
+    pad = min(pad_token_id or 0, max(members[0].input_ids, default=0))
+    inputs = {
+        "input_ids": [m.input_ids + [pad] * (n - len(m)) for m in members],
+        "attention_mask": [[1] * len(m) + [0] * (n - len(m)) for m in members],
+    }
+    if members[0].token_type_ids is not None:
+        inputs["token_type_ids"] = [(m.token_type_ids or []) + [0] * (n - len(m)) for m in members]
+    return {name: torch.tensor(ids) for name, ids in inputs.items()}

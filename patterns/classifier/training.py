@@ -46,7 +46,10 @@ class Training:
     """
 
     epochs: int = 25
-    """Passes over the maps; more fit the heads at hand better and unseen heads worse."""
+    """Passes over the maps.
+
+    More fit the heads at hand better and unseen heads worse.
+    """
     batch_size: int = 64
     """Maps a step."""
     learning_rate: float = 2e-3
@@ -60,18 +63,22 @@ class Training:
     balance: float = 0.5
     """A map is drawn in proportion to its label's count to the power of minus this: 0 as it comes, 1 balanced."""
     generated: float = 0.1
-    """Share of the maps drawn that are generated ones (:mod:`patterns.classifier.generator`)."""
+    """Share of generated maps among those learned from; 0 for none.
+
+    See :mod:`patterns.classifier.generator`.
+    """
     members: int = 2
     """Convolutional networks whose probabilities are averaged."""
     profiles: int = 2
-    """Networks on hand-made measurements (:mod:`patterns.classifier.profiles`), averaged with the others half and
-    half."""
+    """Networks on hand-made measurements, averaged with those half and half; 0 for none.
+
+    See :mod:`patterns.classifier.profiles`.
+    """
     size: int = IMAGE_SIZE
     """Side of the images."""
     stages: tuple[tuple[int, ...], ...] = ((16,), (32, 32), (64, 64))
     """Widths of the convolutions; the image is halved between stages."""
     seed: int = 0
-    """Of weights, order and augmentation."""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)

@@ -50,34 +50,33 @@ class CompareSurvivors:
     """
 
     runs: tuple[str | Path, ...]
-    """Searches, or folders that hold some; see :func:`pruning.search.runs.find_groups`."""
+    """Folders of finished searches, of published masks, or folders that hold such; a subnetwork's file."""
     model: str | None = None
-    """Checkpoint to look at instead of the one that a run names; ``{task}`` and ``{seed}`` are filled in."""
+    """Look at these models instead of those that the runs name; {task} and {seed} are filled in."""
     data: str | None = None
-    """Folder or Hub data set with the tasks' rows; without it, no patterns are looked at."""
+    """Look at patterns too, on examples from this folder (as in classify-heads) or Hub data set, e.g. nyu-mll/glue."""
     task: str | None = None
-    """Only this task; runs that do not say theirs are taken to be of it."""
+    """Only this task (GLUE's, or a .toml file); runs that do not say theirs are taken to be of it."""
     maps: tuple[str, ...] = KINDS
-    """Kinds of maps."""
     examples: int = 100
-    """Rows of each task to draw at random, the same for all its seeds."""
+    """Rows of each task to draw at random.
+
+    The same for all its seeds.
+    """
     split: str = "validation"
-    """Which split of the data."""
     subnetwork_mode: str = "select"
-    """``select``: the full model is observed, and its heads are told apart; ``gate``, ``compact``: super-survivors are
-    looked at where the rest is silenced or removed, as Prasanna et al. (2020) did."""
+    """select: the full model is observed, and its heads are told apart; gate, compact: super-survivors are looked at
+    where the rest is silenced or removed.
+
+    The latter is what Prasanna et al. (2020) did.
+    """
     permutations: int = 9999
     """Of each permutation test."""
     batch_size: int = 16
-    """Inputs per forward pass."""
     seed: int = 0
-    """Of the draws of rows, random subnetworks, permutations and resamples."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
     output: Path | None = None
-    """Folder to write to; nothing is written if None."""
     overwrite: bool = False
-    """Whether an earlier output may be replaced."""
 
     def __post_init__(self) -> None:
         if not self.runs:

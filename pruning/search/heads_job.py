@@ -40,16 +40,18 @@ class PruneHeads:
     subject: Subject
     """The model and the examples."""
     output: Path
-    """Folder of the search; one with the same config is continued."""
+    """Folder of the search; one that was stopped is continued."""
     search: StructuredSearch = field(default_factory=StructuredSearch)
     """How to search."""
     compaction: bool = True
-    """Remove what is pruned before measuring on, which is faster; else it is gated to zero. The masks are the same.
-    The as-released protocol always gates."""
+    """Take out what is pruned while searching (faster); else gate it to zero.
+
+    The masks are the same. The as-released protocol always gates.
+    """
     overwrite: bool = False
-    """Whether an earlier search in the folder may be replaced."""
+    """Replace an earlier search in the output folder."""
     save_model: Path | None = None
-    """New folder for the model without what was pruned, with its tokenizer: a ``--model`` of every command."""
+    """New folder for the model without what was pruned, with its tokenizer: a --model of every command."""
 
     def _smaller_model(self) -> Output | None:
         inputs = (*self.subject.inputs, self.output)

@@ -44,23 +44,22 @@ class Subject:
     model: str
     """Folder or Hub id of a model fine-tuned on the task."""
     task: str | Task
-    """A GLUE task in any spelling, or what describes one of the user's own: see
-    :func:`models.tasks.task.task_named`."""
     data: str | None = None
-    """Folder or Hub data set; what the task says if None, the Hub's GLUE for its nine."""
     split: str = "validation"
-    """Whose score decides."""
+    """Which split's score decides."""
     examples: int | None = None
-    """Rows to draw at random, the same for every seed; all if None."""
+    """Rows to draw at random, the same for every seed. Default: all."""
     holdout: float = 0.0
-    """Share of the rows that the search does not see; the result is reported on them too."""
+    """Share of the rows that the search does not see and is reported on too."""
     seed: int | None = None
-    """The seed that the model was fine-tuned with; read from the folder's ``metrics.json`` if None."""
+    """Seed that the model was fine-tuned with. Default: as its metrics.json says."""
     revision: str | None = None
     batch_size: int = 32
-    """Inputs per pass; it does not change the result, except as-released."""
+    """Inputs per pass.
+
+    It does not change the result, except as-released.
+    """
     max_length: int = 128
-    """Tokens; longer inputs are cut."""
     device: str = "auto"
 
     def __post_init__(self) -> None:

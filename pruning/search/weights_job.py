@@ -32,17 +32,23 @@ class PruneWeights:
     subject: Subject
     """The model and the examples."""
     output: Path
-    """Folder of the search; one with the same config is continued."""
+    """Folder of the search; one that was stopped is continued."""
     threshold: float = 0.9
-    """Share of the full model's score that must be reached."""
+    """Share of the full model's score to hold."""
     fraction: float = 0.05
-    """Share of the weights left that a step removes: the published masks' 5%; the released code has 10%."""
+    """Share of the weights left that a step removes (published: 0.05).
+
+    The released code has 0.1.
+    """
     max_steps: int | None = None
-    """Steps at most; the released code keeps 9."""
+    """Steps at most. Default: no limit.
+
+    The released code keeps 9.
+    """
     last_bias: bool = False
-    """Whether the bias of each MLP's last layer is prunable too."""
+    """Prune the bias of each MLP's last layer too."""
     overwrite: bool = False
-    """Whether an earlier search in the folder may be replaced."""
+    """Replace an earlier search in the output folder."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from models.common.commands import JsonOption, resumable, say
+from models.common.options import Maker, takes
+
+from ..functions import RUN_STUDY
+
+if TYPE_CHECKING:
+    from .job import RunStudy
 
 
 @resumable
+@takes(RUN_STUDY)
 def run_study(
+    make: Maker,
     words: Annotated[
         list[str],
         typer.Argument(
@@ -31,32 +39,12 @@ def run_study(
     data: Annotated[
         str | None, typer.Option("--data", help="Folder or Hub data set, instead of the file's.")
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="Steps at once.")] = 1,
-    backend: Annotated[str, typer.Option("--backend", help="loky, ray or dask.")] = "loky",
-    address: Annotated[
-        str | None,
-        typer.Option("--address", help="Of a Ray or Dask cluster. Default: one is started on this machine."),
-    ] = None,
-    gpus: Annotated[
-        float | None, typer.Option("--gpus", help="GPUs of each step, on Ray; two steps share one with 0.5.")
-    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run", help="Show what there is to do, what is done, and how long the rest takes."
         ),
     ] = False,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", help="Do only this step and what it needs: fine-tune, 'qqp/seed_42/*'."),
-    ] = None,
-    force: Annotated[
-        list[str] | None, typer.Option("--force", help="Do this step again, and what it changes.")
-    ] = None,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Begin other steps after one has failed.")
-    ] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Do damaged steps again.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a whole lottery study: a grid of tasks, seeds, searches and subnetworks.
@@ -71,7 +59,7 @@ def run_study(
     Example: run-study examples/studies/smoke.toml --output out/smoke --jobs 2
     """
     from .config import read_study
-    from .job import RunStudy, study_folder, study_of
+    from .job import study_folder, study_of
 
     if words[0] == "report" and len(words) == 2:
         folder = Path(words[1])
@@ -81,25 +69,16 @@ def run_study(
         return
     if len(words) != 1:
         raise _usage(words)
-    job = RunStudy(
-        *study_of(words[0], output, model=model, data=data),
-        backend,
-        jobs,
-        address,
-        gpus,
-        tuple(only or ()),
-        tuple(force or ()),
-        keep_going,
-        repair,
-        Path(words[0]) if Path(words[0]).is_file() else None,
-    )
+    study, folder = study_of(words[0], output, model=model, data=data)
+    source = Path(words[0]) if Path(words[0]).is_file() else None
+    job: RunStudy = make(study=study, output=folder, source=source)
     if dry_run:
         _show_plan(job, as_json)
         return
     done = job.run()
     if not as_json:
         say(f"{done['done']} of {done['steps']} steps are done")
-    if not done["failed"] and not done["left"] and not only:
+    if not done["failed"] and not done["left"] and not job.only:
         _report(job.output, as_json)
     elif as_json:
         print(json.dumps(done, indent=2))

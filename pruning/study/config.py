@@ -11,7 +11,7 @@ from typing import Any
 
 from models.common.errors import InputError
 from models.common.reading import read_text, reading
-from models.finetuning.loop import FineTuning
+from models.finetuning.settings import FineTuning
 from models.tasks.task import Task, task_named
 from patterns.distribution import check_seed
 from patterns.maps.attention import check_kinds

@@ -44,23 +44,32 @@ class RunStudy:
     study: Study
     """What to do."""
     output: Path
-    """Folder of the study; one with the same config is continued."""
+    """Folder of the study. Default: as the file says, or the folder given."""
     backend: str = "loky"
-    """One of :data:`pruning.study.backends.BACKENDS`."""
+    """loky, ray or dask."""
     jobs: int = 1
-    """Steps at once. With loky, one is done in this very process."""
+    """Steps at once.
+
+    With loky, one is done in this very process.
+    """
     address: str | None = None
-    """Of a Ray or Dask cluster that is there already; else one is started on this machine."""
+    """Of a Ray or Dask cluster. Default: one is started on this machine."""
     gpus: float | None = None
     """GPUs of each step, on Ray; two steps share one with 0.5."""
     only: tuple[str, ...] = ()
-    """Do only these steps, and what they need; see :meth:`pruning.study.plan.Plan.matching`."""
+    """Do only this step and what it needs: fine-tune, 'qqp/seed_42/*'.
+
+    See :meth:`pruning.study.plan.Plan.matching`.
+    """
     force: tuple[str, ...] = ()
-    """Do these steps again although they are done."""
+    """Do this step again, and what it changes."""
     keep_going: bool = False
-    """Whether other steps are begun after one has failed."""
+    """Begin other steps after one has failed."""
     repair: bool = False
-    """Whether damaged steps are done again; else they are named, and nothing is done."""
+    """Do damaged steps again.
+
+    Else they are named, and nothing is done.
+    """
     source: Path | None = None
     """The file that the study was read from, for the record."""
 

@@ -16,16 +16,7 @@ import pytest
 import typer
 
 from models import HeadscopeError, InputError, TapError, UnsupportedModelError
-from models.common.commands import (
-    DataOption,
-    JsonOption,
-    ModelOption,
-    SeedOption,
-    TaskOption,
-    command,
-    quiet_libraries,
-    say,
-)
+from models.common.commands import JsonOption, command, quiet_libraries, say
 
 QUIETED = (
     "HF_HUB_DISABLE_PROGRESS_BARS",
@@ -165,10 +156,10 @@ def failing(error: BaseException) -> Callable[[], None]:
 
 @command
 def count_heads(
-    model: ModelOption,
-    task: TaskOption,
-    data: DataOption = None,
-    seed: SeedOption = 0,
+    model: Annotated[str, typer.Option("--model")],
+    task: Annotated[str, typer.Option("--task")],
+    data: Annotated[str | None, typer.Option("--data")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
     times: Annotated[int, typer.Option("--times", help="How often [once: 1].")] = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -276,7 +267,8 @@ def test_help_lists_options_in_groups(run: Any) -> None:
 def test_an_error_names_options_and_not_arguments_of_python(run: Any) -> None:
     @command
     def the_command(
-        batch_size: Annotated[int, typer.Option("--batch-size")] = 0, seed: SeedOption = 1
+        batch_size: Annotated[int, typer.Option("--batch-size")] = 0,
+        seed: Annotated[int, typer.Option("--seed")] = 1,
     ) -> None:
         """Fail."""
         raise InputError(
@@ -332,10 +324,14 @@ def test_the_libraries_add_nothing_to_the_sentence(tmp_path: Path, tiny_bert: An
     tiny_bert.config.num_hidden_layers += 1
     tiny_bert.config.save_pretrained(tmp_path)
     code = """
-from models.common.commands import ModelOption, command
+from typing import Annotated
+
+import typer
+
+from models.common.commands import command
 
 @command
-def load(model: ModelOption) -> None:
+def load(model: Annotated[str, typer.Option("--model")]) -> None:
     from models import load_checkpoint
 
     load_checkpoint(model)

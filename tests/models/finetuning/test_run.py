@@ -19,12 +19,15 @@ from tiny import FILLERS
 from torch.nn.utils import prune
 
 from models import FineTuning, InputError, Subnetwork, finetune, load_checkpoint
+from models.common.options import parse_seeds
 from models.compaction import kept_of
 from models.evaluation import examples_of, predict
+from models.finetuning.batches import Collator, LengthGroups
 from models.finetuning.cli import finetune_glue
 from models.finetuning.learning_curve import learning_curve
-from models.finetuning.loop import Course, LengthGroups, collator, train
-from models.finetuning.run import parse_seeds, score_table, summarise
+from models.finetuning.loop import Course, train
+from models.finetuning.run import score_table, summarise
+from models.tasks.inputs import Encoded
 from models.tasks.rows import Rows, hold_out, load_mismatched
 from models.tasks.task import task_named
 from models.weights import WeightMasks, load_masks, prunable_weights
@@ -291,16 +294,13 @@ class TestSeeds:
 
 class TestBatches:
     def test_padding_is_on_the_right_and_masked(self) -> None:
-        features = [
-            {"input_ids": [5, 6, 7], "token_type_ids": [0, 1, 1], "labels": 1},
-            {"input_ids": [8], "token_type_ids": [0], "labels": 0},
-        ]
-        batch = collator(pad_token_id=9)(features)
-        assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
+        rows = [(Encoded([5, 6, 17], [0, 1, 1], (2,), False), 1), (Encoded([8], [0], (0,), False), 0)]
+        batch = Collator(pad_token_id=9)(rows)
+        assert batch["input_ids"].tolist() == [[5, 6, 17], [8, 9, 9]]
         assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
         assert batch["token_type_ids"].tolist() == [[0, 1, 1], [0, 0, 0]]
         assert batch["labels"].tolist() == [1, 0]
-        assert collator(0)([{"input_ids": [5], "labels": 2.5}])["labels"].dtype == torch.float32
+        assert Collator(0)([(Encoded([5], None, (0,), False), 2.5)])["labels"].dtype == torch.float32
 
     @pytest.mark.parametrize("grouped", [True, False])
     def test_inputs_of_like_length_stand_together_if_wanted(
@@ -309,13 +309,13 @@ class TestBatches:
         import models.finetuning.loop
 
         widths = []
-        collate = models.finetuning.loop.collator(0)
+        collate = Collator(0)
 
-        def spy(features: Any) -> Any:
-            widths.append(np.ptp([len(feature["input_ids"]) for feature in features]))
-            return collate(features)
+        def spy(rows: Any) -> Any:
+            widths.append(np.ptp([len(encoded) for encoded, _ in rows]))
+            return collate(rows)
 
-        monkeypatch.setattr(models.finetuning.loop, "collator", lambda pad: spy)
+        monkeypatch.setattr(models.finetuning.loop, "Collator", lambda pad: spy)
         how = replace(QUICK, epochs=1, batch_size=8, group_by_length=grouped)
         finetune(str(save_tiny()), SST2, sentences(160), sentences(8), how, tmp_path / "out")
         assert len(widths) == 20
