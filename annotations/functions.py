@@ -14,6 +14,8 @@ from models.common.options import Options, Part, paths
 from .sampling.strategies import STRATEGIES
 
 if TYPE_CHECKING:
+    from models.tasks.task import Task
+
     from .agreement.job import MeasureAgreement
     from .label_studio.import_export import Export, Import
     from .label_studio.push_pull import Pull, Push
@@ -64,6 +66,7 @@ EVALUATE = Options("annotations.training.job:EvaluateClassifier")
 class SampleOptions(TypedDict, total=False):
     """See the fields of :class:`annotations.sampling.job.SampleMaps`."""
 
+    text: Path | str | None
     strategy: str
     count: int
     maps: tuple[str, ...] | list[str] | str
@@ -82,13 +85,19 @@ class SampleOptions(TypedDict, total=False):
 
 
 def sample_maps(
-    model: str, task: str, output: Path | str, *, progress: bool = False, **options: Unpack[SampleOptions]
+    model: str,
+    task: str | Task | None,
+    output: Path | str,
+    *,
+    progress: bool = False,
+    **options: Unpack[SampleOptions],
 ) -> dict[str, Any]:
     """Choose maps of a model that are worth labelling, as ``annotate-maps sample`` does.
 
     Args:
         model: Hub id or folder.
-        task: a GLUE task in any spelling, or what describes one's own: see :func:`models.tasks.task.task_named`.
+        task: a GLUE task in any spelling, or what describes one's own: see :func:`models.tasks.task.task_named`; None
+            with the option ``text``, a file of one text a line, or of two with a tab between them.
         output: new or empty folder for the maps.
         progress: show progress bars on stderr.
         options: the fields of :class:`annotations.sampling.job.SampleMaps` (``strategy``, ``count``, ``data`` ...).

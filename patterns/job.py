@@ -16,8 +16,9 @@ from models.common.outputs import Output
 from models.common.provenance import provenance, source_record
 from models.isolating import check_mode, isolated
 from models.subnetwork import Subnetwork, mask_files
-from models.tasks.rows import Rows, load_rows, load_text, select_rows
-from models.tasks.task import Task, task_named
+from models.tasks.rows import Rows, select_rows
+from models.tasks.source import RowSource
+from models.tasks.task import Task
 
 from .classifier.network import PatternClassifier, classifier_records, load_classifiers
 from .control import redrawn
@@ -85,14 +86,7 @@ class ClassifyHeads:
     """
 
     def __post_init__(self) -> None:
-        if (self.task is None) == (self.text is None):
-            raise InputError(
-                "Give either --task, whose rows are looked at, or --text FILE, with one text a line."
-            )
-        if self.task is not None:
-            task_named(self.task)
-        elif self.data is not None or self.split != "validation":
-            raise InputError("--data and --split are of a task; --text FILE is read whole.")
+        _ = self._source
         check_kinds(self.maps)
         check_sizes(self.batch_size, self.max_length)
         check_seed(self.seed)
@@ -109,9 +103,12 @@ class ClassifyHeads:
             self._output.check()
 
     @property
+    def _source(self) -> RowSource:
+        return RowSource(self.task, self.data, self.split, self.text)
+
+    @property
     def _output(self) -> Output:
-        data = self.data if self.task is None else task_named(self.task).source(self.data)
-        inputs = (self.model, data, self.text, self.subnetwork, *(self.classifiers or {}).values())
+        inputs = (self.model, *self._source.inputs, self.subnetwork, *(self.classifiers or {}).values())
         return Output(Path(self.output or "."), "classify-heads", self.overwrite, inputs)
 
     def run(self, progress: bool = False) -> Classified:
@@ -120,7 +117,7 @@ class ClassifyHeads:
         Raises:
             HeadscopeError: the model, the data or a classifier is not what it should be.
         """
-        task, rows = self._rows()
+        task, rows = self._source.load()
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
         subnetwork = Subnetwork.load(self.subnetwork) if self.subnetwork else None
@@ -187,12 +184,6 @@ class ClassifyHeads:
                 kept = None if subnetwork is None else subnetwork.heads
                 write_classified(folder / REPORT, self, patterns, summary, rows, maps, observed, kept)
         return Classified(patterns, summary, rows)
-
-    def _rows(self) -> tuple[Task, Rows]:
-        if self.text is not None:
-            return load_text(self.text)
-        task = task_named(self.task or "")
-        return task, load_rows(task, self.data, self.split)
 
     def _in_model(self, subnetwork: Subnetwork, model: PreTrainedModel) -> tuple[Subnetwork, list[str]]:
         """Return what of a subnetwork the model has, and a warning if that is not all of it."""

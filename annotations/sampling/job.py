@@ -26,8 +26,9 @@ from models.common.outputs import Output
 from models.common.provenance import provenance
 from models.tap import observe
 from models.tasks.inputs import Encoded, batches
-from models.tasks.rows import load_rows, select_rows
-from models.tasks.task import Task, task_named
+from models.tasks.rows import select_rows
+from models.tasks.source import RowSource
+from models.tasks.task import Task
 from models.tasks.token_text import shown_tokens
 from patterns.classifier.network import classifier_records, load_classifiers
 from patterns.distribution import check_seed
@@ -65,9 +66,11 @@ class SampleMaps:
     """
 
     model: str
-    task: str | Task
     output: Path
     """New or empty folder for the maps to label."""
+    task: str | Task | None = None
+    text: Path | None = None
+    """Instead of --task: a file of one text a line, or of two with a tab between them."""
     strategy: str = "random"
     """One of :data:`annotations.sampling.strategies.STRATEGIES`."""
     count: int = 200
@@ -95,7 +98,7 @@ class SampleMaps:
     """Replace an earlier sample in the output folder; never one with labels."""
 
     def __post_init__(self) -> None:
-        task_named(self.task)
+        _ = self._source
         check_kinds(self.maps)
         check_sizes(self.batch_size, self.max_length)
         check_seed(self.seed)
@@ -111,9 +114,12 @@ class SampleMaps:
             )
 
     @property
+    def _source(self) -> RowSource:
+        return RowSource(self.task, self.data, self.split, self.text)
+
+    @property
     def _output(self) -> Output:
-        data = task_named(self.task).source(self.data)
-        inputs = (self.model, data, *self.exclude, *(self.classifiers or {}).values())
+        inputs = (self.model, *self._source.inputs, *self.exclude, *(self.classifiers or {}).values())
         return Output(self.output, "annotate-maps sample", self.overwrite, inputs)
 
     def run(self, progress: bool = False) -> dict[str, Any]:
@@ -126,9 +132,8 @@ class SampleMaps:
             HeadscopeError: the model, the data, a classifier or an excluded folder is not what it should be, or
                 no map is left to choose.
         """
-        task = task_named(self.task)
         excluded = excluded_places(self.exclude)
-        rows = load_rows(task, self.data, self.split)
+        task, rows = self._source.load()
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
         checkpoint = load_checkpoint(self.model, self.revision, device)
@@ -169,7 +174,7 @@ class SampleMaps:
             "base_model": self.base_model,
             "task": task.name,
             **({"task_definition": task.record()} if task.own else {}),
-            "split": self.split,
+            "split": self.split if self.text is None else None,
             "data": rows.record(),
             "not_read": list(rows.unread),
             "examples": len(found.examples),

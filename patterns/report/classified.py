@@ -86,7 +86,7 @@ def write_classified(
         maps=maps,
         survives=survives if within else None,
         importance=_importance(job, observed),
-        annotate="" if job.task is None else annotation_command(job),
+        annotate=annotation_command(job),
     )
     examples, counted, all_heads = summary["examples"], summary["heads"]["counted"], summary["heads"]["all"]
     whose = "their " if within else ""

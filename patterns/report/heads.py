@@ -34,6 +34,7 @@ _SAMPLING = (
     "model",
     "revision",
     "task",
+    "text",
     "data",
     "split",
     "maps",

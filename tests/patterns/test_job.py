@@ -511,7 +511,7 @@ class TestTexts:
         assert found["maps"]["raw"]["distribution"] == json.loads(out)["maps"]["raw"]["distribution"]
         page = (tmp_path / "o" / "report.html").read_text()
         assert "on pairs.txt" in page
-        assert "annotate-maps sample" not in page
+        assert f"--text {tmp_path / 'pairs.txt'}" in page[page.index("annotate-maps sample") :]
 
     @pytest.mark.parametrize(
         ("text", "said"),

@@ -405,3 +405,23 @@ def test_the_loop_closes(run_command: Any, options: dict[str, Any], tmp_path: Pa
     code, out, err = run_command(cli.evaluate_classifier, *words)
     assert code == 0, err
     assert json.loads(out)["maps"] == json.loads(out)["trained_on"] == 17
+
+
+def test_lines_of_a_file_are_sampled_as_the_same_rows_of_a_task_are(
+    options: dict[str, Any], data: Path, tmp_path: Path, run_command: Any
+) -> None:
+    rows = map(json.loads, (data / "qqp" / "validation.jsonl").read_text().splitlines())
+    text = tmp_path / "pairs.txt"
+    text.write_text("".join(f"{row['question1']}\t{row['question2']}\n" for row in rows))
+    SampleMaps(**options).run()
+    of_task = AnnotatedMaps.load(options["output"])
+    words = ["--model", options["model"], "--text", text, "--count", "20", "--device", "cpu"]
+    code, out, err = run_command(app, "sample", *words, "--output", tmp_path / "texts", "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert (report["task"], report["split"], report["data"]["source"]) == ("pairs.txt", None, str(text))
+    of_text = AnnotatedMaps.load(tmp_path / "texts")
+    assert [row.map.tolist() for row in of_text.rows] == [row.map.tolist() for row in of_task.rows]
+    code, _, err = run_command(app, "sample", "--model", options["model"], "--output", tmp_path / "none")
+    assert code == 2
+    assert "Give either --task" in err
