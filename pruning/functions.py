@@ -19,7 +19,10 @@ PRUNE_HEADS = Options(
     "pruning.search.heads_job:PruneHeads",
     parts={"subject": _SUBJECT, "search": Part("pruning.structured:StructuredSearch")},
 )
-PRUNE_WEIGHTS = Options("pruning.search.weights_job:PruneWeights", parts={"subject": _SUBJECT})
+PRUNE_WEIGHTS = Options(
+    "pruning.search.weights_job:PruneWeights",
+    parts={"subject": _SUBJECT, "search": Part("pruning.magnitude:MagnitudePruning")},
+)
 COMPARE_SURVIVORS = Options("pruning.comparison.job:CompareSurvivors", arguments={"runs": "RUN..."})
 RUN_STUDY = Options("pruning.study.job:RunStudy", hidden=("study", "output", "source"))
 
@@ -59,9 +62,9 @@ def prune_weights(
         task: a GLUE task in any spelling, or what describes one's own: see :func:`models.tasks.task.task_named`.
         output: the search's folder; a search with the same options that was stopped there is continued.
         progress: show progress bars on stderr.
-        options: the fields of :class:`pruning.search.subject.Subject` and
-        :class:`pruning.search.weights_job.PruneWeights`
-            (``threshold``, ``fraction``, ``max_steps``, ``last_bias``, ``overwrite``).
+        options: the fields of :class:`pruning.search.subject.Subject`,
+            :class:`pruning.magnitude.MagnitudePruning` (``threshold``, ``fraction``, ``criterion`` ...) and
+            :class:`pruning.search.weights_job.PruneWeights` (``overwrite``).
 
     Returns:
         What ``summary.json`` holds.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,71 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Floats = npt.NDArray[np.float64]
-PROTOCOLS = ("corrected", "as-released")
+
+
+class _MeanAbsolute:
+    """The mean over examples of ``|d loss(x) / d gate|`` (Michel et al. 2019, eq. 3)."""
+
+    def __init__(self, gate: torch.Tensor) -> None:
+        self._total = torch.zeros(gate.shape, dtype=torch.float64, device=gate.device)
+
+    def add(self, gradients: torch.Tensor) -> None:
+        self._total += gradients.abs().sum(dim=0, dtype=torch.float64)
+
+    def value(self, examples: int) -> torch.Tensor:
+        return self._total / examples
+
+
+class _AsReleased:
+    """What the published code computes.
+
+    It takes the gradient of each batch's mean loss, never zeroes it, and sums the absolute running sums, so that signs
+    cancel and order matters.
+    """
+
+    def __init__(self, gate: torch.Tensor) -> None:
+        self._total = torch.zeros(gate.shape, dtype=torch.float64, device=gate.device)
+        self._running = torch.zeros_like(self._total)
+
+    def add(self, gradients: torch.Tensor) -> None:
+        self._running += gradients.mean(dim=0, dtype=torch.float64)
+        self._total += self._running.abs()
+
+    def value(self, examples: int) -> torch.Tensor:
+        return self._total
+
+
+class GateGradients(Protocol):
+    """What is made of the gradients of a gate."""
+
+    def __init__(self, gate: torch.Tensor) -> None:
+        """Begin, with a gate ``[L, H]`` or ``[L]``."""
+
+    def add(self, gradients: torch.Tensor) -> None:
+        """Take those of a batch, ``[B, L, H]`` or ``[B, L]``, one of each example's own loss."""
+
+    def value(self, examples: int) -> torch.Tensor:
+        """Return the importance, like the gate in shape, after so many examples."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What decides which heads and MLPs go first."""
+
+    gradients: type[GateGradients]
+    in_order: bool = False
+    """Whether the order of the examples and the size of a batch matter."""
+    gated: bool = False
+    """Whether what is pruned is gated to zero, and measured on, instead of taken out."""
+    of_kept: bool = True
+    """Whether what goes next is decided by the subnetwork that it goes from, and compared with what is left alone."""
+
+
+CRITERIA: Mapping[str, Criterion] = {
+    "corrected": Criterion(_MeanAbsolute),
+    "as-released": Criterion(_AsReleased, in_order=True, gated=True, of_kept=False),
+}
+"""By the name of the protocol; one more is an entry here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +147,8 @@ def head_importance(
             then what was removed is NaN.
         batches: inputs padded on the right, with ``labels [B]``: class ids, or scores.
         subnetwork: gate everything else to zero; its gradient is measured all the same (use :meth:`Importance.of`).
-        protocol: ``corrected``; or ``as-released``: the published code takes the gradient of each batch's mean loss,
-            never zeroes it, and sums the absolute running sums, so that signs cancel and order matters.
+        protocol: one of :data:`CRITERIA`: ``corrected``; or ``as-released``, with what the published code makes of
+            gradients.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -94,8 +158,8 @@ def head_importance(
     """
     from tqdm import tqdm
 
-    if protocol not in PROTOCOLS:
-        raise InputError(f"protocol={protocol!r}: give {' or '.join(PROTOCOLS)}.")
+    if protocol not in CRITERIA:
+        raise InputError(f"protocol={protocol!r}: give {' or '.join(CRITERIA)}.")
     if model.training:
         raise InputError(
             "The model is in training mode, so its loss is after dropout; call model.eval() first."
@@ -109,8 +173,7 @@ def head_importance(
         torch.as_tensor(mask.copy(), dtype=model.dtype, device=model.device)
         for mask in (left.heads, left.mlps)
     ]
-    totals = [torch.zeros(gate.shape, dtype=torch.float64, device=model.device) for gate in open_gates]
-    running = [torch.zeros_like(total) for total in totals]
+    totals = [CRITERIA[protocol].gradients(gate) for gate in open_gates]
     answers: list[torch.Tensor] = []
     loss_sum, examples = 0.0, 0
     with _frozen(model):
@@ -133,20 +196,15 @@ def head_importance(
                 gradients: tuple[torch.Tensor | None, ...] = (None, None)
             else:
                 gradients = torch.autograd.grad(each.sum(), gates, allow_unused=True)
-            for total, sums, gradient in zip(totals, running, gradients, strict=True):
-                if gradient is None:  # nothing of that sort is left
-                    continue
-                if protocol == "corrected":
-                    total += gradient.abs().sum(dim=0, dtype=torch.float64)
-                else:
-                    sums += gradient.mean(dim=0, dtype=torch.float64)
-                    total += sums.abs()
+            for total, gradient in zip(totals, gradients, strict=True):
+                if gradient is not None:  # else nothing of that sort is left
+                    total.add(gradient)
             answers.append(logits.detach().float().cpu())
             loss_sum += float(each.detach().double().sum())
             examples += len(labels)
     if not examples:
         raise InputError("Importance needs at least one example; there is none.")
-    heads, mlps = (total.cpu().numpy() / (examples if protocol == "corrected" else 1) for total in totals)
+    heads, mlps = (total.value(examples).cpu().numpy() for total in totals)
     found = Importance(heads, mlps, examples, loss_sum / examples, torch.cat(answers).numpy())
     return found.of(full)
 

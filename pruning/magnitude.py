@@ -1,4 +1,4 @@
-"""Magnitude pruning: the smallest weights of all prunable tensors together go first, without retraining in between.
+"""Magnitude pruning: the smallest weights go first, without retraining in between.
 
 A step removes a fraction of the weights that are left. Prasanna et al. (2020) published steps of 5% without a cap;
 their released code has 10% and keeps at most 9 steps (``fraction=0.1``, ``max_steps=9``).
@@ -7,8 +7,8 @@ their released code has 10% and keeps at most 9 steps (``fraction=0.1``, ``max_s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = [
+    "CRITERIA",
     "Iteration",
     "MagnitudeOrder",
+    "MagnitudePruning",
     "MagnitudeSearch",
     "Survival",
     "WeightMasks",
@@ -38,8 +40,85 @@ __all__ = [
 _POSITION = np.uint64(0xFFFFFFFF)
 
 
+def _magnitude(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    return np.abs(values).view(np.uint32)  # the bits of floats that are not negative order as the floats do
+
+
+def _share_of_tensor(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    places = np.empty(values.size, dtype=np.uint64)
+    places[np.argsort(np.abs(values), kind="stable")] = np.arange(values.size, dtype=np.uint64)
+    return ((places << np.uint64(32)) // np.uint64(values.size)).astype(np.uint32)
+
+
+@dataclass(frozen=True)
+class WeightCriterion:
+    """Which weights go first."""
+
+    order: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.uint32]]
+    """Of one tensor's values ``[N]``, numbers that are compared over all tensors; the smallest go first."""
+    help: str
+
+
+CRITERIA: Mapping[str, WeightCriterion] = {
+    "magnitude": WeightCriterion(_magnitude, "the smallest of all tensors together"),
+    "uniform-magnitude": WeightCriterion(_share_of_tensor, "the same share of every tensor, its smallest"),
+}
+"""By name; one more is an entry here."""
+
+
+@dataclass(frozen=True)
+class MagnitudePruning:
+    """How to search by magnitude; the paper's values are the defaults.
+
+    Raises:
+        InputError: a number is out of range, or the criterion unknown.
+    """
+
+    threshold: float = 0.9
+    """Share of the full model's score to hold."""
+    fraction: float = 0.05
+    """Share of the weights left that a step removes (published: 0.05).
+
+    The released code has 0.1.
+    """
+    max_steps: int | None = None
+    """Steps at most. Default: no limit.
+
+    The released code keeps 9.
+    """
+    last_bias: bool = False
+    """Prune the bias of each MLP's last layer too."""
+    criterion: str = "magnitude"
+    """Which weights go first: magnitude, the smallest of all tensors together; or uniform-magnitude, the same share of
+    every tensor, its smallest."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise InputError(f"threshold={self.threshold}: give a share above 0 and up to 1.")
+        if not 0 < self.fraction < 1:
+            raise InputError(f"fraction={self.fraction}: give a share above 0 and below 1.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise InputError(f"max_steps={self.max_steps}: give at least 1.")
+        criterion_of(self.criterion)
+
+    def record(self) -> dict[str, Any]:
+        """Return what decides the result; a criterion that searches of before had no choice of is not named."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("criterion", "magnitude")}
+
+
+def criterion_of(name: str) -> WeightCriterion:
+    """Return a criterion by its name.
+
+    Raises:
+        InputError: there is none of it.
+    """
+    if name not in CRITERIA:
+        raise InputError(f"criterion={name!r}: give one of {', '.join(CRITERIA)}.")
+    return CRITERIA[name]
+
+
 class MagnitudeOrder:
-    """The masks of every step of global magnitude pruning, from one sort.
+    """The masks of every step of magnitude pruning, from one sort.
 
     Step k removes ``round(fraction * left)`` of the weights left after step k - 1, as
     ``torch.nn.utils.prune.global_unstructured`` with ``L1Unstructured`` does, ties to even included; of equal
@@ -52,13 +131,20 @@ class MagnitudeOrder:
         model: a model of a supported family with or without a task head.
         fraction: share of the weights left that a step removes, above 0 and at most 1.
         last_bias: as for :func:`prunable_weights`.
+        criterion: one of :data:`CRITERIA`.
 
     Raises:
-        InputError: the fraction is out of range, or a weight is not finite.
+        InputError: the fraction is out of range, the criterion unknown, or a weight is not finite.
         UnsupportedModelError: as :func:`prunable_weights`.
     """
 
-    def __init__(self, model: PreTrainedModel, fraction: float = 0.05, last_bias: bool = False) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        fraction: float = 0.05,
+        last_bias: bool = False,
+        criterion: str = "magnitude",
+    ) -> None:
         if not 0 < fraction <= 1:
             raise InputError(
                 f"fraction={fraction}: give the share that a step removes, above 0 and at most 1."
@@ -69,7 +155,7 @@ class MagnitudeOrder:
             kept.append(kept[-1] - removed)
         self.kept: tuple[int, ...] = tuple(kept)
         """Number of weights kept after each step; the first is the whole model, after the last no step removes any."""
-        order = _smallest_first(weights)
+        order = _smallest_first(weights, criterion)
         step_of = np.full(kept[0], len(kept), dtype=np.min_scalar_type(len(kept)))  # what stays has no step
         for step in range(1, len(kept)):
             step_of[order[kept[0] - kept[step - 1] : kept[0] - kept[step]] & _POSITION] = step
@@ -115,6 +201,7 @@ def magnitude_masks(
     share: float | None = None,
     largest: bool = False,
     last_bias: bool = False,
+    criterion: str = "magnitude",
 ) -> WeightMasks:
     """Return masks that keep a given number of weights, the others being pruned in one shot.
 
@@ -125,6 +212,7 @@ def magnitude_masks(
         largest: prune the largest magnitudes instead of the smallest: the "bad" masks of Prasanna et al. (2020).
             Of equal magnitudes the earlier goes first either way.
         last_bias: as for :func:`prunable_weights`.
+        criterion: one of :data:`CRITERIA`.
 
     Raises:
         InputError: neither or both of `kept` and `share` are given or out of range, or a weight is not finite.
@@ -133,7 +221,7 @@ def magnitude_masks(
     total = sum(weight.numel() for weight in weights.values())
     removed = total - _number(total, kept, share)
     mask = np.ones(total, dtype=bool)
-    mask[_smallest_first(weights, largest)[:removed] & _POSITION] = False
+    mask[_smallest_first(weights, criterion, largest)[:removed] & _POSITION] = False
     return WeightMasks(_per_tensor(mask, weights))
 
 
@@ -250,12 +338,14 @@ def magnitude_search(
     return MagnitudeSearch(tuple(history), "exhausted" if last == len(shares) - 1 else "max-steps")
 
 
-def _smallest_first(weights: dict[str, nn.Parameter], largest: bool = False) -> npt.NDArray[np.uint64]:
-    """Return a key for each weight, sorted by magnitude, then position; its lower half is the position.
+def _smallest_first(
+    weights: dict[str, nn.Parameter], criterion: str, largest: bool = False
+) -> npt.NDArray[np.uint64]:
+    """Return a key for each weight, sorted by a criterion, then position; its lower half is the position.
 
-    The upper half is the magnitude's bits, which order non-negative floats as the floats themselves. Sorting whole
-    numbers in place takes less than half the memory and the time of a stable argsort.
+    Sorting whole numbers in place takes less than half the memory and the time of a stable argsort.
     """
+    order = criterion_of(criterion).order
     total = sum(weight.numel() for weight in weights.values())
     if total > int(_POSITION):
         raise InputError(
@@ -264,13 +354,13 @@ def _smallest_first(weights: dict[str, nn.Parameter], largest: bool = False) -> 
     keys = np.empty(total, dtype=np.uint64)
     start = 0
     for name, weight in weights.items():
-        magnitude = weight.detach().float().abs().cpu().reshape(-1).numpy()
-        if not np.isfinite(magnitude).all():
+        values = weight.detach().float().cpu().reshape(-1).numpy()
+        if not np.isfinite(values).all():
             raise InputError(
                 f"The model's {name!r} holds weights that are not finite numbers; load a sound model."
             )
-        end = start + magnitude.size
-        bits = magnitude.view(np.uint32)
+        end = start + values.size
+        bits = order(values)
         keys[start:end] = ~bits if largest else bits
         keys[start:end] <<= np.uint64(32)
         keys[start:end] |= np.arange(start, end, dtype=np.uint64)

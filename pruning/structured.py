@@ -11,7 +11,7 @@ import numpy as np
 from models.common.errors import InputError
 from models.subnetwork import Subnetwork
 
-from .importance import PROTOCOLS, Floats, Importance
+from .importance import CRITERIA, Criterion, Floats, Importance
 
 WHAT = ("heads-and-mlps", "heads", "mlps")
 
@@ -71,13 +71,18 @@ class StructuredSearch:
     def __post_init__(self) -> None:
         if self.what not in WHAT:
             raise InputError(f"what={self.what!r}: give {', '.join(WHAT[:2])} or {WHAT[2]}.")
-        if self.protocol not in PROTOCOLS:
-            raise InputError(f"protocol={self.protocol!r}: give {' or '.join(PROTOCOLS)}.")
+        if self.protocol not in CRITERIA:
+            raise InputError(f"protocol={self.protocol!r}: give {' or '.join(CRITERIA)}.")
         for name in ("threshold", "head_step", "fine_head_step"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a share above 0 and up to 1.")
         if self.mlp_step < 1:
             raise InputError(f"mlp_step={self.mlp_step}: give at least 1.")
+
+    @property
+    def criterion(self) -> Criterion:
+        """What decides which heads and MLPs go first."""
+        return CRITERIA[self.protocol]
 
     def phases(self, n_heads: int) -> list[tuple[str, int, int]]:
         """Return name, heads a step and MLPs a step of each phase, for a model of so many heads."""
@@ -109,7 +114,7 @@ class StructuredSearch:
         yield Step(0, "full", full, at, True)
         least, last, iteration = self.threshold * at.score, at, 0
         for phase, heads, mlps in self.phases(full.n_heads):
-            if self.protocol == "corrected":
+            if self.criterion.of_kept:
                 last = at
             while (heads == 0 or kept.n_heads) and (mlps == 0 or kept.n_mlps):
                 candidate = without_least(kept, self._ranking(last.importance, kept), heads, mlps)
@@ -122,7 +127,7 @@ class StructuredSearch:
                 kept, at = candidate, last
 
     def _ranking(self, importance: Importance, kept: Subnetwork) -> Importance:
-        if self.protocol == "corrected":
+        if self.criterion.of_kept:
             return importance.of(kept).normalized()
         return importance.normalized().of(kept)
 

@@ -93,8 +93,8 @@ class PruneHeads:
         model, metric = loaded.model, loaded.metric
         recall = Recall(folder, model)
         full = Subnetwork.full(model)
-        released = self.search.protocol == "as-released"
-        gates = released or not self.compaction
+        criterion = self.search.criterion
+        gates = criterion.gated or not self.compaction
 
         def measure(subnetwork: Subnetwork) -> Measurement:
             if (recalled := recall.next(subnetwork)) is not None:
@@ -108,7 +108,7 @@ class PruneHeads:
                     protocol=self.search.protocol,
                     progress=progress,
                 ),
-                in_order=released,
+                in_order=criterion.in_order,
             )
             if subnetwork == full:
                 loaded.check_meaning(found.logits)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from models.common.errors import InputError
 from models.common.files import atomic_file, known
 from models.evaluation import predict
 from models.weights import WEIGHT_MASKS_FILE, WeightMasks, survival
 
-from ..magnitude import Iteration, MagnitudeOrder, magnitude_search
+from ..magnitude import Iteration, MagnitudeOrder, MagnitudePruning, magnitude_search
 from ..structured import check_score
 from .folder import SURVIVAL, Say, SearchFolder, components
 from .subject import Loaded, Subject
@@ -33,30 +32,10 @@ class PruneWeights:
     """The model and the examples."""
     output: Path
     """Folder of the search; one that was stopped is continued."""
-    threshold: float = 0.9
-    """Share of the full model's score to hold."""
-    fraction: float = 0.05
-    """Share of the weights left that a step removes (published: 0.05).
-
-    The released code has 0.1.
-    """
-    max_steps: int | None = None
-    """Steps at most. Default: no limit.
-
-    The released code keeps 9.
-    """
-    last_bias: bool = False
-    """Prune the bias of each MLP's last layer too."""
+    search: MagnitudePruning = field(default_factory=MagnitudePruning)
+    """How to search."""
     overwrite: bool = False
     """Replace an earlier search in the output folder."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise InputError(f"--threshold {self.threshold}: give a share above 0 and up to 1.")
-        if not 0 < self.fraction < 1:
-            raise InputError(f"--fraction {self.fraction}: give a share above 0 and below 1.")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise InputError(f"--max-steps {self.max_steps}: give at least 1.")
 
     def run(self, progress: bool = False, say: Say = lambda line: None) -> dict[str, Any]:
         """Search, or go on searching, and return what ``summary.json`` holds.
@@ -64,16 +43,10 @@ class PruneWeights:
         Raises:
             HeadscopeError: the model or the data is not what it should be, or the folder holds another search.
         """
-        loaded = self.subject.load()
-        settings = {
-            "threshold": self.threshold,
-            "fraction": self.fraction,
-            "max_steps": self.max_steps,
-            "last_bias": self.last_bias,
-        }
+        loaded, how = self.subject.load(), self.search
         folder = SearchFolder(
             self.output,
-            {"command": "prune-weights", **loaded.record(), **settings},
+            {"command": "prune-weights", **loaded.record(), **self.search.record()},
             {**loaded.provenance(), "device": str(loaded.model.device)},
             self.overwrite,
             self.subject.inputs,
@@ -81,7 +54,7 @@ class PruneWeights:
         if folder.finished:
             return folder.read_summary()
         model, metric = loaded.model, loaded.metric
-        order = MagnitudeOrder(model, self.fraction, self.last_bias)
+        order = MagnitudeOrder(model, how.fraction, how.last_bias, how.criterion)
         recorded = [record["score"] for record in folder.history]
         started = time.monotonic()
 
@@ -106,7 +79,7 @@ class PruneWeights:
             say(f"{one.step:3d} {one.kept_share:6.1%} of the weights: {metric} {one.score:.4f}{failed}")
 
         found = magnitude_search(
-            measure, order.shares, self.threshold, max_steps=self.max_steps, metric=metric, record=record
+            measure, order.shares, how.threshold, max_steps=how.max_steps, metric=metric, record=record
         )
         masks = order.masks(found.found.step)
         masks.save(folder.path / WEIGHT_MASKS_FILE)
@@ -115,17 +88,17 @@ class PruneWeights:
         summary = {
             "command": "prune-weights",
             **loaded.record(),
-            **settings,
+            **self.search.record(),
             "metric": metric,
             "full_score": found.full_score,
             "score": found.found.score,
-            **loaded.floor(found.full_score, self.threshold),
+            **loaded.floor(found.full_score, how.threshold),
             "weights": {"kept": masks.kept, "all": masks.total},
             "ended": found.ended,
             "iterations": len(found.history) - 1,
             "reported_on": loaded.report(lambda held: _scored(masks, loaded, held)),
             "inputs": loaded.examples.inputs,
-            "warnings": loaded.warnings(found.full_score, self.threshold),
+            "warnings": loaded.warnings(found.full_score, how.threshold),
             "provenance": loaded.provenance(),
         }
         folder.finish(summary)

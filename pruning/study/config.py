@@ -17,6 +17,7 @@ from patterns.distribution import check_seed
 from patterns.maps.attention import check_kinds
 from patterns.taxonomy import KINDS
 
+from ..magnitude import MagnitudePruning
 from ..structured import WHAT, StructuredSearch
 
 SEARCHES = (*WHAT, "weights")
@@ -29,28 +30,6 @@ MAGNITUDE = ("good", "random", "bad")
 
 
 Record = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Magnitude:
-    """How to search by magnitude.
-
-    Raises:
-        InputError: a number is out of range.
-    """
-
-    fraction: float = 0.05
-    """Share of the weights left that a step removes."""
-    max_steps: int | None = None
-    """Steps at most."""
-    last_bias: bool = False
-    """Whether the bias of each MLP's last layer is prunable too."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction < 1:
-            raise InputError(f"fraction={self.fraction}: give a share above 0 and below 1.")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise InputError(f"max_steps={self.max_steps}: give at least 1.")
 
 
 @dataclass(frozen=True)
@@ -147,7 +126,7 @@ class Study:
     """Share of the full model's score that a search has to hold."""
     fine_tuning: FineTuning = field(default_factory=FineTuning)
     structured: StructuredSearch = field(default_factory=StructuredSearch)
-    magnitude: Magnitude = field(default_factory=Magnitude)
+    magnitude: MagnitudePruning = field(default_factory=MagnitudePruning)
     subnetworks: Subnetworks = field(default_factory=Subnetworks)
     patterns: HeadMaps = field(default_factory=HeadMaps)
 
@@ -214,6 +193,7 @@ _ELSEWHERE: dict[type, dict[str, str]] = {
         "what": "searches stands at the top of the file",
         "threshold": "it stands at the top of the file, for both methods",
     },
+    MagnitudePruning: {"threshold": "it stands at the top of the file, for both methods"},
 }
 
 

@@ -211,8 +211,9 @@ def _subnetworks(study: Study, task: str, seed: int) -> Iterator[Step]:
                     settings["draw"] = draw
                 if kind not in ("good", "super-good"):
                     settings["draw_seed"] = study.seed
-                if method == "magnitude" and study.magnitude.last_bias:
-                    settings["last_bias"] = True
+                if method == "magnitude":
+                    of_masks = non_defaults(study.magnitude)
+                    settings |= {k: v for k, v in of_masks.items() if k in ("last_bias", "criterion")}
                 wave = WAVES[2 if is_super else 1]
                 masks = WEIGHT_MASKS_FILE if method == "magnitude" else SUBNETWORK_FILE
                 pruned = Step(

@@ -167,11 +167,8 @@ def _search(job: Job) -> tuple[dict[str, Any], str]:
 def _search_weights(job: Job) -> tuple[dict[str, Any], str]:
     from ..search.weights_job import PruneWeights
 
-    how = job.study.magnitude
-    search = PruneWeights(
-        _subject(job), job.made, job.study.threshold, how.fraction, how.max_steps, how.last_bias
-    )
-    result = search.run()
+    how = replace(job.study.magnitude, threshold=job.study.threshold)
+    result = PruneWeights(_subject(job), job.made, how).run()
     return result, WeightMasks.load(job.made / WEIGHT_MASKS_FILE).digest()
 
 
@@ -246,14 +243,17 @@ def _weight_masks(job: Job, loaded: Loaded) -> tuple[WeightMasks, dict[str, Any]
     from ..magnitude import magnitude_masks, random_masks
 
     good = WeightMasks.load(job.input("search-weights") / WEIGHT_MASKS_FILE)
-    kind, last_bias = job.step.settings["subnetwork"], job.study.magnitude.last_bias
+    kind, how = job.step.settings["subnetwork"], job.study.magnitude
+    last_bias = how.last_bias
     if kind == "good":
         return good, {}
     if kind == "random":
         seed = _draw_seed(job)
         masks = random_masks(loaded.model, kept=good.kept, seed=seed, last_bias=last_bias)
         return masks, {"draw_seed": seed}
-    masks = magnitude_masks(loaded.model, kept=good.kept, largest=True, last_bias=last_bias)
+    masks = magnitude_masks(
+        loaded.model, kept=good.kept, largest=True, last_bias=last_bias, criterion=how.criterion
+    )
     common = sum(int((masks.masks[name] & kept).sum()) for name, kept in good.masks.items())
     return masks, {"good_weights": common / masks.kept if masks.kept else 0.0}
 

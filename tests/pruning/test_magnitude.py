@@ -256,6 +256,33 @@ class TestOrder:
             assert np.flatnonzero(flat(order.masks(step).masks)).tolist() == left
             assert order.kept[step] == len(left)
 
+    @given(st.integers(0, 10**6), st.integers(1, 6) | st.none(), st.floats(0.02, 1))
+    def test_uniform_magnitude_takes_the_same_share_of_every_tensor(
+        self, seed: int, values: int | None, fraction: float
+    ) -> None:
+        model = smallest(seed, values)
+        order = MagnitudeOrder(model, fraction, criterion="uniform-magnitude")
+        masks = order.masks(2)
+        assert sum(int(mask.sum()) for mask in masks.masks.values()) == order.kept[min(2, order.n_steps)]
+        share = order.shares[min(2, order.n_steps)]
+        for name, weight in prunable_weights(model).items():
+            kept = masks.masks[name].ravel()
+            assert abs(kept.sum() - share * kept.size) < 2
+            least = np.argsort(weight.detach().abs().numpy().ravel(), kind="stable")
+            assert not kept[least[: kept.size - kept.sum()]].any()  # of equals, the earlier
+
+    def test_the_bad_masks_of_a_criterion_are_the_other_end_of_its_order(self) -> None:
+        model = smallest()
+        good = magnitude_masks(model, kept=122, criterion="uniform-magnitude")
+        bad = magnitude_masks(model, kept=122, criterion="uniform-magnitude", largest=True)
+        for name, kept in good.masks.items():
+            assert int((kept & bad.masks[name]).sum()) < 2
+            assert abs(int(kept.sum()) - kept.size / 2) < 2
+
+    def test_an_unknown_criterion_is_refused(self) -> None:
+        with pytest.raises(InputError, match="criterion='largest': give one of magnitude, uniform-magnitude"):
+            MagnitudeOrder(smallest(), criterion="largest")
+
     def test_masks_only_shrink_and_keep_what_is_larger_in_every_family(self, tiny: Any) -> None:
         model = tiny.build()
         order, sizes = MagnitudeOrder(model, last_bias=True), magnitudes(model, True)

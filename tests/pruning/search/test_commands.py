@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from models import InputError, Subnetwork, compact, gated, load_checkpoint, save
 from models.common.outputs import LOCK, MARKER
@@ -23,6 +24,7 @@ from models.tasks.rows import load_rows
 from models.tasks.task import task_named
 from models.weights import WeightMasks
 from pruning.cli import compare_survivors, prune_heads, prune_weights
+from pruning.importance import CRITERIA, Criterion
 from pruning.search.subject import Subject
 
 COMMANDS = {"prune-heads": prune_heads, "prune-weights": prune_weights}
@@ -185,6 +187,43 @@ def test_as_released_runs_and_says_so(tuned: Path, tmp_path: Path, run_command: 
     assert code == 0
     assert summary["protocol"] == "as-released"
     assert summary["mlps"] == {"kept": 3, "all": 3}
+
+
+def test_one_more_criterion_is_an_entry_of_the_table(
+    tuned: Path, tmp_path: Path, run_command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Fisher information: the mean squared gradient."""
+
+    class Squared(CRITERIA["corrected"].gradients):  # type: ignore[misc]
+        def add(self, gradients: torch.Tensor) -> None:
+            super().add(gradients**2)
+
+    monkeypatch.setitem(CRITERIA, "fisher", Criterion(Squared))  # type: ignore[arg-type]
+    words = words_for(tuned, tmp_path / "r", "--protocol", "fisher", "--what", "heads", "--json")
+    code, out, err = run_command(prune_heads, *words)
+    assert code == 0, err
+    assert json.loads(out)["protocol"] == "fisher"
+    assert Subnetwork.load(tmp_path / "r").metadata["method"] == "structured, heads, fisher"
+    gradients = pd.read_parquet(tmp_path / "r" / "importance.parquet").query("iteration == 0")
+    code, _, err = run_command(prune_heads, *words_for(tuned, tmp_path / "c", "--what", "heads"))
+    plain = pd.read_parquet(tmp_path / "c" / "importance.parquet").query("iteration == 0")
+    heads = gradients["component"] == "head"
+    assert (gradients["importance"][heads] >= plain["importance"][heads] ** 2).all()  # Jensen's
+    code, _, err = run_command(prune_heads, *words_for(tuned, tmp_path / "n", "--protocol", "fischer"))
+    assert (code, "give corrected or as-released or fisher" in err) == (2, True)
+
+
+def test_weights_go_by_the_criterion_asked_for(
+    tuned: Path, tmp_path: Path, searched: Any, run_command: Any
+) -> None:
+    words = words_for(tuned, tmp_path / "u", "--criterion", "uniform-magnitude", "--max-steps", 2, "--json")
+    code, out, err = run_command(prune_weights, *words)
+    assert code == 0, err
+    assert json.loads(out)["criterion"] == "uniform-magnitude"
+    masks = WeightMasks.load(tmp_path / "u" / "weight_masks.safetensors")
+    assert all(abs(mask.sum() - masks.share * mask.size) < 2 for mask in masks.masks.values())
+    before = json.loads((searched["prune-weights"] / "config.json").read_text())
+    assert "criterion" not in str(before)  # searches of 0.1 go on
 
 
 def test_a_finished_search_is_not_done_again(
