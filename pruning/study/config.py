@@ -183,7 +183,7 @@ class Study:
         return replace(self.fine_tuning, seed=seed, holdout=self.holdout, max_length=self.max_length)
 
 
-_ELSEWHERE: dict[type, dict[str, str]] = {
+ELSEWHERE: Mapping[Any, Mapping[str, str]] = {
     FineTuning: {
         "seed": "seeds stands at the top of the file",
         "holdout": "it stands at the top of the file, for all steps",
@@ -195,6 +195,7 @@ _ELSEWHERE: dict[type, dict[str, str]] = {
     },
     MagnitudePruning: {"threshold": "it stands at the top of the file, for both methods"},
 }
+"""Fields of a study's parts that stand for all of it at the top of its file."""
 
 
 def read_study(path: Path | str, **replaced: Any) -> Study:
@@ -227,7 +228,7 @@ def from_table(cls: type, table: Mapping[str, Any], where: str = "") -> Any:
     known = {one.name: one for one in fields(cls)}
     values: dict[str, Any] = {}
     for key, value in table.items():
-        if elsewhere := _ELSEWHERE.get(cls, {}).get(key):
+        if elsewhere := ELSEWHERE.get(cls, {}).get(key):
             raise InputError(f"{where}{key} is not set here: {elsewhere}.")
         if key not in known:
             near = get_close_matches(key, known, 1, 0.0)[0]

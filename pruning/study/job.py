@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from models.common.reading import check_fields, reading
 from models.tasks.rows import load_rows
 
 from .backends import BACKENDS, Workers, workers
-from .config import Study, from_table, read_study
+from .config import ELSEWHERE, Study, from_table, read_study
 from .folder import STUDY, StudyFolder
 from .plan import Materials, Plan, Step, plan_of
 from .progress import told
@@ -110,12 +110,9 @@ class RunStudy:
                 work on the folder.
             OSError: the disk is full.
         """
-        folder = StudyFolder(self.output)
-        folder.check()
-        apart(self.output, self.study.inputs)  # before the folder is made
+        plan, folder = self.plan(), StudyFolder(self.output)  # before the folder is made
+        chosen = plan.matching(self.only, needed=True) if self.only else list(plan.steps)
         with folder.locked():
-            plan = self.plan()
-            chosen = plan.matching(self.only, needed=True) if self.only else list(plan.steps)
             self._make_way(plan, folder)
             write_json(
                 folder.path / STUDY,
@@ -250,12 +247,9 @@ def read_plan(path: Path) -> Plan:
         file, found, {"study": {"fine_tuning": {}, "structured": {}}, "materials": {"model": {}, "data": {}}}
     )
     table = _without_none(found["study"])
-    for part, elsewhere in (
-        ("fine_tuning", ("seed", "holdout", "max_length")),
-        ("structured", ("what", "threshold")),
-    ):
-        for key in elsewhere:
-            table[part].pop(key, None)
+    for part in fields(Study):
+        for key in ELSEWHERE.get(part.default_factory, ()):
+            table.get(part.name, {}).pop(key, None)
     try:
         study: Study = from_table(Study, table)
     except InputError as error:
