@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,6 +30,9 @@ from models.common.commands import (
 
 from .label_studio.cli import COMMANDS
 from .sampling.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    from .agreement.job import Report
 
 
 def sample(
@@ -203,7 +206,7 @@ def _number(value: float | None, bounds: list[float | None] | None = None) -> st
     return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
-def _print_agreement(report: dict[str, Any]) -> None:
+def _print_agreement(report: Report) -> None:
     from models.common.terminal import print_text
     from patterns.taxonomy import ABBREVIATIONS, PATTERNS
 

@@ -7,9 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from models.common.options import paths, shared_out
+
+if TYPE_CHECKING:
+    from .agreement.job import Report
+    from .label_studio.import_export import Exported, Imported
+    from .label_studio.push_pull import Pulled, Pushed
+    from .sampling.job import SampleReport
+    from .status import Status
+    from .training.job import Evaluation, TrainingReport
 
 _ASKED = ("folder", "project", "token")
 
@@ -36,7 +44,7 @@ class SampleOptions(TypedDict, total=False):
 
 def sample_maps(
     model: str, task: str, output: Path | str, *, progress: bool = False, **options: Unpack[SampleOptions]
-) -> dict[str, Any]:
+) -> SampleReport:
     """Choose maps of a model that are worth labelling, as ``annotate-maps sample`` does.
 
     Args:
@@ -75,7 +83,7 @@ def push_maps(
     token: str | None = None,
     progress: bool = False,
     **options: Unpack[PushOptions],
-) -> dict[str, Any]:
+) -> Pushed:
     """Send maps to a Label Studio project to be labelled, as ``annotate-maps push`` does.
 
     Args:
@@ -113,7 +121,7 @@ def pull_labels(
     token: str | None = None,
     progress: bool = False,
     **options: Unpack[PullOptions],
-) -> dict[str, Any]:
+) -> Pulled:
     """Bring the labels of a Label Studio project into the folder of the maps, as ``annotate-maps pull`` does.
 
     Args:
@@ -146,7 +154,7 @@ class ImportOptions(TypedDict, total=False):
 
 def import_labels(
     source: Path | str, folder: Path | str, *, progress: bool = False, **options: Unpack[ImportOptions]
-) -> dict[str, Any]:
+) -> Imported:
     """Read labels, and maps where there are some, into a folder, as ``annotate-maps import`` does.
 
     Args:
@@ -176,7 +184,7 @@ class ExportOptions(TypedDict, total=False):
     overwrite: bool
 
 
-def export_maps(folder: Path | str, output: Path | str, **options: Unpack[ExportOptions]) -> dict[str, Any]:
+def export_maps(folder: Path | str, output: Path | str, **options: Unpack[ExportOptions]) -> Exported:
     """Write maps and labels in another format, as ``annotate-maps export`` does.
 
     Args:
@@ -197,7 +205,7 @@ def export_maps(folder: Path | str, output: Path | str, **options: Unpack[Export
     return Export(Path(folder), Path(output), **others).run()
 
 
-def labelling_status(folder: Path | str) -> dict[str, Any]:
+def labelling_status(folder: Path | str) -> Status:
     """Return what is labelled and what is open in a folder of maps, as ``annotate-maps status`` says it.
 
     Returns:
@@ -220,7 +228,7 @@ class AgreementOptions(TypedDict, total=False):
     overwrite: bool
 
 
-def measure_agreement(*folders: Path | str, **options: Unpack[AgreementOptions]) -> dict[str, Any]:
+def measure_agreement(*folders: Path | str, **options: Unpack[AgreementOptions]) -> Report:
     """Say how far annotators agree, where they differ, and which labels follow, as ``annotate-maps agreement`` does.
 
     Args:
@@ -269,7 +277,7 @@ def train_classifier(
     maps: str = "raw",
     progress: bool = False,
     **options: Unpack[TrainOptions],
-) -> dict[str, Any]:
+) -> TrainingReport:
     """Train a pattern classifier and score it on heads it has not seen, as ``train-classifier`` does.
 
     Args:
@@ -300,7 +308,7 @@ def train_classifier(
 
 def evaluate_classifier(
     *annotations: Path | str, classifier: str = "raw", maps: str | None = None
-) -> dict[str, Any]:
+) -> Evaluation:
     """Score a pattern classifier on annotated maps, as ``evaluate-classifier`` does.
 
     Args:

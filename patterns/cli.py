@@ -134,7 +134,7 @@ def classify_heads(
             shown,
             ratios(patterns),
             empty=empty_maps(patterns),
-            notes=interval_notes(shown),
+            notes=interval_notes(patterns),
         )
     if output is not None:
         say(f"figures: {output / 'heads.png'}, {output / 'distribution.png'}; tables beside them")

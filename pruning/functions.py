@@ -9,14 +9,16 @@ from models.common.options import shared_out
 
 if TYPE_CHECKING:
     from .comparison.job import Compared
+    from .search.records import HeadsSummary, WeightsSummary
     from .study.config import Study
+    from .study.records import StudyDone
 
 _GIVEN = ("model", "task", "output", "subject", "search")
 
 
 def prune_heads(
     model: str, task: str, output: Path | str, *, progress: bool = False, **options: Any
-) -> dict[str, Any]:
+) -> HeadsSummary:
     """Find the heads and MLPs that a fine-tuned model needs, as ``prune-heads`` does, or go on finding them.
 
     Args:
@@ -49,7 +51,7 @@ def prune_heads(
 
 def prune_weights(
     model: str, task: str, output: Path | str, *, progress: bool = False, **options: Any
-) -> dict[str, Any]:
+) -> WeightsSummary:
     """Find the weights that a fine-tuned model needs, by magnitude, as ``prune-weights`` does.
 
     Args:
@@ -100,7 +102,7 @@ def run_study(
     model: str | None = None,
     data: str | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> StudyDone:
     """Run a whole lottery study, or go on with one, as ``run-study`` does.
 
     Args:

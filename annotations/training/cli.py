@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from models.common.commands import JsonOption, OverwriteOption, SeedOption, command, say
+
+if TYPE_CHECKING:
+    from patterns.classifier.scores import Scores
 
 AnnotationsOption = Annotated[
     list[Path],
@@ -119,7 +122,7 @@ def evaluate_classifier(
         _print_scores(scores)
 
 
-def _print_scores(scores: dict[str, Any]) -> None:
+def _print_scores(scores: Scores) -> None:
     from models.common.terminal import print_text
     from patterns.taxonomy import ABBREVIATIONS, PATTERNS
 

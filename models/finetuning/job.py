@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 from ..common.options import shared_out
 from ..common.outputs import Output, apart
+from ..evaluation import Examples
 from ..tasks.rows import Rows, load_mismatched, load_rows
 from ..tasks.task import Task, task_named
 from ..weights import load_masks
 from .loop import FineTuning, is_main_process
-from .run import COMMAND, METRICS, finetune, parse_seeds, search_of, summarise
+from .result import METRICS, FineTuneResult, SeveralSeeds
+from .run import COMMAND, finetune, parse_seeds, search_of, summarise
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class FineTuneGlue:
         masks = load_masks(self.subnetwork) if self.subnetwork else None
         train, dev = (load_rows(task, self.data, split) for split in ("train", "validation"))
         mismatched = load_mismatched(task, self.data)
-        results: list[dict[str, Any]] = []
-        tokenised: dict[str, Any] = {}
+        results: list[FineTuneResult] = []
+        tokenised: dict[str, Examples] = {}
         for settings, folder in self.runs:
             if self.seeds:
                 say(f"seed {settings.seed}")
@@ -108,9 +110,9 @@ class FineTuneGlue:
 class FineTuned:
     """What a run of ``finetune-glue`` ends with."""
 
-    results: list[dict[str, Any]]
+    results: list[FineTuneResult]
     """What each ``metrics.json`` holds."""
-    summary: dict[str, Any]
+    summary: FineTuneResult | SeveralSeeds
     """The same of a single run; of several seeds, see :func:`models.finetuning.run.summarise`."""
     train: Rows
     """Where it was trained."""
@@ -152,7 +154,7 @@ def finetune_glue(
     seeds: Iterable[int] = (),
     progress: bool = False,
     **options: Unpack[FineTuneOptions],
-) -> dict[str, Any]:
+) -> FineTuneResult | SeveralSeeds:
     """Fine-tune a model on a GLUE task, for one seed or several, as ``finetune-glue`` does.
 
     :func:`models.finetune` does it on rows that are loaded already.

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from ..common.reading import (
 from ..compaction import kept_of
 from ..evaluation import Examples, losses
 from ..weights import WeightMasks
+from .result import Epoch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
@@ -118,7 +119,7 @@ class FineTuning:
         self._check("max_examples", self.max_examples is None or self.max_examples >= 1, "at least 1")
         self._check("seed", 0 <= self.seed < 2**32, f"a whole number from 0 to {2**32 - 1}")
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """Return what decides the result, ready for JSON."""
         return {
             name: value
@@ -135,9 +136,8 @@ class FineTuning:
 class Course:
     """How a training went, or how far it is."""
 
-    history: list[dict[str, Any]] = field(default_factory=list)
-    """For each epoch ``epoch``, ``step``, ``loss`` (mean over its steps), ``learning_rate`` at its end, ``scores`` on
-    the dev rows that are selected on."""
+    history: list[Epoch] = field(default_factory=list)
+    """One of each epoch."""
     seconds: float = 0.0
     """Spent on steps; not on scores, nor on what was lost when it was stopped."""
     loss: float = 0.0
@@ -334,7 +334,7 @@ def _state_of(checkpoint: Path) -> Course:
     if known not in (None, json_digest(state)):
         raise InputError(f"{file} is not what was written there.")
     # Headscope 0.1 knew the files by their sizes.
-    there: dict[str, Any] = _sizes(checkpoint) if "sizes" in state else _digests(checkpoint)
+    there: Mapping[str, object] = _sizes(checkpoint) if "sizes" in state else _digests(checkpoint)
     files = state.pop("sizes" if "sizes" in state else "files", None)
     if files != there:
         names = sorted({*there, *files} if isinstance(files, dict) else there)
