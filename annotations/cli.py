@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ from .functions import AGREEMENT, SAMPLE
 from .label_studio.cli import COMMANDS
 
 if TYPE_CHECKING:
-    from .agreement.job import MeasureAgreement
+    from .agreement.job import MeasureAgreement, Report
     from .sampling.job import SampleMaps
 
 
@@ -126,7 +126,7 @@ def _number(value: float | None, bounds: list[float | None] | None = None) -> st
     return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
-def _print_agreement(report: dict[str, Any]) -> None:
+def _print_agreement(report: Report) -> None:
     from models.common.terminal import print_text
     from patterns.taxonomy import ABBREVIATIONS, PATTERNS
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from models.common.errors import InputError
 from models.common.outputs import Output
-from models.common.provenance import source_record
+from models.common.provenance import SourceRecord, source_record
 from patterns import Pattern
 from patterns.maps import store
 from patterns.maps.store import METADATA, UNKNOWN, MapRow
@@ -24,7 +24,7 @@ from .folders import add_annotations as add_annotations
 from .folders import readme
 from .formats import EXPORT, LAYOUTS, Annotation, find_published, majority, read_published
 from .labellers import Passes, checked, read_passes, united, write_passes
-from .table import ANNOTATION_SCHEMA, check_annotations, read_annotations, votes
+from .table import ANNOTATION_SCHEMA, ANNOTATIONS, check_annotations, read_annotations, votes
 
 if TYPE_CHECKING:
     import datasets
@@ -38,7 +38,7 @@ Groups: TypeAlias = Sequence[Hashable] | np.ndarray | pd.Series
 """Columns of :attr:`AnnotatedMaps.info`, or one value per map."""
 
 
-def records_of(folders: Iterable[Path | str]) -> list[dict[str, Any]]:
+def records_of(folders: Iterable[Path | str]) -> list[SourceRecord]:
     """Return what a result says of the folders of annotated maps that it was made from."""
     return [source_record(folder, map_sources(folder)) for folder in folders]
 
@@ -47,7 +47,7 @@ def map_sources(folder: Path | str) -> list[Path]:
     """Return the files that :meth:`AnnotatedMaps.load` reads in a folder."""
     folder = Path(folder)
     if store.map_files(folder):
-        return [*store.map_files(folder), folder / "annotations.parquet"]
+        return [*store.map_files(folder), folder / ANNOTATIONS]
     return [
         path
         for kind, home in find_published(folder)
@@ -250,7 +250,7 @@ class AnnotatedMaps:
         annotations: Any = []
         if store.map_files(folder):
             rows = [row for row in store.iter_maps(folder) if kind in (None, row.kind)]
-            annotations = read_annotations(folder / "annotations.parquet")
+            annotations = read_annotations(folder / ANNOTATIONS)
             if kind is not None:
                 annotations = annotations[annotations["id"].isin({row.id for row in rows})]
         elif published := find_published(folder):
@@ -281,9 +281,7 @@ class AnnotatedMaps:
         with Output(Path(path), EXPORT, overwrite, option="path").making() as temporary:
             store.write_maps(temporary, self.rows)
             table = pa.Table.from_pandas(self._annotations, ANNOTATION_SCHEMA, preserve_index=False)
-            pq.write_table(
-                table.replace_schema_metadata(), temporary / "annotations.parquet", write_page_checksum=True
-            )
+            pq.write_table(table.replace_schema_metadata(), temporary / ANNOTATIONS, write_page_checksum=True)
             kinds = (row.kind for row in self.rows)
             text = readme(kinds, self._labels, self._annotations["annotator"], self._passes)
             write_passes(temporary, self._passes)

@@ -19,7 +19,7 @@ from patterns.maps.store import MapRow
 
 from .formats import majority
 from .labellers import Passes, labelled_by, passes_among, read_passes
-from .table import ANNOTATION_SCHEMA, normalized, read_annotations, votes
+from .table import ANNOTATION_SCHEMA, ANNOTATIONS, normalized, read_annotations, votes
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def add_annotations(folder: str | Path, annotations: pd.DataFrame) -> AddedSumma
 
 
 def _add_annotations(folder: Path, kinds: dict[str, str], annotations: pd.DataFrame) -> AddedSummary:
-    there = normalized(read_annotations(folder / "annotations.parquet"), kinds)
+    there = normalized(read_annotations(folder / ANNOTATIONS), kinds)
     inside = annotations["id"].isin(list(kinds))
     left = Counter({UNKNOWN_MAP: int((~inside).sum())})
     new = normalized(annotations[inside], kinds)
@@ -77,7 +77,7 @@ def _add_annotations(folder: Path, kinds: dict[str, str], annotations: pd.DataFr
     new = new[~twice]
     if len(new):
         both = pd.concat([there, new], ignore_index=True) if len(there) else new
-        with atomic_file(folder / "annotations.parquet") as temporary:
+        with atomic_file(folder / ANNOTATIONS) as temporary:
             table = pa.Table.from_pandas(both, ANNOTATION_SCHEMA, preserve_index=False)
             pq.write_table(table.replace_schema_metadata(), temporary, write_page_checksum=True)
         _write_readme(folder, kinds, both)
@@ -119,7 +119,7 @@ def _add_maps(folder: Path, rows: Sequence[MapRow]) -> None:
         store.write_maps(temporary, rows)
         for offset, path in enumerate(store.map_files(temporary)):
             path.replace(folder / f"maps-{first + offset:05d}.parquet")
-    _write_readme(folder, read_kinds(folder), read_annotations(folder / "annotations.parquet"))
+    _write_readme(folder, read_kinds(folder), read_annotations(folder / ANNOTATIONS))
 
 
 def read_kinds(folder: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from models.common.options import Options, Part, paths
 
@@ -16,11 +16,12 @@ from .sampling.strategies import STRATEGIES
 if TYPE_CHECKING:
     from models.tasks.task import Task
 
-    from .agreement.job import MeasureAgreement
-    from .label_studio.import_export import Export, Import
-    from .label_studio.push_pull import Pull, Push
-    from .sampling.job import SampleMaps
-    from .training.job import EvaluateClassifier, TrainClassifier
+    from .agreement.job import MeasureAgreement, Report
+    from .label_studio.import_export import Export, Exported, Import, Imported
+    from .label_studio.push_pull import Pull, Pulled, Push, Pushed
+    from .sampling.job import SampleMaps, SampleReport
+    from .status import Status
+    from .training.job import EvaluateClassifier, Evaluation, TrainClassifier, TrainingReport
 
 SAMPLE = Options(
     "annotations.sampling.job:SampleMaps",
@@ -91,7 +92,7 @@ def sample_maps(
     *,
     progress: bool = False,
     **options: Unpack[SampleOptions],
-) -> dict[str, Any]:
+) -> SampleReport:
     """Choose maps of a model that are worth labelling, as ``annotate-maps sample`` does.
 
     Args:
@@ -129,7 +130,7 @@ def push_maps(
     token: str | None = None,
     progress: bool = False,
     **options: Unpack[PushOptions],
-) -> dict[str, Any]:
+) -> Pushed:
     """Send maps to a Label Studio project to be labelled, as ``annotate-maps push`` does.
 
     Args:
@@ -166,7 +167,7 @@ def pull_labels(
     token: str | None = None,
     progress: bool = False,
     **options: Unpack[PullOptions],
-) -> dict[str, Any]:
+) -> Pulled:
     """Bring the labels of a Label Studio project into the folder of the maps, as ``annotate-maps pull`` does.
 
     Args:
@@ -198,7 +199,7 @@ class ImportOptions(TypedDict, total=False):
 
 def import_labels(
     source: Path | str, folder: Path | str, *, progress: bool = False, **options: Unpack[ImportOptions]
-) -> dict[str, Any]:
+) -> Imported:
     """Read labels, and maps where there are some, into a folder, as ``annotate-maps import`` does.
 
     Args:
@@ -226,7 +227,7 @@ class ExportOptions(TypedDict, total=False):
     overwrite: bool
 
 
-def export_maps(folder: Path | str, output: Path | str, **options: Unpack[ExportOptions]) -> dict[str, Any]:
+def export_maps(folder: Path | str, output: Path | str, **options: Unpack[ExportOptions]) -> Exported:
     """Write maps and labels in another format, as ``annotate-maps export`` does.
 
     Args:
@@ -245,7 +246,7 @@ def export_maps(folder: Path | str, output: Path | str, **options: Unpack[Export
     return job.run()
 
 
-def labelling_status(folder: Path | str) -> dict[str, Any]:
+def labelling_status(folder: Path | str) -> Status:
     """Return what is labelled and what is open in a folder of maps, as ``annotate-maps status`` says it.
 
     Returns:
@@ -268,7 +269,7 @@ class AgreementOptions(TypedDict, total=False):
     overwrite: bool
 
 
-def measure_agreement(*folders: Path | str, **options: Unpack[AgreementOptions]) -> dict[str, Any]:
+def measure_agreement(*folders: Path | str, **options: Unpack[AgreementOptions]) -> Report:
     """Say how far annotators agree, where they differ, and which labels follow, as ``annotate-maps agreement`` does.
 
     Args:
@@ -315,7 +316,7 @@ def train_classifier(
     maps: str = "raw",
     progress: bool = False,
     **options: Unpack[TrainOptions],
-) -> dict[str, Any]:
+) -> TrainingReport:
     """Train a pattern classifier and score it on heads it has not seen, as ``train-classifier`` does.
 
     Args:
@@ -341,7 +342,7 @@ def train_classifier(
 
 def evaluate_classifier(
     *annotations: Path | str, classifier: str = "raw", maps: str | None = None
-) -> dict[str, Any]:
+) -> Evaluation:
     """Score a pattern classifier on annotated maps, as ``evaluate-classifier`` does.
 
     Args:

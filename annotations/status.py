@@ -4,37 +4,91 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from models.common.errors import InputError
+from patterns.distribution import by_pattern
 from patterns.maps import store
 from patterns.taxonomy import PATTERNS, Pattern
 
 from .formats import majority, parse_label
 from .labellers import notes_on, passes_among, read_passes
-from .table import PREDICTION_SCHEMA, PREDICTIONS, check_annotations, read_annotations, read_table
+from .table import (
+    ANNOTATIONS,
+    PREDICTION_SCHEMA,
+    PREDICTIONS,
+    check_annotations,
+    read_annotations,
+    read_table,
+)
 
 _MAP_COLUMNS = ("id", "kind")
 
 
-def status(folder: str | Path) -> dict[str, Any]:
+class OfKind(TypedDict):
+    """One kind of maps."""
+
+    maps: int
+    labelled: int
+    open: int
+
+
+class OfAnnotator(TypedDict):
+    """What one annotator labelled."""
+
+    labelled: int
+    open: int
+    labels: dict[str, int]
+    """By pattern."""
+    last: str | None
+    """ISO 8601."""
+
+
+class Predicted(TypedDict):
+    """What is predicted of the open maps; None is no number."""
+
+    maps: int
+    """Those with a prediction."""
+    labels: dict[str, int]
+    """By pattern."""
+    mean_margin: float | None
+    mean_margins: dict[str, float | None]
+    """By pattern."""
+
+
+class Status(TypedDict):
+    """How far the labelling of a folder is, ready for JSON."""
+
+    folder: str
+    maps: int
+    labelled: int
+    """By at least one annotator."""
+    open: int
+    """By none."""
+    undecided: int
+    """Labelled, but without a majority."""
+    by_labels: dict[str, int]
+    """Maps by the number of their annotators."""
+    kinds: dict[str, OfKind]
+    annotators: dict[str, OfAnnotator]
+    passes: dict[str, list[str]]
+    """By labeller, those of the annotators that are its passes, where it has several."""
+    patterns: dict[str, int]
+    """Maps by the label of the majority."""
+    predicted: Predicted | None
+    notes: list[str]
+    """Sentences about what is missing."""
+
+
+def status(folder: str | Path) -> Status:
     """Return what is labelled and what is open in a folder of maps; the maps themselves are not read.
 
     Args:
         folder: as ``annotate-maps sample`` or :meth:`AnnotatedMaps.save` wrote it.
-
-    Returns:
-        ``maps``, ``labelled`` (by at least one annotator), ``open`` (by none), ``undecided`` (labelled, but no
-        majority), ``by_labels``: number of annotators -> maps; ``kinds``: kind -> maps, labelled, open;
-        ``annotators``: name -> ``labelled``, ``open``, ``labels`` (pattern -> maps), ``last`` (ISO 8601 or None);
-        ``passes``: labeller -> those of the annotators that are its passes, where it has several;
-        ``patterns``: majority label -> maps; ``predicted``, of the open maps: ``maps`` (those with a prediction),
-        ``labels`` (pattern -> maps), ``mean_margin`` and ``mean_margins`` (pattern -> mean margin), None where there
-        is none; ``notes``: sentences about what is missing.
 
     Raises:
         InputError: there are no maps, or a file is not what it should be.
@@ -42,14 +96,14 @@ def status(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     maps = _maps(folder)
     try:
-        table = check_annotations(read_annotations(folder / "annotations.parquet"), set(maps["id"]))
+        table = check_annotations(read_annotations(folder / ANNOTATIONS), set(maps["id"]))
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
     table = table.sort_values("time", na_position="first", kind="stable")
     table = table.drop_duplicates(["id", "annotator"], keep="last")
     counts = maps["id"].map(table["id"].value_counts()).fillna(0).astype(int)
     votes = [majority(map(Pattern, labels)) for _, labels in table.groupby("id")["label"]]
-    decided = pd.Series([vote.value for vote in votes if vote is not None], dtype=object)
+    decided = [vote for vote in votes if vote is not None]
     is_open = counts == 0
     notes = []
     if not len(table):
@@ -74,13 +128,13 @@ def status(folder: str | Path) -> dict[str, Any]:
             str(name): {
                 "labelled": len(rows),
                 "open": len(maps) - len(rows),
-                "labels": _by_pattern(rows["label"]),
+                "labels": by_pattern(rows["label"]),
                 "last": None if rows["time"].isna().all() else rows["time"].max().isoformat(),
             }
             for name, rows in table.groupby("annotator")
         },
         "passes": passes,
-        "patterns": _by_pattern(decided),
+        "patterns": by_pattern(decided),
         "predicted": _predicted(predictions, set(maps["id"][is_open])),
         "notes": notes,
     }
@@ -111,13 +165,13 @@ def _predictions(path: Path) -> pd.DataFrame | None:
     return frame
 
 
-def _predicted(predictions: pd.DataFrame | None, ids: set[str]) -> dict[str, Any] | None:
+def _predicted(predictions: pd.DataFrame | None, ids: set[str]) -> Predicted | None:
     if predictions is None:
         return None
     here = predictions[predictions["id"].isin(ids)]
     return {
         "maps": len(here),
-        "labels": _by_pattern(here["label"]),
+        "labels": by_pattern(here["label"]),
         "mean_margin": _mean(here["margin"]),
         "mean_margins": {p.value: _mean(here["margin"][here["label"] == p.value]) for p in PATTERNS},
     }
@@ -125,7 +179,3 @@ def _predicted(predictions: pd.DataFrame | None, ids: set[str]) -> dict[str, Any
 
 def _mean(values: Sequence[float] | pd.Series) -> float | None:
     return float(np.mean(values)) if len(values) else None
-
-
-def _by_pattern(labels: pd.Series) -> dict[str, int]:
-    return {pattern.value: int((labels == pattern.value).sum()) for pattern in PATTERNS}

@@ -23,6 +23,8 @@ ANNOTATION_SCHEMA = pa.schema(
 PREDICTION_SCHEMA = pa.schema([("id", pa.string()), ("label", pa.string()), ("margin", pa.float64())])
 """Of ``predictions.parquet``, what is read again."""
 
+ANNOTATIONS = "annotations.parquet"
+"""Who labelled which map as what, beside the maps."""
 SAMPLE, TEXTS, PREDICTIONS = "sample.json", "texts.parquet", "predictions.parquet"
 """What `annotate-maps sample` puts beside the maps: how they were sampled; each map's tokens, as text;
 what the classifier says of each (``id``, ``label``, ``prob_<p>``, ``margin``, ``classifier_version``)."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
@@ -294,7 +294,19 @@ def count_parameters(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def model_record(checkpoint: Checkpoint) -> dict[str, Any]:
+class ModelRecord(TypedDict):
+    """What a result says of a model."""
+
+    name: str
+    revision: str | None
+    sha256: str | None
+    files: dict[str, str]
+    """Digests of its settings and its tokenizer."""
+    type: str
+    parameters: int
+
+
+def model_record(checkpoint: Checkpoint) -> ModelRecord:
     """Return what a result must say about the model that it is about."""
     return {
         "name": checkpoint.name,

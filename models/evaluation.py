@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ class Examples:
     """For each of the task's labels in its order, the model's class id."""
     pad_token_id: int
     """The model's own."""
-    inputs: dict[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, object] = field(default_factory=dict)
     """What a result says of how the rows were fed; see :class:`models.tasks.inputs.Fed`."""
     warnings: tuple[str, ...] = ()
     """What a reader has to know of the model and of these inputs' tokens."""

@@ -24,6 +24,7 @@ _FILE = "a subnetwork's .safetensors file or folder of masks"
 
 
 SUBNETWORK_FILE, WEIGHT_MASKS_FILE = "subnetwork.safetensors", "weight_masks.safetensors"
+IMPORTANCE_FILE = "importance.parquet"  # of the search that found them
 """What the result of a search is called in its folder."""
 
 

@@ -60,7 +60,7 @@ def classify_heads(
             shown,
             ratios(patterns),
             empty=empty_maps(patterns),
-            notes=interval_notes(shown),
+            notes=interval_notes(patterns),
         )
     if job.output is not None:
         say(f"figures: {job.output / 'heads.png'}, {job.output / 'distribution.png'}; tables beside them")

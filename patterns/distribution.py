@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +45,12 @@ def check_seed(seed: int) -> None:
 def counts(labels: Labels) -> npt.NDArray[np.int64]:
     """Count each pattern over the first axis: ``[E, ...]`` labels give ``[..., 5]`` counts."""
     return np.stack([(labels == i).sum(axis=0) for i in range(len(PATTERNS))], axis=-1)
+
+
+def by_pattern(labels: Iterable[str]) -> dict[str, int]:
+    """Return how many of some labels are which pattern."""
+    found = Counter(labels)
+    return {pattern.value: found[pattern] for pattern in PATTERNS}
 
 
 def head_frame(kind: str, labels: Labels, probabilities: npt.NDArray[np.floating]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from models.anatomy import Anatomy, anatomy_of
 from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
@@ -28,18 +28,32 @@ from .heads import MapSink, check_sizes, classify_heads
 from .maps.attention import check_kinds
 from .maps.examples import ExampleMaps
 from .maps.names import MapNames
-from .result import HeadPatterns
+from .report.summary import (
+    DISTRIBUTION,
+    DISTRIBUTION_FIGURE,
+    HEADS,
+    HEADS_FIGURE,
+    MAPS,
+    REPORT,
+    SUMMARY,
+    Corrected,
+    KindSummary,
+    Shares,
+    Summary,
+)
+from .result import CONTROLLED, HeadPatterns, name_of, shown_correction
 from .tables import percent
 from .taxonomy import INTERPRETABLE, KINDS, PATTERNS
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from transformers import PreTrainedModel
 
     from models.tasks.inputs import Encoded
 
     from .maps.store import MapWriter
 
-REPORT = "report.html"
 CONTROL = "the same architecture with its weights redrawn, untrained, on the same examples"
 """What the control of a run is."""
 
@@ -211,11 +225,11 @@ class ClassifyHeads:
         task: Task,
         rows: Rows,
         classifiers: Mapping[str, PatternClassifier],
-    ) -> dict[str, Any]:
-        return {
+    ) -> Summary:
+        summary: Summary = {
             "model": self.model,
             "task": task.name,
-            **({"task_definition": task.record()} if task.own else {}),
+            "task_definition": task.record() or {},
             "split": self.split if self.task is not None else None,
             "examples": len(patterns.examples),
             "seed": self.seed,
@@ -229,12 +243,17 @@ class ClassifyHeads:
                 **provenance(),
                 "model": model_record(checkpoint),
                 "data": rows.record(),
-                "subnetwork": self.subnetwork and source_record(self.subnetwork, mask_files(self.subnetwork)),
+                "subnetwork": source_record(self.subnetwork, mask_files(self.subnetwork))
+                if self.subnetwork
+                else None,
                 "inputs": dict(patterns.inputs),
                 "classifiers": classifier_records(classifiers, self.classifiers),
                 "device": str(checkpoint.model.device),
             },
         }
+        if not task.own:
+            del summary["task_definition"]
+        return summary
 
 
 @dataclass(frozen=True)
@@ -242,13 +261,13 @@ class Classified:
     """What a run of ``classify-heads`` ends with."""
 
     patterns: HeadPatterns
-    summary: dict[str, Any]
+    summary: Summary
     """What ``summary.json`` holds."""
     rows: Rows
     """Where the examples were drawn from."""
 
 
-def summarise(patterns: HeadPatterns, kind: str) -> dict[str, Any]:
+def summarise(patterns: HeadPatterns, kind: str) -> KindSummary:
     """Return the part of ``summary.json`` about one kind of maps; an interval that has no value is null.
 
     ``corrected`` is null if nothing is known of the classifier's errors, or what is known does not fit these maps
@@ -259,12 +278,12 @@ def summarise(patterns: HeadPatterns, kind: str) -> dict[str, Any]:
         **_shares_of(patterns, kind),
         "corrected": _corrected(patterns, kind),
         "correction_misfit": patterns.correction_misfit(kind),
-        "control": control and _shares_of(control, kind),
+        "control": _shares_of(control, kind) if control else None,
         "warnings": list(patterns.warnings),
     }
 
 
-def _shares_of(patterns: HeadPatterns, kind: str) -> dict[str, Any]:
+def _shares_of(patterns: HeadPatterns, kind: str) -> Shares:
     empty = patterns.empty_maps(kind)
     return {
         "distribution": patterns.distribution(kind),
@@ -276,11 +295,10 @@ def _shares_of(patterns: HeadPatterns, kind: str) -> dict[str, Any]:
     }
 
 
-def _corrected(patterns: HeadPatterns, kind: str) -> dict[str, Any] | None:
-    shares = patterns.corrected_distribution(kind)
-    intervals = patterns.corrected_distribution_ci95(kind)
-    if not (shares and intervals and patterns.correction_fits(kind)):
+def _corrected(patterns: HeadPatterns, kind: str) -> Corrected | None:
+    if (found := shown_correction(patterns, kind)) is None:
         return None
+    shares, intervals = found
     return {
         "distribution": shares,
         "distribution_ci95": {pattern: list(map(known, bounds)) for pattern, bounds in intervals.items()},
@@ -301,23 +319,23 @@ def correction_notes(patterns: HeadPatterns) -> list[str]:
     ]
 
 
-def write_results(folder: Path, patterns: HeadPatterns, summary: dict[str, Any]) -> None:
+def write_results(folder: Path, patterns: HeadPatterns, summary: Summary) -> None:
     """Write tables, figures and the summary of one run into an existing folder."""
     import pandas as pd
 
     from models.common.drawing import save_figure
 
-    patterns.to_frame().to_parquet(folder / "heads.parquet", index=False)
-    patterns.maps_frame().to_parquet(folder / "maps.parquet", index=False)
+    patterns.to_frame().to_parquet(folder / HEADS, index=False)
+    patterns.maps_frame().to_parquet(folder / MAPS, index=False)
     pd.DataFrame(
         {"kind": kind, "pattern": pattern.value, "count": int(count), "share": count / number.sum()}
         for kind in patterns.kinds
         for number in (counts(patterns.labels[kind][:, patterns.heads].ravel()),)
         for pattern, count in zip(PATTERNS, number, strict=True)
-    ).to_csv(folder / "distribution.csv", index=False)
-    save_figure(patterns.plot(), folder / "heads.png")
-    save_figure(patterns.plot_distribution(), folder / "distribution.png")
-    write_json(folder / "summary.json", summary)
+    ).to_csv(folder / DISTRIBUTION, index=False)
+    save_figure(patterns.plot(), folder / HEADS_FIGURE)
+    save_figure(patterns.plot_distribution(), folder / DISTRIBUTION_FIGURE)
+    write_json(folder / SUMMARY, summary)
 
 
 def empty_maps(patterns: HeadPatterns) -> dict[str, int]:
@@ -326,21 +344,21 @@ def empty_maps(patterns: HeadPatterns) -> dict[str, int]:
     for kind in patterns.kinds:
         shown[kind] = patterns.empty_maps(kind)
         if patterns.control:
-            shown[f"{kind}, control"] = patterns.control.empty_maps(kind)
+            shown[name_of(kind, CONTROLLED)] = patterns.control.empty_maps(kind)
     return {name: number for name, number in shown.items() if number}
 
 
-def interval_notes(names: Mapping[str, Any]) -> list[str]:
-    """Say what the intervals of columns (or bars) with these names cover, and what the control is."""
-    corrected = any(name.endswith(", corrected") for name in names)
+def interval_notes(patterns: HeadPatterns) -> list[str]:
+    """Say what the intervals of columns (or bars) of :func:`distributions` cover, and what the control is."""
+    corrected = any(shown_correction(patterns, kind) for kind in patterns.kinds)
     notes = [
         f"The 95% interval covers {COVERS}{'; of corrected shares ' + CORRECTED_COVERS if corrected else ''}."
     ]
-    return notes + [f"Control: {CONTROL}."] * any(name.endswith(", control") for name in names)
+    return [*notes, f"Control: {CONTROL}."] if patterns.control else notes
 
 
 def _to_store(writer: MapWriter, names: MapNames, anatomy: Anatomy) -> MapSink:
-    def sink(example: int, layer: int, encoded: Encoded, kind: str, maps: Any) -> None:
+    def sink(example: int, layer: int, encoded: Encoded, kind: str, maps: npt.NDArray[np.float32]) -> None:
         for head, values in zip(anatomy.kept[layer], maps, strict=True):
             if values.any():  # a head whose weights are all zero shows nothing to look at
                 writer.add(names.row(example, encoded, layer, head, kind, values))

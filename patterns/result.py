@@ -49,7 +49,7 @@ class HeadPatterns:
     """Of the bootstrap."""
     warnings: tuple[str, ...] = ()
     """What a reader of the numbers has to know, whatever the kind."""
-    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """What the model was fed: special tokens, segments, the first row; see :class:`models.tasks.inputs.Fed`."""
     confusions: Mapping[str, npt.NDArray[np.integer]] = dataclasses.field(default_factory=dict)
     """By kind, the classifier's :attr:`~patterns.PatternClassifier.confusions`, where it has some."""
@@ -213,6 +213,25 @@ class HeadPatterns:
         return distribution_bars(distributions(self), ratios(self))
 
 
+CORRECTED, CONTROLLED = "corrected", "control"
+
+
+def name_of(kind: str, what: str) -> str:
+    """Return the name of a column or bar that shows something else of a kind of maps than what was found."""
+    return f"{kind}, {what}"
+
+
+def shown_correction(
+    patterns: HeadPatterns, kind: str
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]] | None:
+    """Return the shares corrected for the classifier's errors and their intervals; None where they are not shown.
+
+    They are not where too much would be left unexplained; :func:`patterns.job.correction_notes` says so.
+    """
+    shares, intervals = patterns.corrected_distribution(kind), patterns.corrected_distribution_ci95(kind)
+    return (shares, intervals) if shares and intervals and patterns.correction_fits(kind) else None
+
+
 def distributions(patterns: HeadPatterns) -> dict[str, dict[str, float]]:
     """Return each pattern's share by kind under the names to be shown: ``raw``, ``raw, control``, ``raw, corrected``.
 
@@ -222,10 +241,9 @@ def distributions(patterns: HeadPatterns) -> dict[str, dict[str, float]]:
     for kind in patterns.kinds:
         shown[kind] = patterns.distribution(kind)
         if patterns.control:
-            shown[f"{kind}, control"] = patterns.control.distribution(kind)
-        shares, intervals = patterns.corrected_distribution(kind), patterns.corrected_distribution_ci95(kind)
-        if shares and intervals and patterns.correction_fits(kind):
-            shown[f"{kind}, corrected"] = shares
+            shown[name_of(kind, CONTROLLED)] = patterns.control.distribution(kind)
+        if corrected := shown_correction(patterns, kind):
+            shown[name_of(kind, CORRECTED)] = corrected[0]
     return shown
 
 
@@ -239,8 +257,8 @@ def ratios(patterns: HeadPatterns) -> dict[str, tuple[float, float, float]]:
     for kind in patterns.kinds:
         shown[kind] = plain(patterns, kind)
         if patterns.control:
-            shown[f"{kind}, control"] = plain(patterns.control, kind)
-        shares, intervals = patterns.corrected_distribution(kind), patterns.corrected_distribution_ci95(kind)
-        if shares and intervals and patterns.correction_fits(kind):
-            shown[f"{kind}, corrected"] = (shares[INTERPRETABLE], *intervals[INTERPRETABLE])
+            shown[name_of(kind, CONTROLLED)] = plain(patterns.control, kind)
+        if corrected := shown_correction(patterns, kind):
+            shares, intervals = corrected
+            shown[name_of(kind, CORRECTED)] = (shares[INTERPRETABLE], *intervals[INTERPRETABLE])
     return shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def compare_survivors(make: Maker, as_json: JsonOption = False) -> None:
         say(f"report: {job.output / 'report.html'}")
 
 
-def _show(summary: dict[str, Any], output: Path, as_json: bool) -> None:
+def _show(summary: Mapping[str, Any], output: Path, as_json: bool) -> None:
     for warning in summary["warnings"]:
         say(f"warning: {warning}")
     if as_json:

@@ -10,9 +10,11 @@ from models.common.options import Options, Part
 if TYPE_CHECKING:
     from .comparison.job import Compared, CompareSurvivors
     from .search.heads_job import PruneHeads
+    from .search.records import HeadsSummary, WeightsSummary
     from .search.weights_job import PruneWeights
     from .study.config import Study
     from .study.job import RunStudy
+    from .study.records import StudyDone
 
 _SUBJECT = Part("pruning.search.subject:Subject")
 PRUNE_HEADS = Options(
@@ -29,7 +31,7 @@ RUN_STUDY = Options("pruning.study.job:RunStudy", hidden=("study", "output", "so
 
 def prune_heads(
     model: str, task: str, output: Path | str, *, progress: bool = False, **options: Any
-) -> dict[str, Any]:
+) -> HeadsSummary:
     """Find the heads and MLPs that a fine-tuned model needs, as ``prune-heads`` does, or go on finding them.
 
     Args:
@@ -54,7 +56,7 @@ def prune_heads(
 
 def prune_weights(
     model: str, task: str, output: Path | str, *, progress: bool = False, **options: Any
-) -> dict[str, Any]:
+) -> WeightsSummary:
     """Find the weights that a fine-tuned model needs, by magnitude, as ``prune-weights`` does.
 
     Args:
@@ -102,7 +104,7 @@ def run_study(
     model: str | None = None,
     data: str | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> StudyDone:
     """Run a whole lottery study, or go on with one, as ``run-study`` does.
 
     Args:

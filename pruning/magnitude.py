@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,16 @@ CRITERIA: Mapping[str, WeightCriterion] = {
 """By name; one more is an entry here."""
 
 
+class MagnitudeRecord(TypedDict):
+    """What decides the result of a search by magnitude."""
+
+    threshold: float
+    fraction: float
+    max_steps: int | None
+    last_bias: bool
+    criterion: NotRequired[str]
+
+
 @dataclass(frozen=True)
 class MagnitudePruning:
     """How to search by magnitude; the paper's values are the defaults.
@@ -101,9 +111,17 @@ class MagnitudePruning:
             raise InputError(f"max_steps={self.max_steps}: give at least 1.")
         criterion_of(self.criterion)
 
-    def record(self) -> dict[str, Any]:
-        """Return what decides the result; a criterion that searches of before had no choice of is not named."""
-        return {k: v for k, v in asdict(self).items() if (k, v) != ("criterion", "magnitude")}
+    def record(self) -> MagnitudeRecord:
+        """Return what decides the result."""
+        found: MagnitudeRecord = {
+            "threshold": self.threshold,
+            "fraction": self.fraction,
+            "max_steps": self.max_steps,
+            "last_bias": self.last_bias,
+        }
+        if self.criterion != "magnitude":  # searches of before had no choice of it
+            found["criterion"] = self.criterion
+        return found
 
 
 def criterion_of(name: str) -> WeightCriterion:

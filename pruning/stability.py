@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from models.common.errors import InputError
 from models.subnetwork import Subnetwork
 
 Bools = npt.NDArray[np.bool_]
+What = Literal["heads", "mlps"]
+WHAT: tuple[What, ...] = ("heads", "mlps")
+"""What is kept or pruned."""
 NULLS = ("size", "size-per-layer")
 """What a random subnetwork has in common with the one it stands for: its number of heads (or MLPs), or that
 number in every layer. The second is harder to beat: it also explains seeds that agree on layers only."""
@@ -221,7 +224,7 @@ def stacked(subnetworks: Sequence[Subnetwork], what: str, least: int = 1) -> Boo
     Raises:
         InputError: `what` is neither heads nor mlps, too few subnetworks, or models of different sizes.
     """
-    if what not in ("heads", "mlps"):
+    if what not in WHAT:
         raise InputError(f"what={what!r}: give heads or mlps.")
     masks = [getattr(one, what) for one in subnetworks]
     if len(masks) < least:

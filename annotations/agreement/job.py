@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,13 @@ import numpy.typing as npt
 from models.common.errors import InputError
 from models.common.files import write_json
 from models.common.outputs import Output
-from models.common.provenance import provenance
+from models.common.provenance import Provenance, SourceRecord, provenance
 from patterns.distribution import check_seed
 from patterns.taxonomy import ABBREVIATIONS, KINDS, PATTERNS, TITLES
 
 from ..dataset import AnnotatedMaps, records_of
 from .dawid_skene import dawid_skene
-from .statistics import Votes, agreement
+from .statistics import Agreement, Votes, agreement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,21 @@ if TYPE_CHECKING:
 REPORT, LABELS = "agreement.json", "labels.parquet"
 _PER_SHEET = 20
 _NAMED = 6  # with more annotators, a map's title counts their labels instead of listing them
+
+
+class AgreementProvenance(Provenance):
+    """Where the labels come from."""
+
+    annotations: list[SourceRecord]
+
+
+class Report(Agreement):
+    """What ``agreement.json`` holds."""
+
+    folders: list[str]
+    kind: str | None
+    """Of maps."""
+    provenance: AgreementProvenance
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,7 @@ class MeasureAgreement:
     def _written(self) -> tuple[str, bool, tuple[Path, ...]]:
         return "annotate-maps agreement", self.overwrite, self.folders
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Report:
         """Compare, and write what was asked for.
 
         Returns:
@@ -69,7 +84,7 @@ class MeasureAgreement:
         """
         first, *rest = (AnnotatedMaps.load(folder, self.maps) for folder in self.folders)
         maps = first.merge(*rest)
-        report = {
+        report: Report = {
             "folders": [str(folder) for folder in self.folders],
             "kind": self.maps,
             **agreement(maps, self.seed),

@@ -21,13 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from models.common.files import known
-from patterns.distribution import check_seed
+from patterns.distribution import by_pattern, check_seed
 from patterns.taxonomy import PATTERNS
 
 from ..dataset import AnnotatedMaps, groups_of
@@ -87,20 +87,103 @@ class Votes:
         return np.where((top > 0) & alone, self.counts.argmax(axis=1), -1).astype(np.int8)
 
 
-def agreement(maps: AnnotatedMaps, seed: int = 0) -> dict[str, Any]:
+class Statistic(TypedDict):
+    """A statistic and its 95% interval, None where it has none."""
+
+    value: float | None
+    ci95: list[float | None]
+
+
+class FleissKappa(Statistic):
+    """Fleiss' kappa, and what it is of."""
+
+    maps: int
+    labels: int | None
+    """Of each map."""
+
+
+class Pair(TypedDict):
+    """Two annotators on the maps that both labelled."""
+
+    a: str
+    b: str
+    maps: int
+    percent: float | None
+    kappa: float | None
+    ci95: list[float | None]
+    confusion: list[list[int]]
+    """``[5][5]``: rows a, columns b."""
+
+
+class OfAnnotator(TypedDict):
+    """What one annotator labelled."""
+
+    maps: int
+    labels: dict[str, int]
+    """By pattern."""
+
+
+class OfPattern(TypedDict):
+    """How far annotators agree on one pattern."""
+
+    labels: int
+    agreement: float | None
+    alpha: float | None
+
+
+class EstimatedAnnotator(TypedDict):
+    """How good an annotator is by Dawid & Skene's model."""
+
+    accuracy: float
+    """Expected share of right labels."""
+    confusion: list[list[float]]
+    """``[5][5]``: rows true, columns said; probabilities."""
+
+
+class Estimates(TypedDict):
+    """What Dawid & Skene's model makes of the votes."""
+
+    labels: dict[str, int]
+    """Maps by pattern."""
+    changed: int
+    """Maps whose label is not the majority's."""
+    decided: int
+    """Maps without a majority that get one."""
+    shares: dict[str, float]
+    """By pattern."""
+    annotators: dict[str, EstimatedAnnotator]
+
+
+class Agreement(TypedDict):
+    """How far annotators agree, ready for JSON."""
+
+    maps: int
+    labelled: int
+    """By anyone."""
+    compared: int
+    """With two labels or more."""
+    disputed: int
+    annotators: dict[str, OfAnnotator]
+    passes: dict[str, list[str]]
+    """By labeller, its passes, where it has several."""
+    percent: Statistic
+    alpha: Statistic
+    fleiss: FleissKappa
+    pairs: list[Pair]
+    patterns: dict[str, OfPattern]
+    majority: dict[str, int]
+    """Maps by pattern, and ``none`` for ties."""
+    dawid_skene: Estimates | None
+    """None below three annotators."""
+    notes: list[str]
+
+
+def agreement(maps: AnnotatedMaps, seed: int = 0) -> Agreement:
     """Return how far the annotators of these maps agree.
 
     Args:
         maps: labelled or not.
         seed: of the bootstrap.
-
-    Returns:
-        ``maps``, ``labelled`` (by anyone), ``compared`` (with two labels or more), ``disputed``; ``annotators``:
-        name -> maps and labels by pattern; ``passes``: labeller -> its passes, where it has several;
-        ``percent``, ``alpha``: value, ci95; ``fleiss``: value, ci95, maps, labels (of each map); ``pairs``: a, b,
-        maps, percent, kappa, ci95, confusion ``[5][5]`` (rows a, columns b);
-        ``patterns``: pattern -> labels, agreement, alpha; ``majority``: pattern -> maps, and ``none`` (ties);
-        ``dawid_skene``: None below three annotators, else see :func:`estimates`; ``notes``.
     """
     check_seed(seed)
     votes = Votes.of(maps)
@@ -131,7 +214,7 @@ def agreement(maps: AnnotatedMaps, seed: int = 0) -> dict[str, Any]:
         "compared": int(compared.sum()),
         "disputed": int(votes.disputed.sum()),
         "annotators": {
-            name: {"maps": int((given >= 0).sum()), "labels": _by_pattern(given)}
+            name: {"maps": int((given >= 0).sum()), "labels": _numbers(given)}
             for name, given in zip(votes.annotators, votes.labels.T, strict=True)
         },
         "passes": passes,
@@ -141,7 +224,7 @@ def agreement(maps: AnnotatedMaps, seed: int = 0) -> dict[str, Any]:
         "pairs": _pairs(votes, heads),
         "patterns": _patterns(votes, coincidences.sum(axis=0)),
         "majority": {
-            **_by_pattern(majority),
+            **_numbers(majority),
             "none": int(((majority < 0) & labelled).sum()),
         },
         "dawid_skene": estimates(votes, notes),
@@ -149,14 +232,8 @@ def agreement(maps: AnnotatedMaps, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def estimates(votes: Votes, notes: list[str]) -> dict[str, Any] | None:
-    """Return what Dawid & Skene's model makes of the votes, or None below three annotators (and a note).
-
-    Returns:
-        ``labels``: pattern -> maps; ``changed``: maps whose label is not the majority's, ``decided``: maps without a
-        majority that get one; ``shares``: pattern -> estimated share; ``annotators``: name -> ``accuracy``
-        (expected share of right labels) and ``confusion`` ``[5][5]`` (rows true, columns said; probabilities).
-    """
+def estimates(votes: Votes, notes: list[str]) -> Estimates | None:
+    """Return what Dawid & Skene's model makes of the votes, or None below three annotators (and a note)."""
     if len(votes.annotators) < 3:
         if votes.annotators:
             notes.append(
@@ -167,7 +244,7 @@ def estimates(votes: Votes, notes: list[str]) -> dict[str, Any] | None:
     best = np.where(votes.counts.any(axis=1), found.probabilities.argmax(axis=1), -1)
     majority = votes.majority
     return {
-        "labels": _by_pattern(best),
+        "labels": _numbers(best),
         "changed": int(((best != majority) & (majority >= 0)).sum()),
         "decided": int(((best >= 0) & (majority < 0)).sum()),
         "shares": {p.value: float(share) for p, share in zip(PATTERNS, found.shares, strict=True)},
@@ -181,8 +258,9 @@ def estimates(votes: Votes, notes: list[str]) -> dict[str, Any] | None:
     }
 
 
-def _by_pattern(labels: npt.NDArray[np.integer]) -> dict[str, int]:
-    return {pattern.value: int((labels == i).sum()) for i, pattern in enumerate(PATTERNS)}
+def _numbers(labels: npt.NDArray[np.integer]) -> dict[str, int]:
+    """Return by pattern how many of some places in PATTERNS there are; -1 is none."""
+    return by_pattern(PATTERNS[i] for i in labels if i >= 0)
 
 
 class _Heads:
@@ -195,7 +273,7 @@ class _Heads:
         drawn = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) if n > 1 else np.zeros((0, n))
         self._draws = np.vstack([np.ones((1, n)), drawn])  # the first is the maps as they are
 
-    def of(self, statistic: Callable[[Floats], Floats], tables: Floats) -> dict[str, Any]:
+    def of(self, statistic: Callable[[Floats], Floats], tables: Floats) -> Statistic:
         """Return ``value`` and ``ci95`` of a statistic of the tables ``[N, 5, 5]``, None where it has none."""
         summed = np.zeros((self._draws.shape[1], *tables.shape[1:]))
         np.add.at(summed, self._codes, tables)
@@ -243,7 +321,7 @@ def _alpha(coincidences: Floats) -> Floats:
     )
 
 
-def _fleiss(votes: Votes, coincidences: Floats, heads: _Heads) -> dict[str, Any]:
+def _fleiss(votes: Votes, coincidences: Floats, heads: _Heads) -> FleissKappa:
     """On the maps with as many labels as most maps have."""
     n = votes.counts.sum(axis=1)
     sizes, maps = np.unique(n[n >= 2], return_counts=True)
@@ -252,8 +330,8 @@ def _fleiss(votes: Votes, coincidences: Floats, heads: _Heads) -> dict[str, Any]
     return {**found, "maps": int((n == size).sum()), "labels": size if len(sizes) else None}
 
 
-def _pairs(votes: Votes, heads: _Heads) -> list[dict[str, Any]]:
-    found = []
+def _pairs(votes: Votes, heads: _Heads) -> list[Pair]:
+    found: list[Pair] = []
     for (i, a), (j, b) in combinations(enumerate(votes.annotators), 2):
         one, other = votes.labels[:, i], votes.labels[:, j]
         both = (one >= 0) & (other >= 0)
@@ -275,9 +353,9 @@ def _pairs(votes: Votes, heads: _Heads) -> list[dict[str, Any]]:
     return found
 
 
-def _patterns(votes: Votes, coincidences: Floats) -> dict[str, dict[str, Any]]:
+def _patterns(votes: Votes, coincidences: Floats) -> dict[str, OfPattern]:
     labels, total = votes.counts.sum(axis=0), coincidences.sum()
-    found = {}
+    found: dict[str, OfPattern] = {}
     for i, pattern in enumerate(PATTERNS):
         margin, same = coincidences[i].sum(), coincidences[i, i]
         rest = np.array([[same, margin - same], [margin - same, total - 2 * margin + same]])

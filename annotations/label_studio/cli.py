@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -133,7 +133,7 @@ def _token() -> Token:
     return token_of()
 
 
-def _report(done: dict[str, Any], as_json: bool) -> None:
+def _report(done: Mapping[str, Any], as_json: bool) -> None:
     from models.common.terminal import print_text
 
     from .matching import NO_ID

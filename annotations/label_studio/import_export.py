@@ -6,26 +6,68 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 
 from models.common.errors import InputError
 from models.common.outputs import Output, apart
-from models.common.provenance import source_record
+from models.common.provenance import SourceRecord, source_record
 from patterns.maps import store
 
 from ..dataset import AnnotatedMaps, digest, records_of
 from ..folders import AddedSummary, add_annotations, add_maps, read_kinds
 from ..formats import EXPORT, LAYOUTS, find_published, read_published, write_published
 from ..labellers import read_passes, united, write_passes
-from ..table import ANNOTATION_SCHEMA, read_annotations
+from ..table import ANNOTATION_SCHEMA, ANNOTATIONS, read_annotations
 from . import writing as exporting
 from .matching import CONTROL, NO_ID, NO_LABEL, MapIndex
 from .reading import Reading, read_export
 from .tasks import read_tokens
 
 FORMATS = ("label-studio", "json-min", "csv", "tsv", "published", "dataset")
+
+
+class Taken(TypedDict):
+    """What labels were taken, what was left, and why."""
+
+    folder: str
+    tasks: int
+    """Or maps, that were read."""
+    unlabelled: int
+    """Of these."""
+    taken: int
+    """Labels."""
+    added: int
+    """Of these."""
+    known: int
+    """Before."""
+    replaced: int
+    """Annotators' labels that are another now."""
+    new_maps: int
+    left: dict[str, int]
+    """By reason."""
+    about: dict[str, dict[str, int]]
+    """By reason, the texts in question."""
+    notes: dict[str, int]
+    """What else is worth knowing, and of how many."""
+
+
+class Imported(Taken):
+    """What came of an import."""
+
+    source: SourceRecord
+
+
+class Exported(TypedDict):
+    """What was written."""
+
+    output: str
+    format: str
+    maps: int
+    labels: int
+    left: dict[str, int]
+    """Why how many maps were not."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +103,8 @@ class Import:
     def _published(self) -> bool:
         return self.source.name in {layout.label_file for layout in LAYOUTS.values()}
 
-    def run(self, progress: bool = False) -> dict[str, Any]:
+    def run(self, progress: bool = False) -> Imported:
         """Add the file's labels, and the maps that it holds, to the folder.
-
-        Returns:
-            What :func:`summary` does, and of the ``source`` the digest.
 
         Raises:
             InputError: a file is not what it should be; the folder stays as it was.
@@ -73,7 +112,7 @@ class Import:
         if self._published() or self.source.is_dir():
             home = self.source.parent if self._published() else self.source
             (record,) = records_of([home])
-            return self._maps() | {"source": record}
+            return {**self._maps(), "source": record}
         reading = read_export(
             self.source,
             map_index(self.folder),
@@ -82,9 +121,9 @@ class Import:
             annotators=self.annotators,
             progress=progress,
         )
-        return take(self.folder, reading, str(self.source)) | {"source": source_record(self.source)}
+        return {**take(self.folder, reading, str(self.source)), "source": source_record(self.source)}
 
-    def _maps(self) -> dict[str, Any]:
+    def _maps(self) -> Taken:
         if self._published():
             kind = next(kind for kind, layout in LAYOUTS.items() if layout.label_file == self.source.name)
             other = AnnotatedMaps(*read_published(self.source.parent, kind), read_passes(self.source.parent))
@@ -165,11 +204,8 @@ class Export:
             raise InputError(f"{self.output} exists; give a new name, or --overwrite to replace it.")
         apart(self.output, (self.folder,), "OUTPUT")
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Exported:
         """Write the maps and their labels.
-
-        Returns:
-            ``output``, ``format``, ``maps`` and ``labels`` written, and ``left``: why how many maps were not.
 
         Raises:
             InputError: the folder is not what it should be, or an id does not fit the published layout.
@@ -214,7 +250,7 @@ def map_index(folder: Path) -> MapIndex:
     return MapIndex({row.id: digest(row.map) for row in store.iter_maps(folder)})
 
 
-def take(folder: Path, reading: Reading, source: str) -> dict[str, Any]:
+def take(folder: Path, reading: Reading, source: str) -> Taken:
     """Add what was read to the folder and say what came of it.
 
     Args:
@@ -235,7 +271,7 @@ def take(folder: Path, reading: Reading, source: str) -> dict[str, Any]:
             f"{source}: none of its labels could be taken: {reasons}{advice if NO_ID in why else ''}."
         )
     frame = pd.DataFrame(reading.annotations, columns=ANNOTATION_SCHEMA.names)
-    there = read_annotations(folder / "annotations.parquet")
+    there = read_annotations(folder / ANNOTATIONS)
     frame, renamed = one_name(frame, there, reading.numbers, source)
     told = {
         labeller: [renamed.get(name, name) for name in names] for labeller, names in reading.passes.items()
@@ -328,13 +364,8 @@ def _number_of(name: str) -> str:
 
 def summary(
     folder: Path, reading: Reading, added: AddedSummary, *, taken: int, maps: int | None = None
-) -> dict[str, Any]:
-    """Return what was taken, what was left, and why.
-
-    ``folder``; ``tasks`` (or maps) read and ``unlabelled`` ones; ``taken`` labels, of them ``added`` and ``known``
-    before; ``replaced``: annotators' labels that are another now; ``new_maps``; ``left``: reason and number;
-    ``about``: by reason, the texts in question; ``notes``: what else is worth knowing, and of how many.
-    """
+) -> Taken:
+    """Return what was taken, what was left, and why."""
     left = reading.left + type(reading.left)(added.left)
     return {
         "folder": str(folder),

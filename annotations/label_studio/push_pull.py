@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from models.common.errors import InputError
 from patterns import Pattern
@@ -16,12 +16,13 @@ from patterns.maps import store
 
 from ..dataset import digest
 from ..folders import read_kinds
-from .import_export import map_index, take
+from .import_export import Taken, map_index, take
 from .matching import DIGEST_FIELD, ID_FIELD
 from .reading import read_export
 from .server import DEFAULT_URL, LabelStudio, LostReplyError, Token
 from .tasks import (
     GUIDELINE,
+    Prediction,
     choices_of,
     labelling_config,
     picture,
@@ -32,6 +33,42 @@ from .tasks import (
 )
 
 _BATCH = 50  # tasks per request, about 600 KB: a lost reply puts little in doubt
+
+
+class Project(TypedDict):
+    """A project of a server."""
+
+    id: int
+    title: str
+    url: str
+
+
+class PushedProject(Project):
+    """The project that maps were pushed to."""
+
+    new: bool
+
+
+class Pushed(TypedDict):
+    """What came of a push."""
+
+    project: PushedProject
+    maps: int
+    added: int
+    there: int
+    """Before."""
+    predictions: int
+    """Added."""
+    lost_replies: int
+    duplicates: int
+    """Maps that the project had more than once."""
+    notes: list[str]
+
+
+class Pulled(Taken):
+    """What came of a pull."""
+
+    project: Project
 
 
 @dataclass(frozen=True)
@@ -67,12 +104,8 @@ class Push:
         _check_seconds(timeout=self.timeout, patience=self.patience)
         read_kinds(self.folder)
 
-    def run(self, progress: bool = False) -> dict[str, Any]:
+    def run(self, progress: bool = False) -> Pushed:
         """Add the maps that the project does not have yet.
-
-        Returns:
-            ``project`` (id, title, url, whether it is new), ``maps``, ``added``, ``there`` (before), ``predictions``
-            (added), ``lost_replies``, ``duplicates`` (maps that the project had more than once) and ``notes``.
 
         Raises:
             InputError: the server, the project or the folder is not what it should be, or the server stopped
@@ -82,7 +115,7 @@ class Push:
 
         predictions = {} if self.blind else read_predictions(self.folder)
         # A project shows and sorts by the predictions of one version only, so raw and norm maps share theirs.
-        version = " + ".join(sorted({str(said["classifier_version"]) for said in predictions.values()}))
+        version = " + ".join(sorted({said.classifier_version for said in predictions.values()}))
         tokens = read_tokens(self.folder)
         with LabelStudio(self.url, self.token, self.timeout) as server:
             notes = []
@@ -154,7 +187,7 @@ class Push:
         self,
         row: store.MapRow,
         tokens: Mapping[str, Sequence[str]],
-        predictions: Mapping[str, Mapping[str, Any]],
+        predictions: Mapping[str, Prediction],
         version: str,
         called: tuple[str, str, Mapping[Pattern, str]],
     ) -> dict[str, Any]:
@@ -164,10 +197,8 @@ class Push:
             "data": {"image": picture(row, tokens.get(row.id)), **task_data(row, self.blind)}
         }
         if said := predictions.get(row.id):
-            choice = result(names[said["label"]], control, image)
-            task["predictions"] = [
-                {"model_version": version, "score": float(said["margin"]), "result": choice}
-            ]
+            choice = result(names[said.label], control, image)
+            task["predictions"] = [{"model_version": version, "score": said.margin, "result": choice}]
         return task
 
     def _missing(self, there: Mapping[str, Sequence[Any]], title: str) -> set[str]:
@@ -263,11 +294,8 @@ class Pull:
         _check_seconds(timeout=self.timeout)
         read_kinds(self.folder)
 
-    def run(self, progress: bool = False) -> dict[str, Any]:
+    def run(self, progress: bool = False) -> Pulled:
         """Add the project's labels to the folder.
-
-        Returns:
-            What :func:`~annotations.label_studio.import_export.summary` does, and ``project``.
 
         Raises:
             InputError: the server, the project or the folder is not what it should be; the folder stays as it was.
@@ -291,7 +319,7 @@ class Pull:
                 server=server.place,
                 progress=progress,
             )
-            where = {
+            where: Project = {
                 "id": project["id"],
                 "title": project["title"],
                 "url": f"{server.url}/projects/{project['id']}/data",

@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.sax.saxutils import quoteattr
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from patterns.taxonomy import RECORDS
 
 from ..dataset import digest
 from ..formats import LAYOUTS, parse_label
-from ..table import PREDICTION_SCHEMA, read_table
+from ..table import PREDICTION_SCHEMA, PREDICTIONS, TEXTS, read_table
 from .matching import CONTROL, DIGEST_FIELD, ID_FIELD
 
 CHOICES: Mapping[Pattern, str] = LAYOUTS["norm"].names
@@ -96,23 +96,23 @@ def picture(row: MapRow, tokens: Sequence[str] | None = None) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def task_data(row: MapRow, blind: bool = False) -> dict[str, Any]:
+def task_data(row: MapRow, blind: bool = False) -> dict[str, object]:
     """Return a task's ``data`` without the picture; `blind`: nothing but the id, so that nothing sways anybody."""
-    data: dict[str, Any] = {ID_FIELD: row.id, DIGEST_FIELD: digest(row.map)}
+    data: dict[str, object] = {ID_FIELD: row.id, DIGEST_FIELD: digest(row.map)}
     if not blind:
         names = ("kind", "model", "task", "example", "layer", "head", "n_tokens")
         data |= {name: value for name in names if (value := getattr(row, name)) != UNKNOWN[name]}
     return data
 
 
-def result(label: str, control: str = CONTROL, image: str = "map") -> list[dict[str, Any]]:
+def result(label: str, control: str = CONTROL, image: str = "map") -> list[dict[str, object]]:
     """Return one choice as an annotation or a prediction holds it."""
     return [{"from_name": control, "to_name": image, "type": "choices", "value": {"choices": [label]}}]
 
 
 def read_tokens(folder: Path) -> dict[str, list[str]]:
     """Return the tokens of each map by id, from the folder's ``texts.parquet``; empty if there is none."""
-    path = folder / "texts.parquet"
+    path = folder / TEXTS
     if not path.exists():
         return {}
     schema = pa.schema([("id", pa.string()), ("tokens", pa.list_(pa.string()))])
@@ -124,22 +124,30 @@ def read_tokens(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def read_predictions(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return label, margin and classifier version by id, from ``predictions.parquet``; empty if there is none.
+class Prediction(NamedTuple):
+    """What a classifier says of a map."""
+
+    label: Pattern
+    margin: float
+    classifier_version: str
+
+
+def read_predictions(folder: Path) -> dict[str, Prediction]:
+    """Return what is predicted by id, from ``predictions.parquet``; empty if there is none.
 
     Raises:
         InputError: the file is damaged, or a label in it is no pattern.
     """
-    path = folder / "predictions.parquet"
+    path = folder / PREDICTIONS
     if not path.exists():
         return {}
     schema = PREDICTION_SCHEMA.append(pa.field("classifier_version", pa.string()))
     frame = read_table(path, schema, "predictions")
-    rows = {
-        str(row["id"]): {str(key): value for key, value in row.items()} for row in frame.to_dict("records")
-    }
-    for id, row in rows.items():
-        row["label"] = parse_label(str(row["label"]), f"{path}, map {id}")
-        if not math.isfinite(row["margin"]):
-            raise InputError(f"{path}, map {id}: the margin is {row['margin']}; it should be a number.")
-    return rows
+    found = {}
+    for row in frame.to_dict("records"):
+        id, margin = str(row["id"]), row["margin"]
+        label = parse_label(str(row["label"]), f"{path}, map {id}")
+        if not math.isfinite(margin):
+            raise InputError(f"{path}, map {id}: the margin is {margin}; it should be a number.")
+        found[id] = Prediction(label, float(margin), str(row["classifier_version"]))
+    return found

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -19,29 +19,29 @@ import pyarrow.parquet as pq
 import torch
 
 from models.anatomy import Anatomy, anatomy_of
-from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
+from models.checkpoints import Checkpoint, ModelRecord, load_checkpoint, model_record, pick_device
 from models.common.errors import InputError
 from models.common.files import write_json
 from models.common.outputs import Output
-from models.common.provenance import provenance
+from models.common.provenance import Provenance, SourceRecord, provenance
 from models.tap import observe
 from models.tasks.inputs import Encoded, batches
-from models.tasks.rows import select_rows
+from models.tasks.rows import RowsRecord, select_rows
 from models.tasks.source import RowSource
 from models.tasks.task import Task
 from models.tasks.token_text import shown_tokens
 from patterns.classifier.network import classifier_records, load_classifiers
-from patterns.distribution import check_seed
+from patterns.distribution import by_pattern, check_seed
 from patterns.heads import check_sizes, classify_heads
 from patterns.maps import store
 from patterns.maps.attention import ValueNorms, check_kinds
-from patterns.maps.names import MapNames
+from patterns.maps.names import MapNames, of_one_head
 from patterns.maps.store import MapRow
 from patterns.result import HeadPatterns
 from patterns.taxonomy import KINDS, PATTERNS
 
 from ..dataset import AnnotatedMaps, records_of
-from ..table import PREDICTIONS, SAMPLE, TEXTS, read_annotations
+from ..table import ANNOTATIONS, PREDICTIONS, SAMPLE, TEXTS, read_annotations
 from .strategies import STRATEGIES, choose, image_features, margins
 
 if TYPE_CHECKING:
@@ -55,6 +55,47 @@ class Place(NamedTuple):
     layer: int
     head: int
     kind: str
+
+
+class Excluded(TypedDict):
+    """What was not to be chosen again."""
+
+    folders: list[str]
+    records: list[SourceRecord]
+    found: int
+    """Candidates that were left out."""
+
+
+class SampleReport(TypedDict):
+    """What ``sample.json`` holds."""
+
+    model: ModelRecord
+    base_model: str
+    task: str
+    task_definition: NotRequired[Mapping[str, object]]
+    """Of a task of the user's own."""
+    split: str | None
+    """None of a file of texts."""
+    data: RowsRecord
+    not_read: list[str]
+    examples: int
+    maps: dict[str, int]
+    """By kind."""
+    candidates: dict[str, int]
+    strategy: str
+    count: int
+    seed: int
+    max_length: int
+    fed: dict[str, object]
+    exclude: Excluded
+    classifiers: dict[str, dict[str, str]]
+    predicted: dict[str, int]
+    """By pattern."""
+    mean_margin: float
+    heads: int
+    inputs: int
+    warnings: list[str]
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -108,7 +149,7 @@ class SampleMaps:
         if self.strategy not in STRATEGIES:
             raise InputError(f"--strategy {self.strategy}: give one of {', '.join(STRATEGIES)}.")
         self._output.check()
-        if self.overwrite and len(read_annotations(Path(self.output) / "annotations.parquet")):
+        if self.overwrite and len(read_annotations(Path(self.output) / ANNOTATIONS)):
             raise InputError(
                 f"--output {self.output} holds labels, so it is not replaced; give a new folder."
             )
@@ -122,7 +163,7 @@ class SampleMaps:
         inputs = (self.model, *self._source.inputs, *self.exclude, *(self.classifiers or {}).values())
         return Output(self.output, "annotate-maps sample", self.overwrite, inputs)
 
-    def run(self, progress: bool = False) -> dict[str, Any]:
+    def run(self, progress: bool = False) -> SampleReport:
         """Choose the maps and write the folder, at once or not at all.
 
         Returns:
@@ -169,11 +210,11 @@ class SampleMaps:
         ]
         versions = {kind: classifier.version for kind, classifier in classifiers.items()}
         predictions = prediction_frame(chosen, probabilities, versions)
-        report = {
+        report: SampleReport = {
             "model": model_record(checkpoint),
             "base_model": self.base_model,
             "task": task.name,
-            **({"task_definition": task.record()} if task.own else {}),
+            "task_definition": task.record() or {},
             "split": self.split if self.text is None else None,
             "data": rows.record(),
             "not_read": list(rows.unread),
@@ -191,13 +232,15 @@ class SampleMaps:
                 "found": int(taken.sum()),
             },
             "classifiers": classifier_records(classifiers, self.classifiers),
-            "predicted": {p.value: int((predictions["label"] == p).sum()) for p in PATTERNS},
+            "predicted": by_pattern(predictions["label"]),
             "mean_margin": float(predictions["margin"].mean()),
             "heads": len({place[1:3] for place in places}),
             "inputs": len({place.example for place in places}),
             "warnings": warnings,
             "provenance": provenance(),
         }
+        if not task.own:
+            del report["task_definition"]
         with self._output.making() as folder:
             AnnotatedMaps(chosen).save(folder)
             predictions.to_parquet(folder / PREDICTIONS, index=False, write_page_checksum=True)
@@ -304,7 +347,7 @@ def excluded_places(folders: Iterable[Path]) -> set[str]:
                     ids.update(map(str, batch.column("id").to_pylist()))
         else:
             ids.update(row.id for row in AnnotatedMaps.load(folder).rows)
-    return {id.rpartition("_")[0] for id in ids if id.endswith(tuple(f"_{kind}" for kind in KINDS))}
+    return {head for id in ids if (head := of_one_head(id)) is not None}
 
 
 def take_maps(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from models.common.commands import JsonOption, command, say
 from models.common.options import Maker, takes
@@ -11,6 +11,8 @@ from models.common.options import Maker, takes
 from ..functions import EVALUATE, TRAIN
 
 if TYPE_CHECKING:
+    from patterns.classifier.scores import Scores
+
     from .job import EvaluateClassifier, TrainClassifier
 
 
@@ -63,7 +65,7 @@ def evaluate_classifier(make: Maker, as_json: JsonOption = False) -> None:
         _print_scores(scores)
 
 
-def _print_scores(scores: dict[str, Any]) -> None:
+def _print_scores(scores: Scores) -> None:
     from models.common.terminal import print_text
     from patterns.taxonomy import ABBREVIATIONS, PATTERNS
 

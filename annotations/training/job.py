@@ -6,14 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from models.common.errors import InputError
 from models.common.files import read_json, write_json
 from models.common.outputs import Output
-from models.common.provenance import provenance
+from models.common.provenance import Provenance, SourceRecord, provenance
+from patterns.classifier.scores import Scores
+from patterns.distribution import by_pattern
 from patterns.taxonomy import KINDS, PATTERNS, Pattern
 
 from ..dataset import AnnotatedMaps, digests, groups_of, load_labelled, records_of
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from patterns.classifier.training import Training
 
 
+RECORD = "training.json"
+"""What a trained classifier's folder says of its training."""
 OTHER_KIND = {"raw": 1.0, "norm": 0.33}
 """By kind, how often a map of the other kind is drawn in training: what cross-validation favoured."""
 
@@ -51,6 +55,53 @@ def _training() -> Training:
     )
 
     return Training()
+
+
+class TrainingProvenance(Provenance):
+    """Where a classifier comes from."""
+
+    annotations: list[SourceRecord]
+
+
+class TrainingReport(TypedDict):
+    """What ``training.json`` holds."""
+
+    kind: str
+    """Of maps."""
+    version: str
+    maps: dict[str, int]
+    """By kind."""
+    labels: dict[str, int]
+    """By pattern."""
+    heads: int
+    base_models: list[str]
+    annotators: list[str]
+    passes: dict[str, list[str]]
+    note: str
+    folds: int
+    fold_sizes: list[int] | None
+    out_of_fold: Scores | None
+    temperature: float
+    training: dict[str, object]
+    provenance: TrainingProvenance
+    map_digests: list[str]
+
+
+class EvaluationProvenance(TrainingProvenance):
+    """What was scored, and on what."""
+
+    classifier: dict[str, str]
+
+
+class Evaluation(Scores):
+    """What ``evaluate-classifier`` finds."""
+
+    kind: str
+    classifier: str
+    version: str
+    trained_on: int | None
+    """How many of the maps it was trained on; None if it does not say."""
+    provenance: EvaluationProvenance
 
 
 @dataclass(frozen=True)
@@ -93,7 +144,7 @@ class TrainClassifier:
     def _output(self) -> Output:
         return Output(self.output, "train-classifier", self.overwrite, self.annotations)
 
-    def run(self, progress: bool = False) -> dict[str, Any]:
+    def run(self, progress: bool = False) -> TrainingReport:
         """Score by cross-validation over heads, train on everything, and write weights, scores and card.
 
         Returns:
@@ -128,11 +179,11 @@ class TrainClassifier:
                 errors = confusions(own_labels, found, heads[own])
                 sizes = fold_sizes(annotated, self.folds, self.training.seed)
             classifier = train(self.maps, maps, labels, self.training, temperature, weights, errors, progress)
-            report = {
+            report: TrainingReport = {
                 "kind": self.maps,
                 "version": classifier.version,
                 "maps": {kind: int((info["kind"] == kind).sum()) for kind in KINDS},
-                "labels": {p.value: sum(label == p for label in labels) for p in PATTERNS},
+                "labels": by_pattern(labels),
                 "heads": len(set(heads)),
                 "base_models": sorted(set(info["base_model"])),
                 "annotators": (names := sorted(set(annotated.annotations["annotator"]))),
@@ -147,7 +198,7 @@ class TrainClassifier:
                 "map_digests": sorted(set(digests(annotated))),
             }
             classifier.save_pretrained(folder)
-            write_json(folder / "training.json", report)
+            write_json(folder / RECORD, report)
             (folder / "README.md").write_text(card(report), encoding="utf-8")
         return report
 
@@ -163,12 +214,8 @@ class EvaluateClassifier:
     maps: str | None = None
     """Kind of maps to score on. Default: the classifier's own."""
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Evaluation:
         """Score the classifier on every labelled map of its kind.
-
-        Returns:
-            The scores, ``trained_on`` (how many of the maps it was trained on; None if it does not say) and
-            provenance.
 
         Raises:
             InputError: the classifier or the annotations are not what they should be.
@@ -186,11 +233,11 @@ class EvaluateClassifier:
             raise InputError(f"The annotations hold no labelled {classifier.kind} maps.")
         folder = SHIPPED / self.classifier if self.classifier in KINDS else Path(self.classifier)
         known = None
-        if (folder / "training.json").is_file():
-            record = read_json(folder / "training.json", "a training record")
+        if (folder / RECORD).is_file():
+            record = read_json(folder / RECORD, "a training record")
             seen = record.get("map_digests") if isinstance(record, dict) else None
             if not (isinstance(seen, list) and all(isinstance(digest, str) for digest in seen)):
-                raise InputError(f"{folder / 'training.json'} is no training record: it has no map_digests.")
+                raise InputError(f"{folder / RECORD} is no training record: it has no map_digests.")
             known = sum(map(set(seen).__contains__, digests(annotated)))
         return {
             "kind": classifier.kind,
@@ -207,7 +254,7 @@ class EvaluateClassifier:
         }
 
 
-def card(report: dict[str, Any]) -> str:
+def card(report: TrainingReport) -> str:
     """Return the model card of a trained classifier."""
     kind, scores = report["kind"], report["out_of_fold"]
     lines = [

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from . import palette
 from .drawing import SMALL, save_figure
@@ -139,6 +139,18 @@ class Section:
     """Addresses of files, relative to the report, and what each is."""
 
 
+class PageText(TypedDict):
+    """What every report says; see :func:`write_page`."""
+
+    title: str
+    about: str
+    facts: Sequence[tuple[str, str]]
+    findings: Sequence[str]
+    warnings: Sequence[str]
+    provenance: Mapping[str, object]
+    command: str
+
+
 def write_page(
     path: Path,
     *,
@@ -148,7 +160,7 @@ def write_page(
     findings: Sequence[str] = (),
     warnings: Sequence[str] = (),
     sections: Sequence[Section] = (),
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, object],
     command: str,
     template: str = "models/common/templates/page.html",
     scripts: Sequence[str] = (),
@@ -201,7 +213,7 @@ def options_of(job: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def command_line(words: Sequence[object], options: Mapping[str, Any]) -> str:
+def command_line(words: Sequence[object], options: Mapping[str, object]) -> str:
     """Return a command for a POSIX shell.
 
     Args:
@@ -276,7 +288,7 @@ def _cell(value: Any, percent: bool) -> Cell:
     return Cell(str(value), value)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     """Nested values as lines, in order."""
     lines: list[tuple[str, str]] = []
     for key, value in values.items():

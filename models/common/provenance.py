@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from .reading import file_digest
 
@@ -33,6 +33,27 @@ PACKAGES = (
 _NAMED = 20  # more files are counted
 
 
+class SourceRecord(TypedDict):
+    """What a result says of a file or folder that was read."""
+
+    source: str
+    files: NotRequired[list[str] | int]
+    """Names in a folder; of many, how many there are."""
+    sha256: str
+
+
+class Provenance(TypedDict):
+    """What every result says of the run that made it."""
+
+    headscope: str
+    python: str
+    packages: dict[str, str]
+    platform: str
+    threads: int
+    command: list[str]
+    time: str
+
+
 def headscope_version() -> str:
     """Return the installed version of headscope."""
     try:
@@ -41,7 +62,7 @@ def headscope_version() -> str:
         return "not installed"
 
 
-def source_record(source: Path | str, files: Iterable[Path] | None = None) -> dict[str, Any]:
+def source_record(source: Path | str, files: Iterable[Path] | None = None) -> SourceRecord:
     """Return what a result says of a file, or of what was read in a folder: ``source``, ``files``, ``sha256``.
 
     Of a file it is what ``sha256sum`` prints; of several, the SHA-256 of what ``sha256sum`` prints of all of them in
@@ -63,7 +84,7 @@ def source_record(source: Path | str, files: Iterable[Path] | None = None) -> di
     }
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> Provenance:
     """Return the versions, the platform, the command and the time of this run, ready for JSON."""
     import torch
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from ..common.options import Options, Part
 
 if TYPE_CHECKING:
     from .job import FineTuneGlue
+    from .result import FineTuneResult, SeveralSeeds
 
 FINETUNE = Options(
     "models.finetuning.job:FineTuneGlue",
@@ -55,7 +56,7 @@ def finetune_glue(
     seeds: Iterable[int] = (),
     progress: bool = False,
     **options: Unpack[FineTuneOptions],
-) -> dict[str, Any]:
+) -> FineTuneResult | SeveralSeeds:
     """Fine-tune a model on a GLUE task, for one seed or several, as ``finetune-glue`` does.
 
     :func:`models.finetune` does it on rows that are loaded already.

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..common.options import parse_seeds
 from ..common.outputs import Output, apart
+from ..evaluation import Examples
 from ..tasks.rows import Rows, load_mismatched, load_rows
 from ..tasks.task import Task, task_named
 from ..weights import load_masks
 from .loop import is_main_process
-from .run import COMMAND, METRICS, finetune, search_of, summarise
+from .result import METRICS, FineTuneResult, SeveralSeeds
+from .run import COMMAND, finetune, search_of, summarise
 from .settings import FineTuning
 
 
@@ -72,8 +73,8 @@ class FineTuneGlue:
         masks = load_masks(self.subnetwork) if self.subnetwork else None
         train, dev = (load_rows(task, self.data, split) for split in ("train", "validation"))
         mismatched = load_mismatched(task, self.data)
-        results: list[dict[str, Any]] = []
-        tokenised: dict[str, Any] = {}
+        results: list[FineTuneResult] = []
+        tokenised: dict[str, Examples] = {}
         for settings, folder in self.runs:
             if self.seeds:
                 say(f"seed {settings.seed}")
@@ -103,9 +104,9 @@ class FineTuneGlue:
 class FineTuned:
     """What a run of ``finetune-glue`` ends with."""
 
-    results: list[dict[str, Any]]
+    results: list[FineTuneResult]
     """What each ``metrics.json`` holds."""
-    summary: dict[str, Any]
+    summary: FineTuneResult | SeveralSeeds
     """The same of a single run; of several seeds, see :func:`models.finetuning.run.summarise`."""
     train: Rows
     """Where it was trained."""

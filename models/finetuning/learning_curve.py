@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..common.drawing import SMALL, Page, text_style
 from ..common.palette import BLUE, GREY, INK, VERMILION
+from .result import FineTuneResult
 
 _WIDTH, _HEIGHT = 5.2, 2.3  # inches; shrunk to a column of 3 inches, the text is still to be read
 _LOSS, _SCORE, _BASELINE = BLUE, VERMILION, GREY
 
 
-def learning_curve(result: dict[str, Any]) -> Figure:
+def learning_curve(result: FineTuneResult) -> Figure:
     """Draw the mean training loss of each epoch, and beside it the score on the dev rows and two baselines.
 
     Args:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from ..compaction import kept_of
 from ..evaluation import Examples, losses
 from ..weights import WeightMasks
 from .batches import Collator, LengthGroups, training_rows
+from .result import Epoch
 from .settings import FineTuning
 
 if TYPE_CHECKING:
@@ -53,9 +54,8 @@ _BEST = "best.safetensors"
 class Course:
     """How a training went, or how far it is."""
 
-    history: list[dict[str, Any]] = field(default_factory=list)
-    """For each epoch ``epoch``, ``step``, ``loss`` (mean over its steps), ``learning_rate`` at its end, ``scores`` on
-    the dev rows that are selected on."""
+    history: list[Epoch] = field(default_factory=list)
+    """One of each epoch."""
     seconds: float = 0.0
     """Spent on steps; not on scores, nor on what was lost when it was stopped."""
     loss: float = 0.0
@@ -252,7 +252,7 @@ def _state_of(checkpoint: Path) -> Course:
     if known not in (None, json_digest(state)):
         raise InputError(f"{file} is not what was written there.")
     # Headscope 0.1 knew the files by their sizes.
-    there: dict[str, Any] = _sizes(checkpoint) if "sizes" in state else _digests(checkpoint)
+    there: Mapping[str, object] = _sizes(checkpoint) if "sizes" in state else _digests(checkpoint)
     files = state.pop("sizes" if "sizes" in state else "files", None)
     if files != there:
         names = sorted({*there, *files} if isinstance(files, dict) else there)

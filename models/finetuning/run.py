@@ -9,8 +9,9 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ import torch
 from ..anatomy import STRUCTURE, as_configured
 from ..checkpoints import (
     Checkpoint,
+    ModelRecord,
     count_parameters,
     load_checkpoint,
     model_record,
@@ -35,17 +37,19 @@ from ..evaluation import Examples, examples_of, predict
 from ..saving import save
 from ..subnetwork import Subnetwork
 from ..tasks.metrics import baselines, threshold_metric
-from ..tasks.rows import Row, Rows, class_ids, hold_out, select_rows, targets_of
+from ..tasks.rows import Row, Rows, RowsRecord, class_ids, hold_out, select_rows, targets_of
 from ..tasks.task import Task, task_named
 from ..weights import WeightMasks
 from .learning_curve import learning_curve
-from .loop import is_main_process, n_processes, train
+from .loop import Course, is_main_process, n_processes, train
+from .result import METRICS, FineTuneResult, Selection, SeveralSeeds
 from .settings import FineTuning
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 COMMAND = "finetune-glue"
-METRICS = "metrics.json"
-"""A folder that has it is a finished fine-tuning."""
-_CURVE = "learning_curve.png"
+CURVE = "learning_curve.png"
 _CHECKSUM = "checksum"
 _CONFIG = "config.json"
 
@@ -64,8 +68,8 @@ def finetune(
     overwrite: bool = False,
     mismatched_rows: Rows | Sequence[Row] | None = None,
     tokenised: dict[str, Examples] | None = None,
-    search: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    search: Mapping[str, object] | None = None,
+) -> FineTuneResult:
     """Fine-tune a model and write it, its tokenizer, ``metrics.json`` and a learning curve to a folder.
 
     The folder is whole or absent. While it is in the making, checkpoints lie beside it in ``<output>.partial``, and
@@ -111,137 +115,49 @@ def finetune(
     place = _training_device(device)
     set_seed(settings.seed)
     checkpoint, warnings = with_head(model_name, revision, task)
-    record = model_record(checkpoint)
-    of_train, of_dev, of_mismatched = (
-        _Part.of(rows, task, f"{name} rows")
-        for name, rows in (("train", train_rows), ("dev", dev_rows), ("mismatched", mismatched_rows or []))
-    )
-    config = {
-        "model": model_name,
-        "revision": record["revision"],
-        "model_sha256": record["sha256"],
-        "task": task.name,
-        **({"task_definition": task.meaning()} if task.own else {}),
-        "train": of_train.digest,
-        "dev": of_dev.digest,
-        "mismatched": of_mismatched.digest if mismatched_rows else None,
-        "subnetwork": None if subnetwork is None else subnetwork.digest(),
-        "processes": n_processes(),
-        **settings.record(),
-    }
+    parts = _Parts.of(task, train_rows, dev_rows, mismatched_rows)
+    asked = _Asked(model_name, task, settings, subnetwork, parts, model_record(checkpoint))
     partial = output.with_name(f"{output.name}.partial")
-    if done := _earlier(output, partial, config, overwrite):
+    if done := _earlier(output, partial, asked.config, overwrite):
         return done
-
-    memo = {} if tokenised is None else tokenised
-
-    def examples(name: str, part: _Part, rows: Sequence[Row]) -> Examples:
-        if name not in memo:
-            memo[name] = examples_of(checkpoint, task, rows, settings.max_length, part.source["source"])
-        return memo[name]
-
-    # Before rows lose their places, so that an error names the right one.
-    targets_of(of_train.rows, task, checkpoint.model.config, of_train.source["source"])
-    chosen = of_train.rows
-    if settings.max_examples:
-        chosen = select_rows(chosen, task, settings.max_examples, seed=0)
-    selected, reported = hold_out(of_dev.rows, task, settings.holdout)
-    seen = None if subnetwork is None else _seen_by(search, task, of_dev, reported or of_dev.rows)
-    if seen and settings.holdout:
-        warnings.append(
-            f"--holdout {settings.holdout:g}: {seen.words}, so that the subnetwork was selected on them; search again "
-            f"with prune-heads (or prune-weights) --holdout {settings.holdout:g} on the same rows."
-        )
-    training = examples("train", of_train, chosen)
-    dev = examples("dev", of_dev, selected)
-    held_out = examples("held out", of_dev, reported) if reported else None
-    others = examples("mismatched", of_mismatched, of_mismatched.rows) if mismatched_rows else None
-
-    model = checkpoint.model
-    masks = subnetwork if isinstance(subnetwork, WeightMasks) else None
-    if isinstance(subnetwork, Subnetwork):
-        whole = model
-        model = compact(model, subnetwork, unshare=True)
-        if count_parameters(model) > count_parameters(whole):
-            warnings.append(
-                "The layers of this model shared their modules; each has its own copy now, so that they can differ."
-            )
-
-    def scored(of: Examples) -> dict[str, float]:
-        return of.scores(predict(model, of, batch_size=2 * settings.batch_size))
-
-    metric = threshold_metric(task)
-    with _in_the_making(partial, config, overwrite) as checkpoints:
+    rows, doubts = asked.rows(checkpoint, search, {} if tokenised is None else tokenised)
+    model, notes = _cut(checkpoint.model, subnetwork)
+    warnings += [*doubts, *notes]
+    with _in_the_making(partial, asked.config, overwrite) as checkpoints:
         course = train(
             model,
-            training,
+            rows.training,
             settings,
             place,
-            masks=masks,
-            score=lambda: scored(dev),
-            metric=metric,
+            masks=subnetwork if isinstance(subnetwork, WeightMasks) else None,
+            score=lambda: rows.dev.scores(predict(model, rows.dev, batch_size=2 * settings.batch_size)),
+            metric=threshold_metric(task),
             folder=checkpoints,
             progress=progress,
         )
-        final = held_out or dev
-        outputs = predict(model, final, batch_size=2 * settings.batch_size)
-        scores = final.scores(outputs)
-        warnings += final.warnings
-        if task.labels:  # scores that it has learned too little to reach are no other scale
-            warnings += final.doubts(outputs)
-        always = baselines(
-            task, training.targets, final.targets, classes=training.classes, seed=settings.seed
-        )
-        if others:
-            scores |= _prefixed(scored(others))
-            of_others = baselines(
-                task, training.targets, others.targets, classes=training.classes, seed=settings.seed
-            )
-            always = {name: always[name] | _prefixed(of_others[name]) for name in always}
-        result: dict[str, Any] = {
-            "model": model_name,
-            "task": task.name,
-            **({"task_definition": task.record()} if task.own else {}),
-            "seed": settings.seed,
-            "metric": metric,
-            "score": scores[metric],
-            "scores": scores,
-            "selection": _selection(settings, len(dev), len(final), seen),
-            "baselines": always,
-            "examples": {"train": len(training), "dev": len(final)}
-            | ({"mismatched": len(others)} if others else {}),
-            "parameters": count_parameters(model),
-            "subnetwork": None
-            if subnetwork is None
-            else _size(subnetwork) | {"metadata": dict(subnetwork.metadata)},
-            "settings": asdict(settings),
-            "training": {
-                "seconds": course.seconds,
-                "examples_per_second": len(training) * settings.epochs / max(course.seconds, 1e-9),
-                "resumed_at_steps": course.resumed,
-                "history": course.history,
-            },
-            "inputs": final.inputs,
-            "warnings": list(dict.fromkeys(warnings)),
-            "config": config,
-            "provenance": {
-                **provenance(),
-                "model": record,
-                "data": {"train": of_train.source, "dev": of_dev.source}
-                | ({"mismatched": of_mismatched.source} if mismatched_rows else {}),
-                "device": str(place),
-                "processes": n_processes(),
-            },
-        }
-        result = json.loads(json.dumps(result))  # as it will be read again
+        result = asked.result(model, rows, course, warnings, place)
         if is_main_process():
             with written.making() as folder:
                 save(model, folder, tokenizer=checkpoint.tokenizer)
-                save_figure(learning_curve(result), folder / _CURVE)
+                save_figure(learning_curve(result), folder / CURVE)
                 if (logs := checkpoints / "runs").is_dir():  # TensorBoard's
                     shutil.copytree(logs, folder / "runs")
                 write_json(folder / METRICS, {**result, _CHECKSUM: json_digest(result)})
     return result
+
+
+def _cut(
+    model: PreTrainedModel, subnetwork: Subnetwork | WeightMasks | None
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return a model without the heads and MLPs that are not kept, and what to say about that."""
+    if not isinstance(subnetwork, Subnetwork):
+        return model, []
+    smaller = compact(model, subnetwork, unshare=True)
+    if count_parameters(smaller) <= count_parameters(model):
+        return smaller, []
+    return smaller, [
+        "The layers of this model shared their modules; each has its own copy now, so that they can differ."
+    ]
 
 
 @dataclass(frozen=True)
@@ -249,7 +165,7 @@ class _Part:
     """Rows, where they come from, and what identifies them."""
 
     rows: Sequence[Row]
-    source: dict[str, Any]
+    source: RowsRecord
     digest: str
 
     @classmethod
@@ -263,7 +179,184 @@ class _Part:
         return cls(listed, source, digest.hexdigest())
 
 
-def _earlier(output: Path, partial: Path, config: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class _Parts:
+    """The rows that a fine-tuning is given."""
+
+    train: _Part
+    dev: _Part
+    mismatched: _Part | None
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        train: Rows | Sequence[Row],
+        dev: Rows | Sequence[Row],
+        mismatched: Rows | Sequence[Row] | None,
+    ) -> _Parts:
+        return cls(
+            _Part.of(train, task, "train rows"),
+            _Part.of(dev, task, "dev rows"),
+            _Part.of(mismatched, task, "mismatched rows") if mismatched else None,
+        )
+
+
+@dataclass(frozen=True)
+class _Used:
+    """The rows of one fine-tuning as its model reads them."""
+
+    training: Examples
+    dev: Examples
+    """Selected on."""
+    held_out: Examples | None
+    mismatched: Examples | None
+    seen: _Seen | None
+    """What the search of a subnetwork saw of the rows reported on."""
+
+    @property
+    def final(self) -> Examples:
+        """Reported on."""
+        return self.held_out or self.dev
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a fine-tuning is asked to do, and with which model and rows."""
+
+    model_name: str
+    task: Task
+    settings: FineTuning
+    subnetwork: Subnetwork | WeightMasks | None
+    parts: _Parts
+    record: ModelRecord
+
+    @cached_property
+    def config(self) -> dict[str, object]:
+        """All that decides the result."""
+        task, mismatched = self.task, self.parts.mismatched
+        return {
+            "model": self.model_name,
+            "revision": self.record["revision"],
+            "model_sha256": self.record["sha256"],
+            "task": task.name,
+            **({"task_definition": task.meaning()} if task.own else {}),
+            "train": self.parts.train.digest,
+            "dev": self.parts.dev.digest,
+            "mismatched": mismatched and mismatched.digest,
+            "subnetwork": None if self.subnetwork is None else self.subnetwork.digest(),
+            "processes": n_processes(),
+            **self.settings.record(),
+        }
+
+    def rows(
+        self, checkpoint: Checkpoint, search: Mapping[str, object] | None, memo: dict[str, Examples]
+    ) -> tuple[_Used, list[str]]:
+        """Choose rows and tokenise them, unless that is done in `memo`; return with them what to warn of."""
+        task, settings, parts = self.task, self.settings, self.parts
+
+        def examples(name: str, part: _Part, rows: Sequence[Row]) -> Examples:
+            if name not in memo:
+                memo[name] = examples_of(checkpoint, task, rows, settings.max_length, part.source["source"])
+            return memo[name]
+
+        # Before rows lose their places, so that an error names the right one.
+        targets_of(parts.train.rows, task, checkpoint.model.config, parts.train.source["source"])
+        chosen = parts.train.rows
+        if settings.max_examples:
+            chosen = select_rows(chosen, task, settings.max_examples, seed=0)
+        selected, reported = hold_out(parts.dev.rows, task, settings.holdout)
+        seen = None
+        if self.subnetwork is not None:
+            seen = _seen_by(search, task, parts.dev, reported or parts.dev.rows)
+        warnings = []
+        if seen and settings.holdout:
+            warnings.append(
+                f"--holdout {settings.holdout:g}: {seen.words}, so that the subnetwork was selected on them; search "
+                f"again with prune-heads (or prune-weights) --holdout {settings.holdout:g} on the same rows."
+            )
+        return _Used(
+            training=examples("train", parts.train, chosen),
+            dev=examples("dev", parts.dev, selected),
+            held_out=examples("held out", parts.dev, reported) if reported else None,
+            mismatched=examples("mismatched", parts.mismatched, parts.mismatched.rows)
+            if parts.mismatched
+            else None,
+            seen=seen,
+        ), warnings
+
+    def result(
+        self,
+        model: PreTrainedModel,
+        rows: _Used,
+        course: Course,
+        warnings: Sequence[str],
+        device: torch.device,
+    ) -> FineTuneResult:
+        """Score the trained model, and return what ``metrics.json`` holds, as it will be read again."""
+        task, settings, subnetwork = self.task, self.settings, self.subnetwork
+        metric, final, others = threshold_metric(task), rows.final, rows.mismatched
+        size = 2 * settings.batch_size
+        outputs = predict(model, final, batch_size=size)
+        scores = final.scores(outputs)
+        warnings = [*warnings, *final.warnings]
+        if task.labels:  # scores that it has learned too little to reach are no other scale
+            warnings += final.doubts(outputs)
+
+        def always(of: Examples) -> dict[str, dict[str, float]]:
+            training = rows.training
+            return baselines(task, training.targets, of.targets, classes=training.classes, seed=settings.seed)
+
+        levels = always(final)
+        if others:
+            scores |= _prefixed(others.scores(predict(model, others, batch_size=size)))
+            levels = {name: levels[name] | _prefixed(of) for name, of in always(others).items()}
+        parts = {"train": self.parts.train, "dev": self.parts.dev}
+        if self.parts.mismatched:
+            parts["mismatched"] = self.parts.mismatched
+        result: FineTuneResult = {
+            "model": self.model_name,
+            "task": task.name,
+            "task_definition": task.record() or {},
+            "seed": settings.seed,
+            "metric": metric,
+            "score": scores[metric],
+            "scores": scores,
+            "selection": _selection(settings, len(rows.dev), len(final), rows.seen),
+            "baselines": levels,
+            "examples": {"train": len(rows.training), "dev": len(final)}
+            | ({"mismatched": len(others)} if others else {}),
+            "parameters": count_parameters(model),
+            "subnetwork": None
+            if subnetwork is None
+            else _size(subnetwork) | {"metadata": dict(subnetwork.metadata)},
+            "settings": asdict(settings),
+            "training": {
+                "seconds": course.seconds,
+                "examples_per_second": len(rows.training) * settings.epochs / max(course.seconds, 1e-9),
+                "resumed_at_steps": course.resumed,
+                "history": course.history,
+            },
+            "inputs": final.inputs,
+            "warnings": list(dict.fromkeys(warnings)),
+            "config": self.config,
+            "provenance": {
+                **provenance(),
+                "model": self.record,
+                "data": {name: part.source for name, part in parts.items()},
+                "device": str(device),
+                "processes": n_processes(),
+            },
+        }
+        if not task.own:
+            del result["task_definition"]
+        read_again: FineTuneResult = json.loads(json.dumps(result))
+        return read_again
+
+
+def _earlier(
+    output: Path, partial: Path, config: dict[str, object], overwrite: bool
+) -> FineTuneResult | None:
     """Return the result of an earlier call if it has come to its end; None if there is something to do.
 
     Raises:
@@ -280,7 +373,7 @@ def _earlier(output: Path, partial: Path, config: dict[str, Any], overwrite: boo
                 f"{output / METRICS} is damaged: it is not what was written (its checksum differs); --overwrite trains "
                 "anew."
             )
-        return check_fields(output / METRICS, found, _RESULT)
+        return cast("FineTuneResult", check_fields(output / METRICS, found, _RESULT))
     if (partial / _CONFIG).is_file():
         _check_same(partial, read_json(partial / _CONFIG, "the config of a fine-tuning"), config)
     else:
@@ -289,7 +382,7 @@ def _earlier(output: Path, partial: Path, config: dict[str, Any], overwrite: boo
 
 
 @contextmanager
-def _in_the_making(partial: Path, config: dict[str, Any], overwrite: bool) -> Iterator[Path]:
+def _in_the_making(partial: Path, config: dict[str, object], overwrite: bool) -> Iterator[Path]:
     """Yield a folder for checkpoints; it is left behind if there is one to go on from."""
     output, checkpoints = Output(partial, COMMAND, overwrite), partial / "checkpoints"
     if checkpoints.is_symlink():
@@ -320,7 +413,7 @@ _RESULT: dict[str, Any] = {
 """What is read of an earlier result."""
 
 
-def _check_same(folder: Path, found: Any, config: dict[str, Any]) -> None:
+def _check_same(folder: Path, found: object, config: dict[str, object]) -> None:
     told = differences(found, config) if isinstance(found, dict) else "its config cannot be read"
     if told:
         raise InputError(
@@ -332,13 +425,13 @@ def _prefixed(scores: dict[str, float]) -> dict[str, float]:
     return {f"mismatched_{name}": value for name, value in scores.items()}
 
 
-def _size(subnetwork: Subnetwork | WeightMasks) -> dict[str, Any]:
+def _size(subnetwork: Subnetwork | WeightMasks) -> dict[str, object]:
     if isinstance(subnetwork, WeightMasks):
         return {"weights": subnetwork.kept, "share": subnetwork.share}
     return {"n_heads": subnetwork.n_heads, "n_mlps": subnetwork.n_mlps}
 
 
-def search_of(masks: Path | str) -> dict[str, Any] | None:
+def search_of(masks: Path | str) -> Mapping[str, object] | None:
     """Return the config of the search that a folder, or a file in it, comes from; None if none lies there."""
     place = Path(masks)
     file = (place if place.is_dir() else place.parent) / _CONFIG
@@ -360,7 +453,7 @@ class _Seen:
         return bool(self.number)
 
 
-def _seen_by(search: Mapping[str, Any] | None, task: Task, dev: _Part, reported: Sequence[Row]) -> _Seen:
+def _seen_by(search: Mapping[str, object] | None, task: Task, dev: _Part, reported: Sequence[Row]) -> _Seen:
     """Find out what a search saw by drawing its rows again, as :func:`hold_out` does for whoever holds out a share."""
     unknown = "whether the subnetwork's search saw them is not known"
     if search is None:
@@ -388,7 +481,7 @@ def _seen_by(search: Mapping[str, Any] | None, task: Task, dev: _Part, reported:
     )
 
 
-def _selection(settings: FineTuning, on: int, reported: int, seen: _Seen | None) -> dict[str, Any]:
+def _selection(settings: FineTuning, on: int, reported: int, seen: _Seen | None) -> Selection:
     """Return which model is kept, and what a reader has to know of the rows it is scored on.
 
     Args:
@@ -461,7 +554,7 @@ def with_head(name: str, revision: str | None, task: str | Task) -> tuple[Checkp
     return checkpoint, warnings
 
 
-def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarise(results: Sequence[FineTuneResult]) -> SeveralSeeds:
     """Return the runs of several seeds with the mean and the standard deviation (ddof 1) of each score."""
     values = {name: [result["scores"][name] for result in results] for name in results[0]["scores"]}
     return {
@@ -477,8 +570,9 @@ def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def score_table(results: Sequence[dict[str, Any]]) -> str:
+def score_table(results: Sequence[FineTuneResult]) -> str:
     """Return the scores of one or several seeds beside the baselines, as lines of text."""
+    lines: list[tuple[str, Mapping[str, float | None]]]
     lines = [(f"seed {result['seed']}", result["scores"]) for result in results]
     if len(results) > 1:
         summary = summarise(results)

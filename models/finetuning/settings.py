@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from ..common.errors import InputError
 
@@ -85,7 +84,7 @@ class FineTuning:
         self._check("max_examples", self.max_examples is None or self.max_examples >= 1, "at least 1")
         self._check("seed", 0 <= self.seed < 2**32, f"a whole number from 0 to {2**32 - 1}")
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """Return what decides the result, ready for JSON."""
         return {
             name: value

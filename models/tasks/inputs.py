@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import torch
 
@@ -38,6 +38,24 @@ class Encoded:
         return len(self.input_ids)
 
 
+class ExampleRecord(TypedDict):
+    """The first row as the model reads it."""
+
+    tokens: list[str]
+    segments: list[int] | None
+    text: str
+
+
+class InputsRecord(TypedDict):
+    """What a result says of how rows were fed; the last two if there was any."""
+
+    tokenizer: str
+    max_length: int
+    segments: list[int] | None
+    special_tokens: NotRequired[list[str]]
+    example: NotRequired[ExampleRecord]
+
+
 @dataclass(frozen=True)
 class Fed:
     """What a model is fed."""
@@ -47,7 +65,7 @@ class Fed:
     """Tokens of an input at most."""
     warnings: tuple[str, ...]
     """What a reader has to know of these inputs' tokens."""
-    record: dict[str, Any]
+    record: InputsRecord
     """What a result says of them, ready for JSON: special tokens, segments, and the first row as the model reads it."""
 
 
@@ -67,7 +85,7 @@ def feed(
     vocabulary = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
     inputs = encode(tokenizer, pairs, limit, vocabulary, anatomy.segments)
     segments = {number for one in inputs for number in one.token_type_ids or ()}
-    record: dict[str, Any] = {
+    record: InputsRecord = {
         "tokenizer": type(tokenizer).__name__,
         "max_length": limit,
         "segments": sorted(segments) if segments else None,
@@ -75,13 +93,11 @@ def feed(
     if first := next((one for one in inputs if len(one)), None):
         tokens = shown_tokens(tokenizer, first.input_ids)
         special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-        record |= {
-            "special_tokens": [t for t, i in zip(tokens, first.input_ids, strict=True) if i in special],
-            "example": {
-                "tokens": tokens,
-                "segments": first.token_type_ids,
-                "text": tokenizer.decode(first.input_ids),
-            },
+        record["special_tokens"] = [t for t, i in zip(tokens, first.input_ids, strict=True) if i in special]
+        record["example"] = {
+            "tokens": tokens,
+            "segments": first.token_type_ids,
+            "text": str(tokenizer.decode(first.input_ids)),
         }
     return Fed(inputs, limit, tuple(_token_warnings(tokenizer, pairs, limit)), record)
 

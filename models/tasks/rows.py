@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..common.errors import InputError, MissingSplitError, is_unicode, one_line
 from ..common.files import reason
@@ -53,6 +53,14 @@ def row_number(row: Any, otherwise: int) -> int:
     return int(getattr(row, "number", otherwise))
 
 
+class RowsRecord(TypedDict):
+    """What a result says of where its rows come from."""
+
+    source: str
+    revision: str | None
+    sha256: str | None
+
+
 @dataclass(frozen=True)
 class Rows:
     """The rows of one split and where they come from."""
@@ -69,7 +77,7 @@ class Rows:
     sha256: str | None = None
     """Of a file: its digest."""
 
-    def record(self) -> dict[str, str | None]:
+    def record(self) -> RowsRecord:
         """Return what a result says of where its rows come from."""
         return {"source": self.source, "revision": self.revision, "sha256": self.sha256}
 

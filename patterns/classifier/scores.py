@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,61 @@ _BINS = 10
 _N = len(PATTERNS)
 
 
+Metric = Literal["accuracy", "macro_f1", "log_loss", "brier", "ece"]
+_METRICS: tuple[Metric, ...] = ("accuracy", "macro_f1", "log_loss", "brier", "ece")
+Bounds = list[float | None]
+"""An interval; None where it has no end."""
+
+
+class Intervals(TypedDict):
+    """The 95% interval of each metric."""
+
+    accuracy: Bounds
+    macro_f1: Bounds
+    log_loss: Bounds
+    brier: Bounds
+    ece: Bounds
+    f1: dict[str, Bounds]
+    """By pattern."""
+
+
+class Scores(TypedDict):
+    """How good predicted patterns are, ready for JSON."""
+
+    maps: int
+    accuracy: float
+    majority_accuracy: float
+    """Of always saying the commonest label."""
+    macro_f1: float
+    """Over the patterns that occur among labels or predictions."""
+    log_loss: float
+    brier: float
+    """Sum over the five patterns, 0 to 2."""
+    ece: float
+    """Expected calibration error of the largest probability, ten equal bins (Guo et al. 2017)."""
+    f1: dict[str, float | None]
+    """By pattern; None for one that occurs nowhere."""
+    support: dict[str, int]
+    confusion: list[list[int]]
+    """``[5][5]``, rows labels, columns predictions, in Pattern order."""
+    groups: NotRequired[int]
+    ci95: NotRequired[Intervals]
+    """None with a single group."""
+
+
+class Difference(TypedDict):
+    """One metric of two classifiers: the one minus the other, and its 95% interval."""
+
+    difference: float
+    ci95: list[float]
+
+
 def score(
     labels: Sequence[Pattern],
     probabilities: Floats,
     groups: Groups | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Scores:
     """Compare probabilities ``[N, 5]`` with labels.
 
     Args:
@@ -37,33 +86,41 @@ def score(
         seed: of the bootstrap.
 
     Returns:
-        ``maps``; ``accuracy``; ``majority_accuracy`` (always the commonest label); ``macro_f1`` over the
-        patterns that occur among labels or predictions; ``log_loss``; ``brier`` (sum over the five
-        patterns, 0 to 2); ``ece`` (expected calibration error of the largest probability, ten equal bins,
-        Guo et al. 2017); ``f1`` and ``support`` per pattern; ``confusion`` ``[5][5]``, rows labels, columns
-        predictions, in Pattern order; an F1 is None for a pattern that occurs nowhere. With `groups`: ``groups``,
-        their number, and ``ci95``, the same keys with ``[lo, hi]``, None with a single group.
+        With `groups`, their number and the intervals too.
     """
     truth = _indices(labels)
     statistics = _statistics(truth, probabilities)
-    whole = {name: values[0] for name, values in _metrics(statistics.sum(axis=0)[None]).items()}
+    metrics, f1 = _metrics(statistics.sum(axis=0)[None])
+    whole = {name: values[0] for name, values in metrics.items()}
     support = np.bincount(truth, minlength=_N)
-    result: dict[str, Any] = {
+    result: Scores = {
         "maps": len(truth),
         "accuracy": float(whole["accuracy"]),
         "majority_accuracy": float(support.max() / len(truth)),
-        **{name: float(whole[name]) for name in ("macro_f1", "log_loss", "brier", "ece")},
-        "f1": {pattern.value: known(whole[f"f1_{pattern}"]) for pattern in PATTERNS},
+        "macro_f1": float(whole["macro_f1"]),
+        "log_loss": float(whole["log_loss"]),
+        "brier": float(whole["brier"]),
+        "ece": float(whole["ece"]),
+        "f1": {pattern.value: known(one) for pattern, one in zip(PATTERNS, f1[0], strict=True)},
         "support": {pattern.value: int(support[i]) for i, pattern in enumerate(PATTERNS)},
         "confusion": statistics[:, : _N * _N].sum(axis=0).reshape(_N, _N).astype(int).tolist(),
     }
     if groups is not None:
         summed = _by_group(statistics, groups)
-        drawn = _metrics(_resample(len(summed), seed) @ summed)
-        ci95 = {name: _interval(values, len(summed)) for name, values in drawn.items()}
+        metrics, f1 = _metrics(_resample(len(summed), seed) @ summed)
+
+        def bounds(values: Floats) -> Bounds:
+            return _interval(values, len(summed))
+
         result["groups"] = len(summed)
-        result["ci95"] = {name: ci95[name] for name in ("accuracy", "macro_f1", "log_loss", "brier", "ece")}
-        result["ci95"]["f1"] = {pattern.value: ci95[f"f1_{pattern}"] for pattern in PATTERNS}
+        result["ci95"] = {
+            "accuracy": bounds(metrics["accuracy"]),
+            "macro_f1": bounds(metrics["macro_f1"]),
+            "log_loss": bounds(metrics["log_loss"]),
+            "brier": bounds(metrics["brier"]),
+            "ece": bounds(metrics["ece"]),
+            "f1": {pattern.value: bounds(values) for pattern, values in zip(PATTERNS, f1.T, strict=True)},
+        }
     return result
 
 
@@ -73,7 +130,7 @@ def difference(
     others: Floats,
     groups: Groups,
     seed: int = 0,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Difference]:
     """Compare two classifiers on the same maps.
 
     Args:
@@ -89,9 +146,9 @@ def difference(
     truth = _indices(labels)
     one, other = (_by_group(_statistics(truth, p), groups) for p in (probabilities, others))
     draws = np.vstack([np.ones(len(one)), _resample(len(one), seed)])  # the first is the data themselves
-    ours, theirs = _metrics(draws @ one), _metrics(draws @ other)
-    result = {}
-    for name in ("accuracy", "macro_f1", "log_loss"):
+    (ours, _), (theirs, _) = _metrics(draws @ one), _metrics(draws @ other)
+    result: dict[str, Difference] = {}
+    for name in _METRICS[:3]:
         gap = ours[name] - theirs[name]
         result[name] = {"difference": float(gap[0]), "ci95": np.percentile(gap[1:], [2.5, 97.5]).tolist()}
     return result
@@ -103,7 +160,7 @@ def confusions(labels: Sequence[Pattern], probabilities: Floats, groups: Groups)
     return _by_group(statistics, groups).reshape(-1, _N, _N).round().astype(np.int64)
 
 
-def _interval(values: Floats, groups: int) -> list[float | None]:
+def _interval(values: Floats, groups: int) -> Bounds:
     known = values[~np.isnan(values)]
     if groups < 2 or not len(known):
         return [None, None]
@@ -141,22 +198,22 @@ def _statistics(truth: npt.NDArray[np.int64], probabilities: Floats) -> Floats:
     )
 
 
-def _metrics(sums: Floats) -> dict[str, Floats]:
-    """Return every metric of each row of summed statistics ``[R, S]``."""
+def _metrics(sums: Floats) -> tuple[dict[Metric, Floats], Floats]:
+    """Return every metric of each row of summed statistics ``[R, S]``, and the F1 of each pattern, ``[R, 5]``."""
     cells = sums[:, : _N * _N].reshape(-1, _N, _N)
     total = cells.sum(axis=(1, 2))
     hits = np.einsum("rii->ri", cells)
     occurring = cells.sum(axis=2) + cells.sum(axis=1)
     f1 = np.divide(2 * hits, occurring, out=np.full_like(hits, np.nan), where=occurring > 0)
     confidence, correct = np.moveaxis(sums[:, _N * _N + 2 :].reshape(-1, 2, _BINS), 1, 0)
-    return {
+    metrics: dict[Metric, Floats] = {
         "accuracy": hits.sum(axis=1) / total,
         "macro_f1": np.nansum(f1, axis=1) / (occurring > 0).sum(axis=1),
         "log_loss": sums[:, _N * _N] / total,
         "brier": sums[:, _N * _N + 1] / total,
         "ece": np.abs(confidence - correct).sum(axis=1) / total,
-        **{f"f1_{pattern}": f1[:, i] for i, pattern in enumerate(PATTERNS)},
     }
+    return metrics, f1
 
 
 def _by_group(statistics: Floats, groups: Groups) -> Floats:

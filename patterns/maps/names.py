@@ -13,7 +13,15 @@ import numpy.typing as npt
 from models.checkpoints import Checkpoint
 from models.tasks.inputs import Encoded
 
+from ..taxonomy import KINDS
 from .store import MapRow
+
+_KINDS = tuple(f"_{kind}" for kind in KINDS)
+
+
+def of_one_head(id: str) -> str | None:
+    """Return the part of a map's id that the head's maps of other kinds share; None of an id that is not ours."""
+    return id.rpartition("_")[0] if id.endswith(_KINDS) else None
 
 
 @dataclass(frozen=True)

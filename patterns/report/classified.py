@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from models.common.pages import Section, TableBlock, command_line, options_of, percent_words, short_name
+from models.subnetwork import IMPORTANCE_FILE
 from models.tasks.task import TASKS
 
 from ..distribution import COVERS, bootstrap_ci95, interpretable_shares
@@ -19,6 +20,7 @@ from ..result import HeadPatterns
 from ..tables import interval
 from ..taxonomy import INTERPRETABLE
 from .heads import head_findings, read_importance, sampling_command, write_report
+from .summary import KindSummary, Summary
 from .view import HeadsView
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def write_classified(
     path: Path,
     job: Asked,
     patterns: HeadPatterns,
-    summary: Mapping[str, Any],
+    summary: Summary,
     rows: Rows,
     maps: ExampleMaps | None,
     observed: HeadPatterns,
@@ -151,12 +153,12 @@ def beside_full(part: HeadPatterns, full: HeadPatterns, seed: int) -> tuple[pd.D
     return pd.DataFrame(rows), sentences
 
 
-def _beside(part: Mapping[str, Any]) -> str:
+def _beside(part: KindSummary) -> str:
     control = part["control"]
     return "" if control is None else f" (control {percent_words(control['interpretable_ratio'])})"
 
 
-def repeat_command(job: Asked, summary: Mapping[str, Any]) -> str:
+def repeat_command(job: Asked, summary: Summary) -> str:
     """Return the command that repeats a run; of a model from the Hub, with the commit that was looked at."""
     options = {"model": job.model, "revision": summary["provenance"]["model"]["revision"]} | options_of(job)
     return command_line(["classify-heads"], options | _classifiers(job) | {"overwrite": None})
@@ -173,11 +175,9 @@ def _importance(job: Asked, observed: HeadPatterns) -> npt.NDArray[np.float64] |
         return None
     place = Path(job.subnetwork)
     layers, heads = observed.heads.shape
-    return read_importance(
-        (place if place.is_dir() else place.parent) / "importance.parquet", (layers, heads)
-    )
+    return read_importance((place if place.is_dir() else place.parent) / IMPORTANCE_FILE, (layers, heads))
 
 
-def _classifiers(job: Asked) -> dict[str, Any]:
+def _classifiers(job: Asked) -> dict[str, str | None]:
     given = {f"{kind}_classifier": source for kind, source in (job.classifiers or {}).items() if source}
     return {"classifiers": None, **given}

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import matplotlib
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from models.common import palette
 from models.common.errors import InputError
 from models.common.files import known
-from models.common.pages import Section, command_line, percent_words, write_page
+from models.common.pages import PageText, Section, command_line, percent_words, write_page
 from models.common.reading import read_frame
 
 from ..maps.examples import DRAWN, SURE, UNSURE, ExampleMap, Input
@@ -50,7 +50,7 @@ def write_report(
     views: Sequence[HeadsView],
     *,
     sections: Sequence[Section] = (),
-    **page: Any,
+    **page: Unpack[PageText],
 ) -> None:
     """Write a report with the heads of one or several models.
 
@@ -78,7 +78,7 @@ def write_report(
     )
 
 
-def page_data(views: Sequence[HeadsView]) -> dict[str, Any]:
+def page_data(views: Sequence[HeadsView]) -> dict[str, object]:
     """Return what the page's script reads: heads, maps and inputs of each view, ready for JSON.
 
     Cells of maps and labels of examples are bytes, together compressed, in ``blob``; the numbers of heads are those of
@@ -188,7 +188,7 @@ def read_importance(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float6
     return values
 
 
-def sampling_command(options: Mapping[str, Any]) -> str:
+def sampling_command(options: Mapping[str, object]) -> str:
     """Return the command that samples the least certain maps of a model for annotation.
 
     Args:
@@ -212,7 +212,7 @@ def head_findings(view: HeadsView) -> list[str]:
         most = max(PATTERNS, key=lambda p: patterns.distribution(kind)[p])
         share = percent_words(patterns.distribution(kind)[most])
         sentences.append(
-            f"{row['ratio']}{' ' + row['words'] if row['words'] else ''} of the {kind} maps{whose} are heterogeneous, "
+            f"{row.ratio}{' ' + row.words if row.words else ''} of the {kind} maps{whose} are heterogeneous, "
             f"at most which could be interpretable; {share} are {TITLES[most]}."
         )
         if control is not None:
@@ -220,8 +220,8 @@ def head_findings(view: HeadsView) -> list[str]:
                 kind, control.distribution(kind), control.interpretable_ratio_ci95(kind)
             )
             sentences.append(
-                f"The control, the same architecture with its weights redrawn, has {of_control['ratio']} "
-                f"{of_control['words']} heterogeneous {kind} maps without having learned anything."
+                f"The control, the same architecture with its weights redrawn, has {of_control.ratio} "
+                f"{of_control.words} heterogeneous {kind} maps without having learned anything."
             )
         if empty := patterns.empty_maps(kind):
             sentences.append(f"{empty} {kind} maps are zero in every cell and left out.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -34,6 +34,36 @@ _SHARES = ("dominant_share", "self_agreement")
 _ENDS = (("low", "95% from"), ("high", "to"))
 
 
+@dataclass(frozen=True)
+class Bar:
+    """Each pattern's share of some maps, and the interpretable ratio, as the page shows them."""
+
+    name: str
+    kind: str
+    """Of maps."""
+    shares: list[tuple[str, str, float, str]]
+    """In Pattern order: the pattern, its title, its share, and that in words."""
+    ratio: str
+    interval: tuple[float, float] | None
+    """95%, of the ratio."""
+    words: str
+    """The interval."""
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """A head in the grid of the page."""
+
+    pattern: str
+    letter: str
+    share: float
+    words: str
+    survives: bool
+    light: str
+    """Colour of the letter on a light page."""
+    dark: str
+
+
 @dataclass(frozen=True, eq=False)
 class HeadsView:
     """The heads of one model, or of the models of one task, as a report shows them."""
@@ -54,7 +84,7 @@ class HeadsView:
     """``[L, H]``, where that is known."""
     annotate: str = ""
     """The command that sends the least certain maps to annotation."""
-    bars: tuple[dict[str, Any], ...] = ()
+    bars: tuple[Bar, ...] = ()
     """Bars of :func:`distribution_row` to show instead of the patterns' own."""
     covers: str = COVERS
     """What the intervals of the bars cover."""
@@ -127,10 +157,10 @@ class HeadsView:
         )
         return TableBlock.of(frame, name, caption, titles=titles, shares=shares, folded=True)
 
-    def grids(self) -> dict[str, list[list[dict[str, Any] | None]]]:
+    def grids(self) -> dict[str, list[list[GridCell | None]]]:
         """By kind, layers of heads: what a cell of the grid shows; None where no head is counted."""
         layers, columns = self.shape
-        grids: dict[str, list[list[dict[str, Any] | None]]] = {
+        grids: dict[str, list[list[GridCell | None]]] = {
             kind: [[None] * columns for _ in range(layers)] for kind in self.patterns.kinds
         }
         for row in self.frame.to_dict("records"):
@@ -141,15 +171,15 @@ class HeadsView:
             words = f"layer {row['layer']}, head {row['head']}: {TITLES[pattern]}, {percent_words(share)} of its maps"
             if "survives" in row:
                 words += "; survives" if row["survives"] else "; pruned"
-            grids[row["kind"]][row["layer"]][row["head"]] = {
-                "pattern": pattern.value,
-                "letter": ABBREVIATIONS[pattern],
-                "share": round(share, 3),
-                "words": words,
-                "survives": bool(row.get("survives", False)),
-                "light": ink_on(pattern, share, palette.LIGHT),
-                "dark": ink_on(pattern, share, palette.DARK),
-            }
+            grids[row["kind"]][row["layer"]][row["head"]] = GridCell(
+                pattern.value,
+                ABBREVIATIONS[pattern],
+                round(share, 3),
+                words,
+                bool(row.get("survives", False)),
+                ink_on(pattern, share, palette.LIGHT),
+                ink_on(pattern, share, palette.DARK),
+            )
         return grids
 
     def profiles(self) -> dict[str, list[list[float]]]:
@@ -166,7 +196,7 @@ class HeadsView:
             ]
         return found
 
-    def distributions(self) -> list[dict[str, Any]]:
+    def distributions(self) -> list[Bar]:
         """Each pattern's share by kind, and the interpretable ratio with its interval, for bars."""
         if self.bars:
             return list(self.bars)
@@ -181,34 +211,26 @@ class HeadsView:
 
 def distribution_row(
     name: str, shares: Mapping[str, float], bounds: Sequence[float | None], kind: str = ""
-) -> dict[str, Any]:
+) -> Bar:
     """Return one bar: shares in Pattern order, the interpretable ratio and its 95% interval in words."""
     low, high = (None if bound is None else known(bound) for bound in bounds)
     ratio = shares[INTERPRETABLE]
-    return {
-        "name": name,
-        "kind": kind,
-        "shares": [(p.value, TITLES[p], shares[p], percent_words(shares[p])) for p in PATTERNS],
-        "ratio": percent_words(ratio),
-        "interval": None if low is None or high is None else (low, high),
-        "words": "" if low is None or high is None else interval(low, high),
-    }
+    return Bar(
+        name,
+        kind,
+        [(p.value, TITLES[p], shares[p], percent_words(shares[p])) for p in PATTERNS],
+        percent_words(ratio),
+        None if low is None or high is None else (low, high),
+        "" if low is None or high is None else interval(low, high),
+    )
 
 
-def _zero_cell(row: Mapping[Any, Any]) -> dict[str, Any]:
+def _zero_cell(row: Mapping[Hashable, Any]) -> GridCell:
     """The cell of a head whose maps are zero in every cell."""
     words = f"layer {row['layer']}, head {row['head']}: all maps {ZERO_WORDS}, not counted"
     if "survives" in row:
         words += "; survives" if row["survives"] else "; pruned"
-    return {
-        "pattern": "zero",
-        "letter": ZERO,
-        "share": 1,
-        "words": words,
-        "survives": bool(row.get("survives", False)),
-        "light": "#000",
-        "dark": "#000",
-    }
+    return GridCell("zero", ZERO, 1, words, bool(row.get("survives", False)), "#000", "#000")
 
 
 def _shade(pattern: Pattern, share: float, surface: str) -> tuple[float, float, float]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,10 @@ from models.common.files import known
 from ..search.runs import Group
 from ..stability import (
     NULLS,
+    WHAT,
     Chance,
+    CochranQ,
+    What,
     beside_chance,
     cochran_q,
     fleiss_kappa,
@@ -37,6 +39,72 @@ Masks = npt.NDArray[np.bool_]
 DRAWS = 1000
 COCHRAN = "Cochran's Q tests whether the seeds keep equally many heads (or MLPs), not whether they keep the same ones."
 
+PAIRS: tuple[Literal["same-seed", "all"], ...] = ("same-seed", "all")
+"""Which searches of two tasks are compared: those of one seed, or every one with every other."""
+TESTED: tuple[Literal["super_survivors", "fleiss_kappa"], ...] = ("super_survivors", "fleiss_kappa")
+_DESCRIBED: tuple[Literal["never_survivors", "mean_survival", "mean_std"], ...] = (
+    "never_survivors",
+    "mean_survival",
+    "mean_std",
+)
+
+
+class Level(TypedDict):
+    """What a statistic is by chance, ready for JSON; None is no number."""
+
+    mean: float | None
+    ci95: list[float | None]
+    p_value: float | None
+    draws: int
+
+
+class CochranRecord(TypedDict):
+    """What :func:`pruning.stability.cochran_q` returned, ready for JSON."""
+
+    statistic: float
+    p_value: float
+    df: int
+
+
+class Stability(TypedDict):
+    """Who survives under all seeds and under none, and how far the seeds agree, ready for JSON."""
+
+    all: int
+    super_survivors: int
+    never_survivors: int
+    super_survivors_list: list[list[int]] | list[int]
+    """[layer, head] of each head, or the layer of each MLP."""
+    never_survivors_list: list[list[int]] | list[int]
+    mean_survival: float
+    mean_std: float | None
+    fleiss_kappa: float | None
+    cochran_q: CochranRecord | None
+    chance: dict[str, dict[str, Level]]
+    """By statistic and null."""
+
+
+class SharedPart(TypedDict):
+    """How many heads pairs of searches share."""
+
+    pairs: int
+    mean: float
+    std: float | None
+    chance: dict[str, Level]
+    """By null."""
+
+
+SharedHeads = TypedDict(
+    "SharedHeads", {"tasks": list[str], "same-seed": SharedPart | None, "all": SharedPart | None}
+)
+"""How many heads two tasks share by each way of :data:`PAIRS`; None: they have no seed in common."""
+
+
+class Stable(TypedDict):
+    """What :func:`stability_of` says of heads, and of MLPs."""
+
+    heads: Stability
+    mlps: Stability
+
 
 def nulls_of(what: str) -> tuple[str, ...]:
     """Return the nulls that say something: a layer has one MLP, so within a layer there is nothing to draw."""
@@ -55,7 +123,7 @@ def random_masks(group: Group, what: str, null: str, draws: int = DRAWS, seed: i
     return np.random.default_rng([seed, of]).permuted(drawn, axis=-1).reshape(draws, len(masks), -1)
 
 
-def stability_of(group: Group, what: str, seed: int = 0) -> dict[str, Any]:
+def stability_of(group: Group, what: What, seed: int = 0) -> Stability:
     """Return, ready for JSON, who survives under all seeds and under none, and how far the seeds agree.
 
     What takes two seeds, or some but not all kept, is None where there is less.
@@ -63,26 +131,11 @@ def stability_of(group: Group, what: str, seed: int = 0) -> dict[str, Any]:
     subnetworks = group.subnetworks
     always, never = super_survivors(subnetworks), never_survivors(subnetworks)
     mean = survival_mean(subnetworks, what)
-    result: dict[str, Any] = {
-        "all": int(mean.size),
-        "super_survivors": int(getattr(always, what).sum()),
-        "never_survivors": int(getattr(never, what).sum()),
-        "super_survivors_list": _places(getattr(always, what)),
-        "never_survivors_list": _places(getattr(never, what)),
-        "mean_survival": float(mean.mean()),
-        "mean_std": None,
-        "fleiss_kappa": None,
-        "cochran_q": None,
-        "chance": {},
-    }
-    observed = {"super_survivors": float(result["super_survivors"])}
-    if len(subnetworks) > 1:
-        result["mean_std"] = float(survival_std(subnetworks, what).mean())
+    observed = {"super_survivors": float(getattr(always, what).sum())}
+    several = len(subnetworks) > 1
+    if several:
         observed["fleiss_kappa"] = fleiss_kappa(subnetworks, what)
-        result["fleiss_kappa"] = known(observed["fleiss_kappa"])
-        q = cochran_q(subnetworks, what)
-        if not math.isnan(q.p_value):
-            result["cochran_q"] = q._asdict()
+    chance: dict[str, dict[str, Level]] = {}
     for null in nulls_of(what):
         drawn = random_masks(group, what, null, seed=seed)
         values = {
@@ -90,8 +143,24 @@ def stability_of(group: Group, what: str, seed: int = 0) -> dict[str, Any]:
             "fleiss_kappa": kappas(drawn),
         }
         for name, value in observed.items():
-            result["chance"].setdefault(name, {})[null] = _level(beside_chance(value, values[name], null))
-    return result
+            chance.setdefault(name, {})[null] = _level(beside_chance(value, values[name], null))
+    return {
+        "all": int(mean.size),
+        "super_survivors": int(getattr(always, what).sum()),
+        "never_survivors": int(getattr(never, what).sum()),
+        "super_survivors_list": _places(getattr(always, what)),
+        "never_survivors_list": _places(getattr(never, what)),
+        "mean_survival": float(mean.mean()),
+        "mean_std": float(survival_std(subnetworks, what).mean()) if several else None,
+        "fleiss_kappa": known(observed["fleiss_kappa"]) if several else None,
+        "cochran_q": _cochran(cochran_q(subnetworks, what)) if several else None,
+        "chance": chance,
+    }
+
+
+def stable(group: Group, seed: int = 0) -> Stable:
+    """Return :func:`stability_of` heads and of MLPs."""
+    return {"heads": stability_of(group, "heads", seed), "mlps": stability_of(group, "mlps", seed)}
 
 
 def kappas(masks: Masks) -> Floats:
@@ -105,7 +174,7 @@ def kappas(masks: Masks) -> Floats:
         return (agree - by_chance) / (1 - by_chance)
 
 
-def shared_by_pairs(groups: Sequence[Group], seed: int = 0) -> list[dict[str, Any]]:
+def shared_by_pairs(groups: Sequence[Group], seed: int = 0) -> list[SharedHeads]:
     """Return how many heads every two tasks (of one method) share, by seeds they both have and by all pairs."""
     if len(groups) < 2:
         return []
@@ -114,41 +183,39 @@ def shared_by_pairs(groups: Sequence[Group], seed: int = 0) -> list[dict[str, An
         for group in groups
         for null in NULLS
     }
-    found = []
-    for one, other in combinations(groups, 2):
-        if one.method != other.method:
-            continue
-        entry: dict[str, Any] = {"tasks": [one.name, other.name]}
-        for pairs in ("same-seed", "all"):
-            places = (
-                _paired(one, other)
-                if pairs == "same-seed"
-                else (list(range(len(g.runs))) for g in (one, other))
-            )
-            left, right = places
-            if not left:
-                entry[pairs] = None  # no seed in common
-                continue
-            shared = shared_heads(
-                [one.subnetworks[i] for i in left], [other.subnetworks[i] for i in right], pairs
-            )
-            entry[pairs] = {
-                "pairs": len(left) if pairs == "same-seed" else len(left) * len(right),
-                "mean": shared.mean,
-                "std": known(shared.std),
-                "chance": {
-                    null: _level(
-                        beside_chance(
-                            shared.mean,
-                            _shared(drawn[one.name, null][:, left], drawn[other.name, null][:, right], pairs),
-                            null,
-                        )
-                    )
-                    for null in NULLS
-                },
-            }
-        found.append(entry)
-    return found
+
+    def part(one: Group, other: Group, pairs: str) -> SharedPart | None:
+        same = pairs == "same-seed"
+        left, right = (
+            _paired(one, other) if same else (list(range(len(group.runs))) for group in (one, other))
+        )
+        if not left:
+            return None  # no seed in common
+        shared = shared_heads(
+            [one.subnetworks[i] for i in left], [other.subnetworks[i] for i in right], pairs
+        )
+        by_chance = {
+            null: _shared(drawn[one.name, null][:, left], drawn[other.name, null][:, right], pairs)
+            for null in NULLS
+        }
+        return {
+            "pairs": len(left) if same else len(left) * len(right),
+            "mean": shared.mean,
+            "std": known(shared.std),
+            "chance": {
+                null: _level(beside_chance(shared.mean, values, null)) for null, values in by_chance.items()
+            },
+        }
+
+    return [
+        {
+            "tasks": [one.name, other.name],
+            "same-seed": part(one, other, "same-seed"),
+            "all": part(one, other, "all"),
+        }
+        for one, other in combinations(groups, 2)
+        if one.method == other.method
+    ]
 
 
 def _paired(one: Group, other: Group) -> tuple[list[int], list[int]]:
@@ -173,7 +240,7 @@ def survivors_frame(groups: Sequence[Group]) -> pd.DataFrame:
 
     frames = []
     for group in groups:
-        for what in ("heads", "mlps"):
+        for what in WHAT:
             masks = stacked(group.subnetworks, what)
             kept = masks.sum(axis=0)
             places = np.indices(kept.shape).reshape(kept.ndim, -1)
@@ -198,9 +265,7 @@ def survivors_frame(groups: Sequence[Group]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def stability_frame(
-    tasks: Mapping[str, Mapping[str, Any]], shared: Sequence[Mapping[str, Any]]
-) -> pd.DataFrame:
+def stability_frame(tasks: Mapping[str, Stable], shared: Sequence[SharedHeads]) -> pd.DataFrame:
     """Return one row per statistic and null: what ``stability.csv`` holds.
 
     Columns: ``task, other`` (of a pair)``, what, statistic, value, std, p_value`` (Cochran's Q only)``, null,
@@ -208,55 +273,57 @@ def stability_frame(
     """
     import pandas as pd
 
-    rows: list[dict[str, Any]] = []
-
-    def add(start: dict[str, Any], chance: Mapping[str, Any]) -> None:
-        for null, level in (chance or {"": None}).items():
-            low, high = (level or {}).get("ci95") or (None, None)
-            of = {key: (level or {}).get(key) for key in ("mean", "p_value")}
-            rows.append(
-                start
-                | {"null": null, "chance": of["mean"], "chance_low": low, "chance_high": high}
-                | {"chance_p": of["p_value"]}
-            )
-
-    for name, task in tasks.items():
-        for what in ("heads", "mlps"):
-            part = task[what]
-            start = {"task": name, "other": "", "what": what}
-            for statistic in ("super_survivors", "fleiss_kappa"):
-                add(
-                    start | {"statistic": statistic, "value": part[statistic]},
-                    part["chance"].get(statistic, {}),
-                )
-            for statistic in ("never_survivors", "mean_survival", "mean_std"):
-                add(start | {"statistic": statistic, "value": part[statistic]}, {})
-            q = part["cochran_q"] or {}
-            add(
-                start | {"statistic": "cochran_q", "value": q.get("statistic"), "p_value": q.get("p_value")},
-                {},
-            )
-    for pair in shared:
-        for pairs in ("same-seed", "all"):
-            if part := pair[pairs]:
-                one, other = pair["tasks"]
-                start = {"task": one, "other": other, "what": "heads", "statistic": f"shared, {pairs} pairs"}
-                add(start | {"value": part["mean"], "std": part["std"]}, part["chance"])
     columns = ["task", "other", "what", "statistic", "value", "std", "p_value"]
     columns += ["null", "chance", "chance_low", "chance_high", "chance_p"]
+    rows: list[dict[str, object]] = []
+
+    def add(start: dict[str, object], chance: Mapping[str, Level]) -> None:
+        for null, level in chance.items():
+            low, high = level["ci95"]
+            rows.append(
+                start
+                | {"null": null, "chance": level["mean"], "chance_low": low, "chance_high": high}
+                | {"chance_p": level["p_value"]}
+            )
+        if not chance:
+            rows.append(start | {"null": "", **dict.fromkeys(columns[8:])})
+
+    for name, task in tasks.items():
+        for what in WHAT:
+            part = task[what]
+            start: dict[str, object] = {"task": name, "other": "", "what": what}
+            for tested in TESTED:
+                add(start | {"statistic": tested, "value": part[tested]}, part["chance"].get(tested, {}))
+            for described in _DESCRIBED:
+                add(start | {"statistic": described, "value": part[described]}, {})
+            q = part["cochran_q"]
+            value, p_value = (q["statistic"], q["p_value"]) if q else (None, None)
+            add(start | {"statistic": "cochran_q", "value": value, "p_value": p_value}, {})
+    for pair in shared:
+        for pairs in PAIRS:
+            if of_pairs := pair[pairs]:
+                one, other = pair["tasks"]
+                start = {"task": one, "other": other, "what": "heads", "statistic": f"shared, {pairs} pairs"}
+                add(start | {"value": of_pairs["mean"], "std": of_pairs["std"]}, of_pairs["chance"])
     return pd.DataFrame(rows, columns=columns)
 
 
-def _places(mask: Masks) -> list[Any]:
+def _places(mask: Masks) -> list[list[int]] | list[int]:
     """[layer, head] of each head that is True, or the layer of each MLP."""
-    return (np.argwhere(mask) if mask.ndim > 1 else np.flatnonzero(mask)).tolist()
+    found: list[list[int]] | list[int]
+    found = (np.argwhere(mask) if mask.ndim > 1 else np.flatnonzero(mask)).tolist()
+    return found
 
 
-def _level(chance: Chance) -> dict[str, Any]:
-    values = asdict(chance)
+def _level(chance: Chance) -> Level:
     return {
-        "mean": known(values["mean"]),
-        "ci95": [known(bound) for bound in values["ci95"]],
-        "p_value": known(values["p_value"]),
-        "draws": values["draws"],
+        "mean": known(chance.mean),
+        "ci95": [known(bound) for bound in chance.ci95],
+        "p_value": known(chance.p_value),
+        "draws": chance.draws,
     }
+
+
+def _cochran(q: CochranQ) -> CochranRecord | None:
+    """None where it has no value."""
+    return None if math.isnan(q.p_value) else {"statistic": q.statistic, "p_value": q.p_value, "df": q.df}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,6 +21,8 @@ from patterns.taxonomy import INTERPRETABLE
 from ..search.runs import Group
 from ..stability import survival_mean
 from ..survivors import super_survivors
+from .summary import Patterns
+from .survivor_patterns import PatternComparison, Side, SideName
 from .terminal import count_words
 
 _WIDTH = 6.9  # inches: the text width of a two-column page
@@ -31,7 +32,7 @@ _BAR, _PAIR, _NEXT = (
     0.27,
     0.4,
 )  # inches: a bar, from it to its partner, from a pair's second to the next pair
-_SIDES = (("super_survivors", "super"), ("all", "all"))
+_SIDES: tuple[tuple[SideName, str], ...] = (("super_survivors", "super"), ("all", "all"))
 
 
 def survival_maps(groups: Sequence[Group]) -> Figure:
@@ -67,14 +68,14 @@ def survival_maps(groups: Sequence[Group]) -> Figure:
     return page.figure
 
 
-def pattern_bars(patterns: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
+def pattern_bars(patterns: Patterns) -> Figure:
     """Draw the patterns of super-survivors above those of all heads, for each task; raw maps left, norm right.
 
     At the right of each bar stands the interpretable ratio in percent, and its 95% interval; the same interval is
     a whisker at the left edge of the heterogeneous segment. The number of heads is in brackets.
 
     Args:
-        patterns: by task and kind, what :func:`pruning.comparison.survivor_patterns.compare` returns.
+        patterns: by task and kind, what :func:`pruning.comparison.survivor_patterns.adjust` returns.
 
     Raises:
         InputError: there is no task.
@@ -127,7 +128,7 @@ def pattern_bars(patterns: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Fig
     return page.figure
 
 
-def _draw_side(axes: Axes, part: Mapping[str, Any], y: float, panel_w: float) -> None:
+def _draw_side(axes: Axes, part: Side, y: float, panel_w: float) -> None:
     share = check_distributions({"": part["distribution"]}, {})[""]
     draw_bar(axes, y, share, _BAR, panel_w)
     lo, hi = part["interpretable_ratio_ci95"]
@@ -146,7 +147,7 @@ def _bar_axes(page: Page, x: float, y: float, width: float, height: float) -> Ax
     return axes
 
 
-def _heads(found: Mapping[str, Any], side: str) -> int:
+def _heads(found: Mapping[str, PatternComparison], side: SideName) -> int:
     part = next(iter(found.values()))[side]
     return part["heads"] if part else 0
 

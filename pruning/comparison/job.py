@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
+from models.checkpoints import Checkpoint, ModelRecord, load_checkpoint, model_record, pick_device
 from models.common.commands import say
 from models.common.errors import InputError
 from models.common.files import write_json
@@ -27,17 +27,25 @@ from patterns.maps.examples import ExampleMaps
 from patterns.taxonomy import KINDS
 
 from ..search.runs import Group, Run, find_groups
-from .consistency import COCHRAN, shared_by_pairs, stability_frame, stability_of, survivors_frame
-from .survivor_patterns import INTERVALS, SIDES, Measured, Source, adjust, compare, measure
+from .consistency import COCHRAN, shared_by_pairs, stability_frame, stable, survivors_frame
+from .summary import LookedAt, Summary, TaskSummary, patterns_frame, patterns_of
+from .survivor_patterns import (
+    INTERVALS,
+    Measured,
+    PatternComparison,
+    Source,
+    Uncorrected,
+    adjust,
+    compare,
+    measure,
+)
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
     from matplotlib.figure import Figure
 
-    from patterns.report.view import HeadsView
-
-REPORT = "report.html"
+REPORT, SUMMARY = "report.html", "summary.json"
+SURVIVORS, STABILITY, PATTERNS = "survivors.parquet", "stability.csv", "patterns.csv"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -111,33 +119,27 @@ class CompareSurvivors:
             folder = None
             if self.output is not None:  # before hours of work that could not be written
                 folder = stack.enter_context(self._output(self.output).making())
-            summary: dict[str, Any] = {
+            looks: dict[str, ExampleMaps] = {}
+            if folder is not None:
+                looks = {group.task: ExampleMaps(seed=self.seed) for group in groups}
+            summary: Summary = {
                 "tasks": {group.name: self._task(group) for group in groups},
                 "shared_heads": shared_by_pairs(groups, self.seed),
                 "seed": self.seed,
                 "notes": {"cochran_q": COCHRAN},
-                "provenance": provenance(),
+                "provenance": {**provenance()},
+                "warnings": warnings,
             }
-            looks: dict[str, ExampleMaps] = {}
-            views: list[HeadsView] = []
-            if folder is not None:
-                looks = {group.task: ExampleMaps(seed=self.seed) for group in groups}
-            if self.data is not None:
-                warnings += self._patterns(groups, summary, announce, looks, views)
-            summary["warnings"] = warnings
+            looked = None if self.data is None else self._patterns(groups, announce, looks)
+            if looked is not None:
+                self._add(summary, looked)
             done = Compared(groups, summary)
             if folder is not None:
                 write_results(folder, done)
-                from models.common.pages import options_of
-
-                from .report import write_comparison
-
-                table = patterns_frame(done.patterns) if done.patterns else None
-                options = {"runs": self.runs, **options_of(self)}
-                write_comparison(folder / REPORT, options, groups, summary, views, table)
+                self._write_report(folder / REPORT, done, looked, looks)
         return done
 
-    def _task(self, group: Group) -> dict[str, Any]:
+    def _task(self, group: Group) -> TaskSummary:
         return {
             "task": group.task,
             "method": group.method,
@@ -153,18 +155,16 @@ class CompareSurvivors:
                 }
                 for run in group.runs
             ],
-            **{what: stability_of(group, what, self.seed) for what in ("heads", "mlps")},
+            **stable(group, self.seed),
         }
 
     def _patterns(
         self,
         groups: list[Group],
-        summary: dict[str, Any],
         announce: Callable[[str], None] | None,
         looks: Mapping[str, ExampleMaps],
-        views: list[HeadsView],
-    ) -> list[str]:
-        """Measure and compare; add to the summary and to the views what that gives, and return what to warn of."""
+    ) -> _Looked:
+        """Look at the heads of each task's models and compare."""
         models = {group.name: [self._model_of(run) for run in group.runs] for group in groups}
         rows = {
             name: load_rows(task, self.data, self.split)
@@ -174,11 +174,12 @@ class CompareSurvivors:
         classifiers = load_classifiers(check_kinds(self.maps))
         cache: dict[tuple[Source, str], HeadPatterns] = {}
         loader = _Loader(device)
-        comparisons = []
+        measured: dict[str, Measured] = {}
+        found: dict[tuple[str, str], Uncorrected] = {}
         warnings: list[str] = []
         for group in groups:
             drawn = select_rows(rows[group.task].numbered(), group.described, self.examples, self.seed)
-            measured = measure(
+            one = measured[group.name] = measure(
                 group,
                 models[group.name],
                 loader,
@@ -191,34 +192,57 @@ class CompareSurvivors:
                 mode=self.subnetwork_mode,
                 examples=looks.get(group.task),
             )
-            warnings += [*self._caveats(group, rows[group.task], measured), *measured.warnings]
-            found = {
-                kind: compare(group, labels, self.permutations, self.seed, measured.alone.get(kind))
-                for kind, labels in measured.labels.items()
-            }
-            comparisons += list(found.values())
-            if looks:
-                from models.common.pages import options_of
+            warnings += [*self._caveats(group, rows[group.task], one), *one.warnings]
+            for kind, labels in one.labels.items():
+                found[group.name, kind] = compare(
+                    group, labels, self.permutations, self.seed, one.alone.get(kind)
+                )
+        patterns: dict[str, dict[str, PatternComparison]] = {}
+        for (name, kind), comparison in zip(found, adjust(list(found.values())), strict=True):
+            patterns.setdefault(name, {})[kind] = comparison
+        return _Looked(
+            measured,
+            patterns,
+            {
+                "models": loader.records,
+                "data": {name: one.record() for name, one in rows.items()},
+                "classifiers": classifier_records(classifiers),
+                "device": str(device),
+            },
+            list(dict.fromkeys(warnings)),
+        )
 
-                from .report import heads_view
+    def _add(self, summary: Summary, looked: _Looked) -> None:
+        """Add to a summary what was found by looking at heads."""
+        for name, measured in looked.measured.items():
+            task = summary["tasks"][name]
+            task["examples"] = int(next(iter(measured.labels.values())).shape[1])
+            task["models"] = [model.name for model in measured.models]
+            task["inputs"] = dict(measured.patterns[0].inputs)
+            task["patterns"] = looked.patterns[name]
+        summary["notes"]["intervals"] = INTERVALS
+        summary["provenance"].update(looked.provenance)
+        warnings = [*summary.pop("warnings"), *looked.warnings]  # they stand last
+        summary["split"], summary["subnetwork_mode"] = self.split, self.subnetwork_mode
+        summary["maps"] = list(looked.provenance["classifiers"])
+        summary["warnings"] = warnings
 
-                views.append(heads_view(group, measured, found, looks[group.task], options_of(self)))
-            summary["tasks"][group.name] |= {
-                "examples": int(next(iter(measured.labels.values())).shape[1]),
-                "models": [model.name for model in measured.models],
-                "inputs": dict(measured.patterns[0].inputs),
-                "patterns": found,
-            }
-        adjust(comparisons)
-        summary["notes"] |= {"intervals": INTERVALS}
-        summary |= {"split": self.split, "subnetwork_mode": self.subnetwork_mode, "maps": list(classifiers)}
-        summary["provenance"] |= {
-            "models": loader.records,
-            "data": {name: one.record() for name, one in rows.items()},
-            "classifiers": classifier_records(classifiers),
-            "device": str(device),
-        }
-        return list(dict.fromkeys(warnings))
+    def _write_report(
+        self, path: Path, done: Compared, looked: _Looked | None, looks: Mapping[str, ExampleMaps]
+    ) -> None:
+        from models.common.pages import options_of
+
+        from .report import heads_view, write_comparison
+
+        options = {name: value for name, value in options_of(self).items() if name != "runs"}
+        views = [
+            heads_view(
+                group, looked.measured[group.name], looked.patterns[group.name], looks[group.task], options
+            )
+            for group in (done.groups if looked else ())
+        ]
+        table = patterns_frame(done.patterns) if done.patterns else None
+        write_comparison(path, self.runs, options, done.groups, done.summary, views, table)
 
     def _model_of(self, run: Run) -> Source:
         if self.model is None and run.model is None:
@@ -247,19 +271,31 @@ class CompareSurvivors:
 
 
 @dataclass(frozen=True)
+class _Looked:
+    """What looking at the heads of all tasks gave."""
+
+    measured: Mapping[str, Measured]
+    """By task."""
+    patterns: Mapping[str, dict[str, PatternComparison]]
+    """By task and kind of maps."""
+    provenance: LookedAt
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
 class Compared:
     """What a run of ``compare-survivors`` ends with."""
 
     groups: list[Group]
     """The runs, by task."""
-    summary: dict[str, Any]
+    summary: Summary
     """What ``summary.json`` holds."""
 
     @property
-    def patterns(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """By task and kind of maps, what :func:`pruning.comparison.survivor_patterns.compare` found; empty without
+    def patterns(self) -> dict[str, dict[str, PatternComparison]]:
+        """By task and kind of maps, what :func:`pruning.comparison.survivor_patterns.adjust` returned; empty without
         data."""
-        return {name: task["patterns"] for name, task in self.summary["tasks"].items() if "patterns" in task}
+        return patterns_of(self.summary)
 
     def plot(self) -> Figure:
         """Draw how often each head survives, one panel a task."""
@@ -286,37 +322,14 @@ def write_results(folder: Path, done: Compared) -> None:
 
     from .figures import pattern_bars, survival_maps
 
-    survivors_frame(done.groups).to_parquet(folder / "survivors.parquet", index=False)
+    survivors_frame(done.groups).to_parquet(folder / SURVIVORS, index=False)
     frame = stability_frame(done.summary["tasks"], done.summary["shared_heads"])
-    frame.to_csv(folder / "stability.csv", index=False)
+    frame.to_csv(folder / STABILITY, index=False)
     save_figure(survival_maps(done.groups), folder / "survival.png")
     if done.patterns:
-        patterns_frame(done.patterns).to_csv(folder / "patterns.csv", index=False)
+        patterns_frame(done.patterns).to_csv(folder / PATTERNS, index=False)
         save_figure(pattern_bars(done.patterns), folder / "patterns.png")
-    write_json(folder / "summary.json", done.summary)
-
-
-def patterns_frame(patterns: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> pd.DataFrame:
-    """Return one row per task, kind, set of heads and pattern: what ``patterns.csv`` holds.
-
-    Columns: ``task, kind, heads, n_heads, pattern, share, low, high``; the 95% interval is known for
-    heterogeneous only.
-    """
-    import pandas as pd
-
-    rows = []
-    for task, kinds in patterns.items():
-        for kind, found in kinds.items():
-            for side in SIDES:
-                if (part := found[side]) is None:
-                    continue
-                for pattern, share in part["distribution"].items():
-                    low, high = (
-                        part["interpretable_ratio_ci95"] if pattern == "heterogeneous" else (None, None)
-                    )
-                    row = {"task": task, "kind": kind, "heads": side, "n_heads": part["heads"]}
-                    rows.append(row | {"pattern": pattern, "share": share, "low": low, "high": high})
-    return pd.DataFrame(rows)
+    write_json(folder / SUMMARY, done.summary)
 
 
 class _Loader:
@@ -325,7 +338,7 @@ class _Loader:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._last: tuple[Source, Checkpoint] | None = None
-        self.records: list[dict[str, Any]] = []
+        self.records: list[ModelRecord] = []
         """One of each checkpoint, in the order of loading."""
 
     def __call__(self, model: Source) -> Checkpoint:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ import pandas as pd
 
 from models.common.pages import (
     FigureBlock,
+    PageText,
     Section,
     TableBlock,
     command_line,
@@ -22,21 +22,21 @@ from patterns import HeadPatterns
 from patterns.maps.examples import ExampleMaps
 from patterns.report.heads import read_importance, sampling_command, write_report
 from patterns.report.view import HeadsView, distribution_row
-from patterns.tables import interval
 
 from ..permutation import HIGHER, LOWER, UNTESTABLE
 from ..search.folder import IMPORTANCE
 from ..search.runs import Group
 from ..stability import NULLS
 from ..survivors import super_survivors
-from .consistency import stability_frame, survivors_frame
+from .consistency import COCHRAN, stability_frame, survivors_frame
 from .figures import pattern_bars, survival_maps
-from .survivor_patterns import COMPARISONS, Measured
+from .summary import Patterns, Summary, TaskSummary, patterns_of
+from .survivor_patterns import COMPARISONS, Measured, PatternComparison, SideName
 from .survivor_patterns import INTERVALS as INTERVALS_COVER
-from .terminal import INTERVALS, count_words, p_words
+from .terminal import INTERVALS, count_words, interval_words, p_words, points_words
 
 _MOST = 8  # findings at the top; all of them are in the sections
-_SIDES = {
+_SIDES: dict[SideName, str] = {
     "super_survivors": "super-survivor",
     "super_survivors_alone": "super-survivor",
     "non_survivors": "other head",
@@ -47,16 +47,16 @@ _SIDES = {
 def heads_view(
     group: Group,
     measured: Measured,
-    found: Mapping[str, Any],
+    found: Mapping[str, PatternComparison],
     maps: ExampleMaps | None,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
 ) -> HeadsView:
     """Return the heads of a task's full models, over all of its seeds, with what survives pruning.
 
     Args:
         group: the task's runs.
         measured: the patterns in each run's full model.
-        found: by kind, what :func:`pruning.comparison.survivor_patterns.compare` returned.
+        found: by kind, what :func:`pruning.comparison.survivor_patterns.adjust` returned.
         maps: what was kept to look at.
         options: of the run.
     """
@@ -115,9 +115,10 @@ def mean_importance(group: Group) -> npt.NDArray[np.float64] | None:
 
 def write_comparison(
     path: Path,
-    options: Mapping[str, Any],
+    runs: Sequence[Path | str],
+    options: Mapping[str, object],
     groups: Sequence[Group],
-    summary: Mapping[str, Any],
+    summary: Summary,
     views: Sequence[HeadsView],
     table: pd.DataFrame | None,
 ) -> None:
@@ -125,6 +126,7 @@ def write_comparison(
 
     Args:
         path: of the HTML file.
+        runs: where the searches lie.
         options: of the run, to repeat it by.
         groups: the runs, by task.
         summary: what ``summary.json`` holds.
@@ -139,7 +141,8 @@ def write_comparison(
     ]
     kept = [survival_words(name, task) for name, task in tasks.items()]
     searches = [f"{group.name} with {count_words(len(group.runs), 'seed')}" for group in groups]
-    page: dict[str, Any] = {
+    sections = _sections(groups, summary, kept, tested, table)
+    page: PageText = {
         "title": f"Heads that survive pruning: {', '.join(tasks)}",
         "about": f"Searches compared: {', '.join(searches)}.",
         "facts": [
@@ -151,28 +154,27 @@ def write_comparison(
         ],
         "findings": [*kept, *(said for said, _ in tested)][:_MOST],
         "warnings": summary["warnings"],
-        "sections": _sections(groups, summary, kept, tested, table),
         "provenance": summary["provenance"],
         "command": command_line(
-            ["compare-survivors", *options["runs"]], {**options, "runs": None, "overwrite": None}
+            ["compare-survivors", *runs], {**options, "overwrite": None}
         ),
     }  # fmt: skip
     if views:
-        write_report(path, views, **page)
+        write_report(path, views, sections=sections, **page)
     else:
-        write_page(path, **page)
+        write_page(path, sections=sections, **page)
 
 
 def _sections(
     groups: Sequence[Group],
-    summary: Mapping[str, Any],
+    summary: Summary,
     kept: Sequence[str],
     tested: Sequence[tuple[str, str]],
     table: pd.DataFrame | None,
 ) -> list[Section]:
     sections = []
     if table is not None:
-        patterns = {name: task["patterns"] for name, task in summary["tasks"].items() if "patterns" in task}
+        patterns = patterns_of(summary)
         block = TableBlock.of(
             table,
             "patterns",
@@ -209,13 +211,11 @@ def _sections(
         titles={"chance_low": "95% from", "chance_high": "to", "chance_p": "p by chance"},
         folded=True,
     )
-    sections.append(
-        Section("Who survives", (*kept, summary["notes"]["cochran_q"]), (survival,), (stability,))
-    )
+    sections.append(Section("Who survives", (*kept, COCHRAN), (survival,), (stability,)))
     return sections
 
 
-def survival_words(name: str, task: Mapping[str, Any]) -> str:
+def survival_words(name: str, task: TaskSummary) -> str:
     """Say how far the seeds of a task agree on which heads to keep."""
     part, numbers = task["heads"], [run["heads"] for run in task["runs"]]
     kept = f"{numbers[0]}" if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
@@ -236,7 +236,7 @@ def survival_words(name: str, task: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
-def pattern_words(name: str, kind: str, found: Mapping[str, Any]) -> tuple[str, str]:
+def pattern_words(name: str, kind: str, found: PatternComparison) -> tuple[str, str]:
     """Say in plain language how super-survivors' patterns differ from the other heads', and how that was tested."""
     survivors, others, one = found["super_survivors"], found["non_survivors"], found["difference"]
     if survivors is None:
@@ -251,11 +251,11 @@ def pattern_words(name: str, kind: str, found: Mapping[str, Any]) -> tuple[str, 
     said += f", {of_others} of those of the {count_words(others['heads'], 'other head')}"
     if one["verdict"] == UNTESTABLE:
         return f"{said}; whether that is more than chance is {UNTESTABLE}: {one['why']}.", ""
-    difference = f"{100 * one['value']:+.1f} percentage points {interval(*one['ci95'])}"
+    difference = f"{points_words(one['value'])} percentage points {interval_words(one['ci95'])}"
     told = _VERDICTS.get(one["verdict"], _VERDICTS[""])
     tested = (
-        f"The test, {name}, {kind} maps: of the {100 * one['total']:+.1f} points between super-survivors and the "
-        f"other heads, {100 * one['by_layers']:+.1f} are explained by the layers in which they lie. The rest, "
+        f"The test, {name}, {kind} maps: of the {points_words(one['total'])} points between super-survivors and the "
+        f"other heads, {points_words(one['by_layers'])} are explained by the layers in which they lie. The rest, "
         f"{difference}, is what was tested: of {one['permutations']} shuffles of heads within layers a share of "
         f"p {_equals(one['p_value'])} is at least as far from 0; corrected for the number of comparisons, "
         f"p {_equals(one['p_holm'])}. The interval is that of this test, corrected likewise."
@@ -276,26 +276,31 @@ def _equals(p: float | None) -> str:
     return f"< {words[1:]}" if words.startswith("<") else f"= {words}"
 
 
-def frame_of_tests(patterns: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def frame_of_tests(patterns: Patterns) -> pd.DataFrame:
     """Return one row per task, kind and comparison."""
     words = dict(zip(COMPARISONS, ("under every seed", "each seed's own"), strict=True))
     rows = []
     for task, kinds in patterns.items():
         for kind, found in kinds.items():
             for name in COMPARISONS:
-                one = dict(found[name])
-                low, high = one.pop("ci95")
-                start = {
-                    "task": task,
-                    "kind": kind,
-                    "survivors": words[name],
-                    "super_minus_others": one.pop("total"),
-                }
-                start |= {
-                    "by_layers": one.pop("by_layers"),
-                    "difference": one.pop("value"),
-                    "low": low,
-                    "high": high,
-                }
-                rows.append(start | one)
+                one = found[name]
+                low, high = one["ci95"]
+                rows.append(
+                    {
+                        "task": task,
+                        "kind": kind,
+                        "survivors": words[name],
+                        "super_minus_others": one["total"],
+                        "by_layers": one["by_layers"],
+                        "difference": one["value"],
+                        "low": low,
+                        "high": high,
+                        "p_value": one["p_value"],
+                        "smallest_p": one["smallest_p"],
+                        "permutations": one["permutations"],
+                        "verdict": one["verdict"],
+                        "why": one["why"],
+                        "p_holm": one["p_holm"],
+                    }
+                )
     return pd.DataFrame(rows).convert_dtypes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from patterns.taxonomy import INTERPRETABLE
 from ..permutation import (
     LEVEL,
     UNTESTABLE,
+    PermutationTest,
     crossed_ci95,
     difference_test,
     holm,
@@ -37,11 +38,13 @@ from ..survivors import super_survivors
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SIDES = ("super_survivors", "non_survivors", "all", "super_survivors_alone")
+SideName = Literal["super_survivors", "non_survivors", "all", "super_survivors_alone"]
+SIDES: tuple[SideName, ...] = ("super_survivors", "non_survivors", "all", "super_survivors_alone")
 """Whose patterns are shown: the heads that all seeds keep, the other heads, and all of them, each in the full model;
 and the first where the rest is gone, if that was asked for."""
 
-COMPARISONS = ("difference", "each_seed")
+ComparisonName = Literal["difference", "each_seed"]
+COMPARISONS: tuple[ComparisonName, ...] = ("difference", "each_seed")
 """Super-survivors against the other heads; and each seed's own survivors against its own pruned heads."""
 
 INTERVALS = {
@@ -50,6 +53,101 @@ INTERVALS = {
     "the test, corrected for the number of comparisons as p_holm is",
 }
 """What the intervals cover."""
+
+
+class Side(TypedDict):
+    """The patterns of some heads, ready for JSON."""
+
+    heads: int
+    empty_maps: int
+    distribution: dict[str, float]
+    """By pattern."""
+    interpretable_ratio: float
+    interpretable_ratio_ci95: list[float | None]
+
+
+class Difference(TypedDict):
+    """One comparison, corrected for how many there are, ready for JSON; None: it cannot be tested."""
+
+    total: float | None
+    by_layers: float | None
+    value: float | None
+    ci95: list[float | None]
+    p_value: float | None
+    smallest_p: float | None
+    permutations: int
+    verdict: str
+    why: str
+    p_holm: float | None
+
+
+class PatternComparison(TypedDict):
+    """The patterns of super-survivors, of the other heads, and of all heads, ready for JSON; None: no such head."""
+
+    super_survivors: Side | None
+    non_survivors: Side | None
+    all: Side | None
+    super_survivors_alone: Side | None
+    difference: Difference
+    each_seed: Difference
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One comparison before it is known how many others there are."""
+
+    test: PermutationTest
+    untestable: str
+    """Why survivors mean nothing, if that is so."""
+
+    @property
+    def p_value(self) -> float | None:
+        """None if it cannot be tested."""
+        return None if self.untestable or not self.test.testable else self.test.p_value
+
+    @property
+    def smallest_p(self) -> float | None:
+        """Likewise, what the test could have given at best."""
+        return None if self.p_value is None else self.test.smallest_p
+
+    def corrected(self, p_holm: float | None, level: float, at_best: float | None, number: int) -> Difference:
+        """Return it with what depends on how many comparisons there are.
+
+        Args:
+            p_holm: its p-value, adjusted by Holm.
+            level: that of its interval.
+            at_best: the smallest adjusted p-value that was possible.
+            number: of comparisons.
+        """
+        test = self.test
+        why = self.untestable or ("" if test.testable else "too few heads of a layer survive beside others")
+        vain = at_best is not None and at_best > LEVEL
+        if vain:
+            why = (
+                f"with {test.permutations} permutations no comparison of {number} can be "
+                f"significant: p, corrected for their number, is at least {at_best:.3f}"
+            )
+        bounds = (None, None) if self.p_value is None or vain else test.interval(level)
+        return {
+            "total": test.total,
+            "by_layers": test.by_layers,
+            "value": test.difference,
+            "ci95": [bound if bound is None else known(bound) for bound in bounds],
+            "p_value": self.p_value,
+            "smallest_p": test.smallest_p,
+            "permutations": test.permutations,
+            "verdict": UNTESTABLE if vain else verdict(test.difference, p_holm, test.smallest_p),
+            "why": why,
+            "p_holm": p_holm,
+        }
+
+
+@dataclass(frozen=True)
+class Uncorrected:
+    """How often which pattern occurs, and tests that are not yet corrected for how many there are."""
+
+    sides: Mapping[SideName, Side | None]
+    tests: Mapping[ComparisonName, Tested]
 
 
 class Source(NamedTuple):
@@ -186,8 +284,8 @@ def compare(
     permutations: int = 9999,
     seed: int = 0,
     alone: npt.NDArray[np.int8] | None = None,
-) -> dict[str, Any]:
-    """Return, ready for JSON, the patterns of super-survivors, of the other heads, and of all heads.
+) -> Uncorrected:
+    """Return the patterns of super-survivors, of the other heads, and of all heads.
 
     ``difference`` is the one comparison of the first two, with its interval, its test and its verdict; see
     :func:`pruning.permutation.difference_test`. Its ``total`` is the interpretable ratio of super-survivors less that
@@ -205,26 +303,31 @@ def compare(
             always of the full model, the only one in which the other heads have maps.
     """
     survivors = super_survivors(group.subnetworks).heads
-    sides: dict[str, tuple[npt.NDArray[np.int8], Mask]] = {
+    looked_at: dict[SideName, tuple[npt.NDArray[np.int8], Mask]] = {
         "super_survivors": (labels, survivors),
         "non_survivors": (labels, ~survivors),
         "all": (labels, np.ones_like(survivors)),
     }
     if alone is not None:
-        sides["super_survivors_alone"] = (alone, survivors)
-    result: dict[str, Any] = dict.fromkeys(SIDES)
-    for name, (of, mask) in sides.items():
-        result[name] = _side(of[:, :, mask], seed)
+        looked_at["super_survivors_alone"] = (alone, survivors)
+    sides: dict[SideName, Side | None] = dict.fromkeys(SIDES)
+    sides |= {name: _side(of[:, :, mask], seed) for name, (of, mask) in looked_at.items()}
     shares = _shares(labels)  # [S, L, H]
     known_in_some = np.isfinite(shares).any(axis=0)
     mean = np.where(known_in_some, np.nanmean(np.where(known_in_some, shares, 0.0), axis=0), np.nan)
     own = np.stack([one.heads for one in group.subnetworks])
-    for name, kept, values in (("difference", survivors, mean), ("each_seed", own, shares)):
-        result[name] = _compared(kept, values, permutations, seed, group.untestable)
-    return result
+    tests: dict[ComparisonName, tuple[Mask, npt.NDArray[np.float64]]]
+    tests = {"difference": (survivors, mean), "each_seed": (own, shares)}
+    return Uncorrected(
+        sides,
+        {
+            name: Tested(difference_test(kept, values, permutations, seed), group.untestable)
+            for name, (kept, values) in tests.items()
+        },
+    )
 
 
-def _side(labels: npt.NDArray[np.int8], seed: int) -> dict[str, Any] | None:
+def _side(labels: npt.NDArray[np.int8], seed: int) -> Side | None:
     """The patterns of some heads, from ``[S, E, N]``; None if they have no map to see."""
     if not (labels != EMPTY).any():
         return None
@@ -247,49 +350,33 @@ def _shares(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
     return interpretable_shares(by_head).reshape(S, L, H)
 
 
-def _compared(
-    kept: Mask, shares: npt.NDArray[np.float64], permutations: int, seed: int, untestable: str
-) -> dict[str, Any]:
-    """One comparison, not yet adjusted; without a p-value if survivors mean nothing, which `untestable` says."""
-    test = difference_test(kept, shares, permutations, seed)
-    return {
-        "total": test.total,
-        "by_layers": test.by_layers,
-        "value": test.difference,
-        "ci95": test,  # replaced by adjust(), which knows the level
-        "p_value": None if untestable or not test.testable else test.p_value,
-        "smallest_p": test.smallest_p,
-        "permutations": test.permutations,
-        "verdict": UNTESTABLE,
-        "why": untestable or ("" if test.testable else "too few heads of a layer survive beside others"),
-    }
+def adjust(found: Sequence[Uncorrected]) -> list[PatternComparison]:
+    """Return the comparisons, ready for JSON, completed by what depends on how many there are.
 
-
-def adjust(comparisons: Sequence[dict[str, Any]]) -> None:
-    """Complete each comparison by what depends on how many there are.
-
-    Added are the p-value adjusted by Holm over all of them, the 95% interval corrected in the same way, and the
+    That is the p-value adjusted by Holm over all of them, the 95% interval corrected in the same way, and the
     verdict; all three say the same. What cannot come out significant beside so many has no interval and no verdict.
     """
-    for name in COMPARISONS:
-        p_values = [one[name]["p_value"] for one in comparisons]
-        smallest = [
-            None if p is None else one[name]["smallest_p"]
-            for one, p in zip(comparisons, p_values, strict=True)
-        ]
-        levels, best = holm_levels(p_values), holm_at_best(smallest)
-        for one, p, level, least in zip(comparisons, holm(p_values), levels, best, strict=True):
-            found = one[name]
-            vain = least is not None and least > LEVEL
-            if vain:
-                found["why"] = (
-                    f"with {found['permutations']} permutations no comparison of {len(comparisons)} can be "
-                    f"significant: p, corrected for their number, is at least {least:.3f}"
-                )
-            bounds = (None, None) if p is None or vain else found["ci95"].interval(level)
-            found["ci95"] = [bound if bound is None else known(bound) for bound in bounds]
-            found["p_holm"] = p
-            found["verdict"] = UNTESTABLE if vain else verdict(found["value"], p, found["smallest_p"])
+    by_name = {name: _corrected([one.tests[name] for one in found]) for name in COMPARISONS}
+    return [
+        {
+            "super_survivors": one.sides["super_survivors"],
+            "non_survivors": one.sides["non_survivors"],
+            "all": one.sides["all"],
+            "super_survivors_alone": one.sides["super_survivors_alone"],
+            "difference": by_name["difference"][place],
+            "each_seed": by_name["each_seed"][place],
+        }
+        for place, one in enumerate(found)
+    ]
+
+
+def _corrected(tests: Sequence[Tested]) -> list[Difference]:
+    p_values = [one.p_value for one in tests]
+    best = holm_at_best([one.smallest_p for one in tests])
+    return [
+        one.corrected(p, level, at_best, len(tests))
+        for one, p, level, at_best in zip(tests, holm(p_values), holm_levels(p_values), best, strict=True)
+    ]
 
 
 def _check_size(run: Run, checkpoint: Checkpoint) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import IO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,8 +16,11 @@ from patterns.tables import interval, percent
 from patterns.taxonomy import PATTERNS, TITLES, Pattern
 
 from ..permutation import UNTESTABLE
-from ..stability import NULLS
-from .consistency import COCHRAN
+from ..search.records import HeadsLine, HeadsSummary
+from ..stability import NULLS, WHAT, What
+from .consistency import COCHRAN, PAIRS, Level, SharedHeads
+from .summary import Summary, TaskSummary
+from .survivor_patterns import PatternComparison, SideName
 
 INTERVALS = (
     "The intervals of shares cover which examples and seeds were drawn, alone. Of super - others, 'by layers' is what "
@@ -26,14 +29,13 @@ INTERVALS = (
     "interval if and only if p > .05."
 )
 _NONE = "-"
+_TITLES: dict[What, str] = {"heads": "heads", "mlps": "MLPs"}
 _WIDE = 76  # columns from which the table of tests fits
 _SHORT = TITLES | {Pattern.VERTICAL_DIAGONAL: "both", Pattern.HETEROGENEOUS: "heterog."}
 _MOST_PAIRS = 12  # more pairs of tasks than this are left to stability.csv
 
 
-def print_comparison(
-    summary: Mapping[str, Any], *, file: IO[str] | None = None, width: int | None = None
-) -> None:
+def print_comparison(summary: Summary, *, file: IO[str] | None = None, width: int | None = None) -> None:
     """Print what ``compare-survivors`` found: survivors, their stability, shared heads, and patterns if looked at.
 
     Args:
@@ -86,11 +88,11 @@ def print_comparison(
         console.print()
 
 
-def _survivors(tasks: Mapping[str, Any]) -> Table:
+def _survivors(tasks: Mapping[str, TaskSummary]) -> Table:
     table = _table("task", "seeds", "heads a seed", "super", "never", "MLPs a seed", "super", "never")
     for name, task in tasks.items():
         cells = []
-        for what in ("heads", "mlps"):
+        for what in WHAT:
             numbers = [run[what] for run in task["runs"]]
             cells += [
                 f"{min(numbers)}-{max(numbers)} of {task[what]['all']}",
@@ -101,10 +103,10 @@ def _survivors(tasks: Mapping[str, Any]) -> Table:
     return table
 
 
-def _agreement(tasks: Mapping[str, Any]) -> Table:
+def _agreement(tasks: Mapping[str, TaskSummary]) -> Table:
     table = _table("task", "", "super", "chance", "kappa", "chance", "Cochran's Q", "p")
     for name, task in tasks.items():
-        for what, title in (("heads", "heads"), ("mlps", "MLPs")):
+        for what, title in _TITLES.items():
             part = task[what]
             q = part["cochran_q"]
             table.add_row(
@@ -114,21 +116,21 @@ def _agreement(tasks: Mapping[str, Any]) -> Table:
                 _chance(part["chance"].get("super_survivors"), "{:.1f}"),
                 _number(part["fleiss_kappa"], "{:.3f}"),
                 _chance(part["chance"].get("fleiss_kappa"), "{:.3f}"),
-                _number(q and q["statistic"], "{:.1f}"),
+                _number(q["statistic"] if q else None, "{:.1f}"),
                 UNTESTABLE if task["untestable"] else p_words(q["p_value"]) if q else _NONE,
             )
     return table
 
 
-def _shared(pairs: Sequence[Mapping[str, Any]], untestable: set[str]) -> Table:
+def _shared(pairs: Sequence[SharedHeads], untestable: set[str]) -> Table:
     table = _table("tasks", "same seed", "chance", "p", "all pairs", "chance", "p")
     for pair in pairs[:_MOST_PAIRS]:
         cells = []
-        for way in ("same-seed", "all"):
+        for way in PAIRS:
             part = pair[way]
             cells += [
-                _number(part and part["mean"], "{:.1f}"),
-                _chance(part and part["chance"], "{:.1f}"),
+                _number(part["mean"] if part else None, "{:.1f}"),
+                _chance(part["chance"] if part else None, "{:.1f}"),
                 UNTESTABLE
                 if untestable & set(pair["tasks"])
                 else p_words(part["chance"][NULLS[-1]]["p_value"])
@@ -141,8 +143,8 @@ def _shared(pairs: Sequence[Mapping[str, Any]], untestable: set[str]) -> Table:
 
 def print_kept(
     kept: Subnetwork,
-    history: Sequence[Mapping[str, Any]],
-    summary: Mapping[str, Any],
+    history: Sequence[HeadsLine],
+    summary: HeadsSummary,
     *,
     file: IO[str] | None = None,
     width: int | None = None,
@@ -177,17 +179,17 @@ def print_kept(
         failed = "" if one["accepted"] else "below the threshold, put back"
         score = _number(one["score"], "{:.4f}")
         table.add_row(str(one["iteration"]), str(one["heads"]), str(one["mlps"]), score, failed)
-    for name, key in (("threshold", "threshold_score"), ("commonest label", "majority_score")):
-        if key in summary:
-            table.add_row(name, "", "", f"{summary[key]:.4f}", "")
+    if "threshold_score" in summary:  # headscope 0.1 did not say
+        table.add_row("threshold", "", "", f"{summary['threshold_score']:.4f}", "")
+        table.add_row("commonest label", "", "", f"{summary['majority_score']:.4f}", "")
     _print(console, "Score against size", table)
 
 
-def _mark(kept: Any) -> str:
+def _mark(kept: object) -> str:
     return "x" if kept else "."
 
 
-_ROWS = {
+_ROWS: dict[SideName, str] = {
     "super_survivors": "super",
     "super_survivors_alone": "super, alone",
     "non_survivors": "others",
@@ -195,7 +197,7 @@ _ROWS = {
 }
 
 
-def _patterns(found: Mapping[str, Mapping[str, Any]]) -> Table:
+def _patterns(found: Mapping[str, PatternComparison]) -> Table:
     table = _table("task", "heads", *_SHORT.values(), "[95%]")
     for name, one in found.items():
         first = name
@@ -207,26 +209,26 @@ def _patterns(found: Mapping[str, Mapping[str, Any]]) -> Table:
                 continue
             shares = [percent(part["distribution"][pattern]) for pattern in _SHORT]
             table.add_row(
-                first, f"{words} {part['heads']}", *shares, _interval(part["interpretable_ratio_ci95"])
+                first, f"{words} {part['heads']}", *shares, interval_words(part["interpretable_ratio_ci95"])
             )
             first = ""
     return table
 
 
-def _tests(tasks: Mapping[str, Any], kinds: Sequence[str]) -> Table:
+def _tests(tasks: Mapping[str, TaskSummary], kinds: Sequence[str]) -> Table:
     table = _table("task", "maps", "super - others", "by layers", "difference", "[95%]", "p", "verdict")
     for name, task in tasks.items():
         for kind in kinds:
             one = task["patterns"][kind]["difference"]
             tested = one["verdict"] != UNTESTABLE
-            points = [_points(one[of]) for of in ("total", "by_layers", "value")]
-            bounds = _interval(one["ci95"]) if tested else ""
+            points = [points_words(value) for value in (one["total"], one["by_layers"], one["value"])]
+            bounds = interval_words(one["ci95"]) if tested else ""
             p = p_words(one["p_holm"])
             table.add_row(name if kind == kinds[0] else "", kind, *points, bounds, p, one["verdict"])
     return table
 
 
-def _test_lines(tasks: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
+def _test_lines(tasks: Mapping[str, TaskSummary], kinds: Sequence[str]) -> list[str]:
     """The same in sentences, where a table of eight columns does not fit."""
     lines = []
     for name, task in tasks.items():
@@ -234,9 +236,10 @@ def _test_lines(tasks: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
             one = task["patterns"][kind]["difference"]
             line = f"{name}, {kind} maps: {one['verdict']}"
             if one["verdict"] != UNTESTABLE:
-                line += f"; difference {_points(one['value'])} {_interval(one['ci95'])}, p {p_words(one['p_holm'])}"
+                bounds, p = interval_words(one["ci95"]), p_words(one["p_holm"])
+                line += f"; difference {points_words(one['value'])} {bounds}, p {p}"
             lines.append(
-                f"{line}; super - others {_points(one['total'])}, by layers {_points(one['by_layers'])}"
+                f"{line}; super - others {points_words(one['total'])}, by layers {points_words(one['by_layers'])}"
             )
     return lines
 
@@ -253,7 +256,7 @@ def p_words(p: float | None, unknown: str = _NONE) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
-def _points(difference: float | None) -> str:
+def points_words(difference: float | None) -> str:
     """`-0.087` as `-8.7`, in percentage points."""
     return _NONE if difference is None else f"{100 * difference:+.1f}"
 
@@ -262,14 +265,15 @@ def _number(value: float | None, form: str) -> str:
     return _NONE if value is None else form.format(value)
 
 
-def _chance(levels: Mapping[str, Any] | None, form: str) -> str:
+def _chance(levels: Mapping[str, Level] | None, form: str) -> str:
     """The means by chance, one a null."""
     if not levels or all(level["mean"] is None for level in levels.values()):
         return _NONE
     return " | ".join(_number(level["mean"], form) for level in levels.values())
 
 
-def _interval(bounds: Sequence[float | None]) -> str:
+def interval_words(bounds: Sequence[float | None]) -> str:
+    """`[0.101, 0.15]` as `[10.1, 15.0]`, in percent; nothing where a bound is not known."""
     low, high = bounds
     return "" if low is None or high is None else interval(low, high)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from models.common.errors import InputError
@@ -23,9 +24,10 @@ from models.common.reading import (
     read_text,
     reading,
 )
+from models.subnetwork import IMPORTANCE_FILE
 from models.weights import SUBNETWORK_FILE, WEIGHT_MASKS_FILE
 
-CONFIG, HISTORY, IMPORTANCE, SUMMARY = "config.json", "history.jsonl", "importance.parquet", "summary.json"
+CONFIG, HISTORY, IMPORTANCE, SUMMARY = "config.json", "history.jsonl", IMPORTANCE_FILE, "summary.json"
 SURVIVAL, CHECKSUMS = "survival.parquet", "checksums.json"
 """The checksums are those of all other files of a finished search, and written just before its summary."""
 _OURS = (SUMMARY, HISTORY, IMPORTANCE, SUBNETWORK_FILE, WEIGHT_MASKS_FILE, SURVIVAL, CHECKSUMS, CONFIG)
@@ -77,8 +79,14 @@ Say = Callable[[str], None]
 """What a search tells its lines to."""
 
 
-class SearchFolder:
+Line = TypeVar("Line", bound=Mapping[str, object])
+Summary = TypeVar("Summary", bound=Mapping[str, object])
+
+
+class SearchFolder(Generic[Line, Summary]):
     """A search on disk: its config, its history so far, and at the end its result.
+
+    Its lines and its summary are those of one command: see :mod:`pruning.search.records`.
 
     Args:
         path: a new or empty folder, or that of a search with the same config, which is continued.
@@ -95,8 +103,8 @@ class SearchFolder:
     def __init__(
         self,
         path: Path,
-        config: Mapping[str, Any],
-        provenance: Mapping[str, Any],
+        config: Mapping[str, object],
+        provenance: Mapping[str, object],
         overwrite: bool = False,
         inputs: tuple[Path | str | None, ...] = (),
     ) -> None:
@@ -105,7 +113,7 @@ class SearchFolder:
         earlier = self.path / CONFIG
         output = Output(self.path, str(config["command"]), overwrite, inputs)
         apart(self.path, inputs)  # before anything is advised
-        found = {}
+        found: dict[str, object] = {}
         if earlier.is_file() and not overwrite:
             found = check_fields(earlier, read_json(earlier, "the config of a search"), {})
         if going_on := "command" in found:  # a model's folder has such a file too
@@ -114,7 +122,7 @@ class SearchFolder:
         self._lock = output.begin(_OURS, going_on)
         if not going_on:
             write_json(earlier, {**config, "provenance": dict(provenance)})
-        self.history: list[dict[str, Any]] = self._read_history()
+        self.history: list[Line] = self._read_history()
         """One record an iteration."""
 
     def close(self) -> None:
@@ -126,7 +134,7 @@ class SearchFolder:
         """Whether the search came to its end."""
         return (self.path / SUMMARY).is_file()
 
-    def read_summary(self) -> dict[str, Any]:
+    def read_summary(self) -> Summary:
         """Return the summary of a finished search.
 
         Raises:
@@ -140,23 +148,23 @@ class SearchFolder:
         report = found["reported_on"]
         told = {"examples": "count", "full": "numbers", "subnetwork": "numbers"}
         check_fields(f"{file}, 'reported_on'", report, told if report["held_out"] else {"note": "text"})
-        return dict(found)
+        return cast("Summary", found)  # as far as it is read again, it was looked at above
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: Summary) -> None:
         """Write the summary, by which the search is finished, and before it the checksums of all files."""
         there = {name: file_digest(self.path / name) for name in _OURS if (self.path / name).is_file()}
         there.pop(CHECKSUMS, None)
         write_json(self.path / CHECKSUMS, there | {SUMMARY: json_digest(summary)})
         write_json(self.path / SUMMARY, summary)
 
-    def _check_same(self, found: dict[str, Any], config: Mapping[str, Any]) -> None:
+    def _check_same(self, found: dict[str, object], config: Mapping[str, object]) -> None:
         found.pop("provenance", None)
         if told := differences(found, config):
             raise InputError(
                 f"--output {self.path} holds another search ({told}); give a new folder, or --overwrite to replace it."
             )
 
-    def _read_history(self) -> list[dict[str, Any]]:
+    def _read_history(self) -> list[Line]:
         file, what = self.path / HISTORY, "the history of a search"
         if not file.is_file():
             return []
@@ -179,9 +187,9 @@ class SearchFolder:
                 raise InputError(
                     f"{file}, line {number + 1}, or {CONFIG} beside it, is not what headscope wrote; {_DAMAGED}."
                 )
-        return records
+        return cast("list[Line]", records)
 
-    def _chain(self, records: list[dict[str, Any]]) -> list[str]:
+    def _chain(self, records: Sequence[Mapping[str, object]]) -> list[str]:
         """Return a checksum for each record, of all that decides the search up to there."""
         last, found = json_digest(self._config), []
         for record in records:
@@ -190,7 +198,7 @@ class SearchFolder:
             found.append(last)
         return found
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: Line) -> None:
         """Append one iteration to the history."""
         self.history.append(record)
         records = zip(self.history, self._chain(self.history), strict=True)
@@ -242,7 +250,7 @@ def check_search(folder: Path) -> None:
             raise InputError(f"{folder / name} is not what headscope wrote there; {_DAMAGED}.")
 
 
-def components(n_layers: int, n_heads: int) -> dict[str, Any]:
+def components(n_layers: int, n_heads: int) -> dict[str, npt.ArrayLike]:
     """Return the columns ``component, layer, head`` of a table with a row a head, then a row an MLP (head -1)."""
     layers = np.arange(n_layers)
     return {

@@ -6,7 +6,7 @@ import hashlib
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,13 @@ from models.weights import SUBNETWORK_FILE
 from ..importance import Importance, head_importance
 from ..structured import Measurement, Step, StructuredSearch
 from .folder import IMPORTANCE, Say, SearchFolder, components
+from .records import HeadsLine, HeadsSettings, HeadsSummary
 from .subject import BELOW_MAJORITY, Loaded, Subject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Folder: TypeAlias = SearchFolder[HeadsLine, HeadsSummary]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class PruneHeads:
             return None
         return Output(self.save_model, "models.save", self.overwrite, inputs, "--save-model")
 
-    def run(self, progress: bool = False, say: Say = lambda line: None) -> dict[str, Any]:
+    def run(self, progress: bool = False, say: Say = lambda line: None) -> HeadsSummary:
         """Search, or go on searching, and return what ``summary.json`` holds.
 
         Raises:
@@ -80,8 +83,8 @@ class PruneHeads:
             )
         return summary
 
-    def _search(self, loaded: Loaded, progress: bool, say: Say) -> dict[str, Any]:
-        folder = SearchFolder(
+    def _search(self, loaded: Loaded, progress: bool, say: Say) -> HeadsSummary:
+        folder: Folder = SearchFolder(
             self.output,
             {"command": "prune-heads", **loaded.record(), **asdict(self.search)},
             {**loaded.provenance(), "device": str(loaded.model.device), "compaction": self.compaction},
@@ -120,13 +123,8 @@ class PruneHeads:
             steps.append(step)
             if len(folder.history) == step.iteration:
                 recall.write(steps)
-                folder.add(
-                    {
-                        **_record(step, kept, metric),
-                        "importances": recall.digest(step.iteration),
-                        "seconds": round(time.monotonic() - started, 3),
-                    }
-                )
+                digest, seconds = recall.digest(step.iteration), time.monotonic() - started
+                folder.add(_line(step, kept, metric, digest, round(seconds, 3)))
             say(
                 f"{step.iteration:3d} {step.phase:5s} {step.subnetwork.n_heads} heads, {step.subnetwork.n_mlps} MLPs: "
                 f"{metric} {step.measured.score:.4f}{'' if step.accepted else ', below the threshold'}"
@@ -136,7 +134,7 @@ class PruneHeads:
             started = time.monotonic()
         return self._finish(folder, loaded, steps)
 
-    def _finish(self, folder: SearchFolder, loaded: Loaded, steps: list[Step]) -> dict[str, Any]:
+    def _finish(self, folder: Folder, loaded: Loaded, steps: list[Step]) -> HeadsSummary:
         full, last = steps[0], [step for step in steps if step.accepted][-1]
         metadata = {
             "method": f"structured, {self.search.what}, {self.search.protocol}",
@@ -153,10 +151,10 @@ class PruneHeads:
         kept = Subnetwork(last.subnetwork.heads, last.subnetwork.mlps, metadata)
         kept.save(folder.path / SUBNETWORK_FILE)
         share = size_share(loaded.model, kept)
-        summary = {
+        summary: HeadsSummary = {
             "command": "prune-heads",
             **loaded.record(),
-            **asdict(self.search),
+            **cast("HeadsSettings", asdict(self.search)),
             "metric": loaded.metric,
             "full_score": full.measured.score,
             "score": last.measured.score,
@@ -182,7 +180,7 @@ class PruneHeads:
 class Recall:
     """The measurements that a folder holds, given out again in their order."""
 
-    def __init__(self, folder: SearchFolder, model: PreTrainedModel) -> None:
+    def __init__(self, folder: Folder, model: PreTrainedModel) -> None:
         self._folder = folder
         self._shape = Subnetwork.full(model).heads.shape
         self._records = list(folder.history)
@@ -270,7 +268,7 @@ def _digest(frame: pd.DataFrame) -> str:
     ).hexdigest()
 
 
-def _record(step: Step, before: Subnetwork, metric: str) -> dict[str, Any]:
+def _line(step: Step, before: Subnetwork, metric: str, importances: str, seconds: float) -> HeadsLine:
     return {
         "iteration": step.iteration,
         "phase": step.phase,
@@ -283,6 +281,8 @@ def _record(step: Step, before: Subnetwork, metric: str) -> dict[str, Any]:
         "accepted": step.accepted,
         "removed_heads": np.argwhere(before.heads & ~step.subnetwork.heads).tolist(),
         "removed_mlps": np.flatnonzero(before.mlps & ~step.subnetwork.mlps).tolist(),
+        "importances": importances,
+        "seconds": seconds,
     }
 
 

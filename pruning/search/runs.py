@@ -14,11 +14,11 @@ from models.common.files import read_json
 from models.common.reading import check_fields, open_safetensors, reason, regular_file
 from models.subnetwork import Subnetwork
 from models.tasks.task import TASKS, Task, plain_name, task_named
+from models.weights import SUBNETWORK_FILE
 
-from .folder import check_search
+from .folder import CONFIG, check_search
 from .subject import BELOW_MAJORITY
 
-_SUBNETWORK, _CONFIG = "subnetwork.safetensors", "config.json"
 _SETTINGS = ("threshold", "split", "holdout")  # what seeds must have in common to be compared
 _PUBLISHED = ("head_mask.npy", "mlp_mask.npy")
 _SEED_FOLDER = re.compile(r"seed_(\d+)")
@@ -42,9 +42,9 @@ class Run:
     revision: str | None = None
     sha256: str | None = None
     """Digest of that checkpoint's weights when it was pruned."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     """Of a search: what all seeds should have in common."""
-    task_definition: Mapping[str, Any] | None = None
+    task_definition: Mapping[str, object] | None = None
     """Of a task of the user's own: see :meth:`models.tasks.task.Task.record`."""
     untestable: bool = False
     """Whether the search's threshold lies below what always saying the commonest label scores."""
@@ -126,7 +126,7 @@ def _find(source: Path) -> tuple[list[Path], list[str]]:
     """Return the files and folders of runs at or below `source`, and what is wrong with searches that are none."""
     if source.exists() and not source.is_dir():
         regular_file(source, "a search's folder, a folder of masks, or a subnetwork's .safetensors file")
-        beside = source.name == _SUBNETWORK and _is_search(source.parent)
+        beside = source.name == SUBNETWORK_FILE and _is_search(source.parent)
         return [source.parent if beside else source], []
     if not source.is_dir():
         raise InputError(
@@ -138,7 +138,7 @@ def _find(source: Path) -> tuple[list[Path], list[str]]:
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         folder = Path(name)
         if _is_search(folder):
-            if _SUBNETWORK in files:
+            if SUBNETWORK_FILE in files:
                 found.append(folder)
             else:
                 lacking.append(_lack(folder))
@@ -153,13 +153,13 @@ def _find(source: Path) -> tuple[list[Path], list[str]]:
     if lacking:
         raise InputError(f"{lacking[0]}.")
     raise InputError(
-        f"{source} holds no subnetwork: neither {_SUBNETWORK} nor {' and '.join(_PUBLISHED)}, there or below."
+        f"{source} holds no subnetwork: neither {SUBNETWORK_FILE} nor {' and '.join(_PUBLISHED)}, there or below."
     )
 
 
 def _is_search(folder: Path) -> bool:
     """Whether the folder's config is a search's; a model's folder has a config too."""
-    path = folder / _CONFIG
+    path = folder / CONFIG
     if not path.is_file():
         return False
     config = read_json(path, "a search's config")
@@ -173,9 +173,9 @@ def _unreadable(error: OSError) -> None:
 
 
 def _lack(folder: Path) -> str:
-    if read_json(folder / _CONFIG, "a search's config")["command"] == "prune-weights":
+    if read_json(folder / CONFIG, "a search's config")["command"] == "prune-weights":
         return f"{folder} is a search of single weights, which keeps no whole heads; compare those of prune-heads"
-    return f"{folder} is an unfinished search: it has no {_SUBNETWORK} yet"
+    return f"{folder} is an unfinished search: it has no {SUBNETWORK_FILE} yet"
 
 
 def _is_subnetwork(path: Path) -> bool:
@@ -184,7 +184,7 @@ def _is_subnetwork(path: Path) -> bool:
     Raises:
         InputError: it cannot be read, so that it may be either.
     """
-    if path.name == _SUBNETWORK:
+    if path.name == SUBNETWORK_FILE:
         return True  # reading it will tell what is wrong with it
     with open_safetensors(path, "a subnetwork or other weights") as file:
         return {"heads", "mlps"} <= set(file.keys())
@@ -192,13 +192,13 @@ def _is_subnetwork(path: Path) -> bool:
 
 def _read(place: Path, wanted: Task | None) -> Run | None:
     """Read one run; None if it is of another task than the one wanted."""
-    config: dict[str, Any] = {}
+    config: Mapping[str, Any] = {}
     if place.is_dir() and _is_search(place):
         check_search(place)
         config = check_fields(
-            place / _CONFIG, read_json(place / _CONFIG, "a search's config"), {"command": "text"}
+            place / CONFIG, read_json(place / CONFIG, "a search's config"), {"command": "text"}
         )
-        subnetwork = Subnetwork.load(place / _SUBNETWORK)
+        subnetwork = Subnetwork.load(place / SUBNETWORK_FILE)
         method = " ".join(str(config[key]) for key in ("command", "what") if config.get(key))
         if config.get("protocol") not in (None, "corrected"):
             method += f" {config['protocol']}"
@@ -213,7 +213,7 @@ def _read(place: Path, wanted: Task | None) -> Run | None:
     if wanted is not None and wanted.own:
         definition = wanted.record()
     elif definition is not None:
-        definition = task_named(check_fields(place / _CONFIG, definition, {})).record()
+        definition = task_named(check_fields(place / CONFIG, definition, {})).record()
     elif config and task not in TASKS:
         raise InputError(
             f"{place}: Unknown task {one_line(repr(task), 60)}: it is none of GLUE's, and the search's config does not "
@@ -222,7 +222,7 @@ def _read(place: Path, wanted: Task | None) -> Run | None:
     model, revision, sha256 = (
         str(told[key]) if told.get(key) else None for key in ("model", "revision", "model_sha256")
     )
-    settings: dict[str, Any] = {key: config[key] for key in _SETTINGS if key in config}
+    settings = {key: config[key] for key in _SETTINGS if key in config}
     return Run(
         place,
         subnetwork,

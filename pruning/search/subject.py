@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,13 @@ from models.common.errors import InputError
 from models.common.provenance import provenance
 from models.common.reading import read_json
 from models.evaluation import Examples, examples_of, predict
+from models.finetuning.result import METRICS
 from models.tasks.metrics import baselines, threshold_metric
 from models.tasks.rows import Row, Rows, apart, hold_out, load_rows
 from models.tasks.task import Task, task_named
 
 from ..importance import Importance
+from .records import Floor, ReportedOn, SearchProvenance, SubjectRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -122,15 +124,15 @@ class Loaded:
         """The name of the score that decides."""
         return threshold_metric(self.task)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> SubjectRecord:
         """Return what decides the result, ready for JSON."""
         model = model_record(self.checkpoint)
-        return {
+        record: SubjectRecord = {
             "model": self.subject.model,
             "revision": model["revision"],
             "model_sha256": model["sha256"],
             "task": self.task.name,
-            **({"task_definition": self.task.record()} if self.task.own else {}),
+            "task_definition": self.task.record() or {},
             "seed": self.seed,
             "data": self.rows.source,
             "data_sha256": self.rows.sha256 or self.rows.revision,
@@ -139,8 +141,11 @@ class Loaded:
             "holdout": self.subject.holdout,
             "max_length": self.subject.max_length,
         }
+        if not self.task.own:
+            del record["task_definition"]
+        return record
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> SearchProvenance:
         """Return where this run's results come from, ready for JSON."""
         return {**provenance(), "model": model_record(self.checkpoint), "data": self.rows.record()}
 
@@ -166,7 +171,7 @@ class Loaded:
         """Return the score that decides, of logits in the order of the examples."""
         return self.examples.scores(logits)[self.metric]
 
-    def report(self, scored: Callable[[Examples], dict[str, float]]) -> dict[str, Any]:
+    def report(self, scored: Callable[[Examples], dict[str, float]]) -> ReportedOn:
         """Score the full model and what was found on the examples that the search has not seen, if there are some.
 
         Args:
@@ -206,7 +211,7 @@ class Loaded:
         targets, classes = self.examples.targets, self.examples.classes
         return baselines(self.task, targets, targets, classes=classes)["majority"][self.metric]
 
-    def floor(self, full_score: float, threshold: float) -> dict[str, Any]:
+    def floor(self, full_score: float, threshold: float) -> Floor:
         """Return, for a search's summary, the score to reach beside that of always saying the commonest label.
 
         Where the first is not above the second, anything holds the threshold: the search is done as the paper does
@@ -244,7 +249,7 @@ def draw_rows(rows: Sequence[Row], task: Task, examples: int | None) -> list[Row
 def _seed_of(model: str) -> int:
     """Return the seed that a fine-tuned model's folder names, 0 if it names none."""
     try:
-        seed = read_json(Path(model) / "metrics.json")["seed"]
+        seed = read_json(Path(model) / METRICS)["seed"]
     except (InputError, KeyError, TypeError):
         return 0
     return seed if type(seed) is int and seed >= 0 else 0

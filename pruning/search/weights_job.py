@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from models.common.files import atomic_file, known
-from models.evaluation import predict
+from models.evaluation import Examples, predict
 from models.weights import WEIGHT_MASKS_FILE, WeightMasks, survival
 
 from ..magnitude import Iteration, MagnitudeOrder, MagnitudePruning, magnitude_search
 from ..structured import check_score
 from .folder import SURVIVAL, Say, SearchFolder, components
+from .records import WeightsLine, WeightsSummary
 from .subject import Loaded, Subject
 
 
@@ -37,14 +37,14 @@ class PruneWeights:
     overwrite: bool = False
     """Replace an earlier search in the output folder."""
 
-    def run(self, progress: bool = False, say: Say = lambda line: None) -> dict[str, Any]:
+    def run(self, progress: bool = False, say: Say = lambda line: None) -> WeightsSummary:
         """Search, or go on searching, and return what ``summary.json`` holds.
 
         Raises:
             HeadscopeError: the model or the data is not what it should be, or the folder holds another search.
         """
         loaded, how = self.subject.load(), self.search
-        folder = SearchFolder(
+        folder: SearchFolder[WeightsLine, WeightsSummary] = SearchFolder(
             self.output,
             {"command": "prune-weights", **loaded.record(), **self.search.record()},
             {**loaded.provenance(), "device": str(loaded.model.device)},
@@ -55,14 +55,14 @@ class PruneWeights:
             return folder.read_summary()
         model, metric = loaded.model, loaded.metric
         order = MagnitudeOrder(model, how.fraction, how.last_bias, how.criterion)
-        recorded = [record["score"] for record in folder.history]
+        recorded = [float("nan") if line["score"] is None else line["score"] for line in folder.history]
         started = time.monotonic()
 
         def measure(step: int) -> float:
             nonlocal started
             started = time.monotonic()
             if step < len(recorded):
-                return float("nan") if recorded[step] is None else recorded[step]
+                return recorded[step]
             with order.masks(step).applied(model):
                 logits = predict(model, loaded.examples, self.subject.batch_size, progress)
             score = loaded.score(logits)
@@ -74,7 +74,17 @@ class PruneWeights:
         def record(one: Iteration) -> None:
             if one.iteration >= len(folder.history):
                 seconds = round(time.monotonic() - started, 3)
-                folder.add({**one._asdict(), "score": known(one.score), "metric": metric, "seconds": seconds})
+                folder.add(
+                    {
+                        "iteration": one.iteration,
+                        "step": one.step,
+                        "kept_share": one.kept_share,
+                        "score": known(one.score),
+                        "accepted": one.accepted,
+                        "metric": metric,
+                        "seconds": seconds,
+                    }
+                )
             failed = "" if one.accepted else ", below the threshold"
             say(f"{one.step:3d} {one.kept_share:6.1%} of the weights: {metric} {one.score:.4f}{failed}")
 
@@ -85,7 +95,7 @@ class PruneWeights:
         masks.save(folder.path / WEIGHT_MASKS_FILE)
         with atomic_file(folder.path / SURVIVAL) as temporary:
             survival_frame(masks, loaded).to_parquet(temporary, index=False, write_page_checksum=True)
-        summary = {
+        summary: WeightsSummary = {
             "command": "prune-weights",
             **loaded.record(),
             **self.search.record(),
@@ -105,7 +115,7 @@ class PruneWeights:
         return summary
 
 
-def _scored(masks: WeightMasks, loaded: Loaded, examples: Any) -> dict[str, float]:
+def _scored(masks: WeightMasks, loaded: Loaded, examples: Examples) -> dict[str, float]:
     with masks.applied(loaded.model):
         return examples.scores(predict(loaded.model, examples, loaded.subject.batch_size))
 

@@ -44,22 +44,22 @@ def estimates(
         if step.path in done:
             seconds = folder.read(step)["step"]["seconds"]
             for key in (
-                (_plain(step), step.task),
-                (_plain(step), ""),
+                (step.alike, step.task),
+                (step.alike, ""),
                 (step.kind, step.task),
                 (step.kind, ""),
             ):
                 measured.setdefault(key, []).append(seconds)
 
     def expected(step: Step) -> float | None:
-        kinds = (_plain(step), step.kind, *_LIKE.get(step.kind, ()))
+        kinds = (step.alike, step.kind, *_LIKE.get(step.kind, ()))
         keys = [(kind, task) for task in (step.task, "") for kind in kinds]
         return next((sum(measured[key]) / len(measured[key]) for key in keys if key in measured), None)
 
     found = []
-    counts = Counter((step.wave, _plain(step)) for step in steps)
+    counts = Counter((step.wave, step.alike) for step in steps)
     for (wave, name), number in sorted(counts.items(), key=lambda item: WAVES.index(item[0][0])):
-        alike = [step for step in steps if (step.wave, _plain(step)) == (wave, name)]
+        alike = [step for step in steps if (step.wave, step.alike) == (wave, name)]
         times = [expected(step) for step in alike]
         open_ = [step.path not in done or step.path in again for step in alike]
         left = [time for time, is_open in zip(times, open_, strict=True) if is_open]
@@ -75,8 +75,3 @@ def estimates(
             )
         )
     return found
-
-
-def _plain(step: Step) -> str:
-    """The step's name, with * for the number of a draw."""
-    return "-".join("*" if part.isdecimal() else part for part in step.name.split("-"))

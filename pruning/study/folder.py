@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from models.common.errors import InputError
 from models.common.files import differences, read_json, write_json
 from models.common.outputs import is_litter, looked_at
 from models.common.reading import check_fields, file_digest, json_digest
+from models.finetuning.result import METRICS as METRICS
 
 from .plan import Plan, Step
+from .records import StepResult
 
-METRICS = "metrics.json"
-"""A step's folder that has it is done; it is written last."""
 STUDY = "study.json"
 """What the folder's study is; a report needs nothing else."""
 REPORT = "report"
@@ -103,7 +103,7 @@ class StudyFolder:
         """Whether a step has come to its end; see :meth:`damage` for whether it is still what it was."""
         return (self.of(step) / METRICS).is_file()
 
-    def read(self, step: Step) -> dict[str, Any]:
+    def read(self, step: Step) -> StepResult:
         """Return what a finished step's ``metrics.json`` holds.
 
         Raises:
@@ -118,7 +118,7 @@ class StudyFolder:
         known = found["step"].pop("checksum", None)
         if known not in (None, json_digest(found)):
             raise InputError(f"{file} is not what was written there; {_REPAIR}.")
-        return found
+        return cast("StepResult", found)
 
     def file(self, step: Step, name: str) -> Path:
         """Return the path of one of a finished step's files, which is what was written.
@@ -143,10 +143,12 @@ class StudyFolder:
             self.file(step, name)
         return self.of(step)
 
-    def error(self, step: Step) -> dict[str, Any] | None:
+    def error(self, step: Step) -> dict[str, str] | None:
         """Return how a step failed, or None."""
         file = self.error_file(step)
-        return read_json(file, "the error of a study's step") if file.is_file() else None
+        if not file.is_file():
+            return None
+        return check_fields(file, read_json(file, "the error of a study's step"), {"error": "text"})
 
     def damage(self, plan: Plan, step: Step) -> Damage | None:
         """Compare a finished step with its checksums and with the plan; None if all is well."""
@@ -177,13 +179,12 @@ class StudyFolder:
         if not self.is_done(step):
             return None
         try:
-            found: str = self.read(step)["step"]["digest"]
-            return found
+            return self.read(step)["step"]["digest"]
         except (InputError, KeyError):
             return None
 
     def seal(
-        self, step: Step, made: Path, result: Mapping[str, Any], digest: str, record: Mapping[str, Any]
+        self, step: Step, made: Path, result: Mapping[str, object], digest: str, record: Mapping[str, object]
     ) -> None:
         """Finish a step: checksums of its files go into ``metrics.json``, and its folder gets its name.
 
@@ -257,7 +258,7 @@ def checksum(path: Path) -> str:
     return file_digest(path)
 
 
-def _changes(there: Any, here: Mapping[str, Any]) -> str:
+def _changes(there: object, here: Mapping[str, object]) -> str:
     """Return in words where two steps' configs differ; what follows from their inputs only if there is nothing else."""
     if not isinstance(there, dict):
         return "its config cannot be read"
@@ -265,8 +266,8 @@ def _changes(there: Any, here: Mapping[str, Any]) -> str:
     return differences(*plain) or ("its inputs have changed" if there != here else "")
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{key}.")

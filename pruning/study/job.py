@@ -26,6 +26,7 @@ from .config import ELSEWHERE, Study, from_table, read_study
 from .folder import STUDY, StudyFolder
 from .plan import Materials, Plan, Step, plan_of
 from .progress import told
+from .records import Outcome
 from .steps import Job
 from .worker import STARTS, execute
 
@@ -99,10 +100,12 @@ class RunStudy:
             rows = [load_rows(task, study.data, split) for split in _SPLITS]
             data[name] = {split: one.sha256 or one.revision for split, one in zip(_SPLITS, rows, strict=True)}
         record = model_record(load_checkpoint(study.model, study.revision))
-        known = ("sha256",) if record["sha256"] else ("name", "revision")
-        return plan_of(study, Materials({key: record[key] for key in known}, data))
+        known: dict[str, str | None] = {"sha256": record["sha256"]}
+        if not record["sha256"]:
+            known = {"name": record["name"], "revision": record["revision"]}
+        return plan_of(study, Materials(known, data))
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Outcome:
         """Do what is to be done, and return how many steps are done, and what failed.
 
         Raises:
@@ -220,7 +223,7 @@ class RunStudy:
                 say(f"{len(left)} unfinished steps are submitted again, as a worker is gone")
 
 
-def outcome(plan: Plan, steps: Sequence[Step], folder: StudyFolder) -> dict[str, Any]:
+def outcome(plan: Plan, steps: Sequence[Step], folder: StudyFolder) -> Outcome:
     """Return how many of the steps are done, and which have failed or wait for one that has."""
     failed = {step.path: found["error"] for step in steps if (found := folder.error(step))}
     left = [step.path for step in steps if not folder.is_done(step) and step.path not in failed]

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any
 
 from models.common.errors import InputError
+from models.saving import WHOLE
 from models.weights import SUBNETWORK_FILE, WEIGHT_MASKS_FILE
 
 from .config import Study, non_defaults
@@ -25,7 +25,41 @@ PROTOCOL = 1
 WAVES = ("fine-tune and search", "controls", "supers", "patterns")
 PRETRAINED = "pretrained"
 """Stands in a path where a seed would, for what is of no seed."""
-_MODEL_FILE = "model.safetensors"
+JOINT, WEIGHTS = "heads-and-mlps", "weights"
+"""The searches that subnetworks are made from."""
+_SUPER = "super-"
+
+
+def search_step(search: str) -> str:
+    """Return the name of the step that is one of :data:`pruning.study.config.SEARCHES`."""
+    return f"search-{search}"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Which subnetwork a step is of."""
+
+    method: str
+    """``structured`` or ``magnitude``."""
+    kind: str
+    """One of :data:`pruning.study.config.STRUCTURED`, or of ``MAGNITUDE``."""
+    draw: int = 0
+    """Counted from 1; 0 where there is only one."""
+
+    @property
+    def of_all_seeds(self) -> bool:
+        """Whether it is made from what the searches of all seeds keep."""
+        return self.kind.startswith(_SUPER)
+
+    @property
+    def role(self) -> str:
+        """``good``, ``random`` or ``bad``, of one seed or of all."""
+        return self.kind.removeprefix(_SUPER)
+
+    def name(self, counted: bool = True) -> str:
+        """Return the beginning of its steps' names; with * for the number of the draw if that does not count."""
+        prefix = "weights-" if self.method == "magnitude" else ""
+        return f"{prefix}{self.kind}" + (f"-{self.draw if counted else '*'}" if self.draw else "")
 
 
 @dataclass(frozen=True)
@@ -45,20 +79,34 @@ class Step:
     """Paths of the steps whose outputs are read."""
     outputs: tuple[str, ...] = ()
     """Files that other steps read."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     """What of the study decides the result, but for model, data, task, seed and threads; ready for JSON."""
+    drawn: Drawn | None = None
+    """Of a step that prunes or fine-tunes again: which subnetwork."""
+
+    @property
+    def place(self) -> str:
+        """``seed_42``."""
+        return PRETRAINED if self.seed is None else f"seed_{self.seed}"
 
     @property
     def path(self) -> str:
         """Folder within the study's: ``qqp/seed_42/fine-tune``."""
-        return f"{self.task}/{PRETRAINED if self.seed is None else f'seed_{self.seed}'}/{self.name}"
+        return f"{self.task}/{self.place}/{self.name}"
+
+    @property
+    def alike(self) -> str:
+        """The name, with * for the number of a draw: draws are counted together."""
+        if self.drawn is None:
+            return self.name
+        return self.drawn.name(counted=False) + self.name.removeprefix(self.drawn.name())
 
 
 @dataclass(frozen=True)
 class Materials:
     """What the model and the data are as they lie there now."""
 
-    model: Mapping[str, Any]
+    model: Mapping[str, str | None]
     """``revision`` and ``name`` of a Hub model, ``sha256`` of a folder's weights."""
     data: Mapping[str, Mapping[str, str | None]]
     """By task, digests of its splits ``train`` and ``validation``."""
@@ -78,13 +126,13 @@ class Plan:
         return {step.path: step for step in self.steps}
 
     @cached_property
-    def configs(self) -> dict[str, dict[str, Any]]:
+    def configs(self) -> dict[str, dict[str, object]]:
         """By path, everything that decides a step's result; the identities of its inputs stand for theirs."""
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, dict[str, object]] = {}
         identities: dict[str, str] = {}
         for step in self.steps:
             task = self.study.task(step.task)
-            config = {
+            config: dict[str, object] = {
                 "protocol": PROTOCOL,
                 "step": step.name,
                 "task": step.task,
@@ -148,7 +196,7 @@ class Plan:
         return [step for step in self.steps if step.path in chosen]
 
 
-def identity_of(config: Mapping[str, Any]) -> str:
+def identity_of(config: Mapping[str, object]) -> str:
     """Return the SHA-256 of a config's canonical JSON: keys sorted, no white space."""
     text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -169,15 +217,13 @@ def plan_of(study: Study, materials: Materials) -> Plan:
 
 def _fine_tune_and_search(study: Study, task: str, seed: int) -> Iterator[Step]:
     wave = WAVES[0]
-    tuned = Step(
-        "fine-tune", "fine-tune", task, seed, wave, outputs=(_MODEL_FILE,), settings=_fine_tuning(study)
-    )
+    tuned = Step("fine-tune", "fine-tune", task, seed, wave, outputs=(WHOLE,), settings=_fine_tuning(study))
     yield tuned
     for search in study.searches:
-        weights = search == "weights"
+        weights = search == WEIGHTS
         how = study.magnitude if weights else study.structured
         yield Step(
-            f"search-{search}",
+            search_step(search),
             "search-weights" if weights else "search",
             task,
             seed,
@@ -196,60 +242,58 @@ def _subnetworks(study: Study, task: str, seed: int) -> Iterator[Step]:
     def path(name: str, of: int = seed) -> str:
         return f"{task}/seed_{of}/{name}"
 
-    for method, search, prefix in (
-        ("structured", "search-heads-and-mlps", ""),
-        ("magnitude", "search-weights", "weights-"),
-    ):
+    for method, search in (("structured", JOINT), ("magnitude", WEIGHTS)):
         for kind in getattr(study.subnetworks, method):
-            is_super = kind.startswith("super-")
-            seeds = list(study.seeds) if is_super else [seed]
             draws = study.subnetworks.random_draws if (kind, method) == ("random", "structured") else 0
             for draw in range(1, draws + 1) if draws else [0]:
-                name = prefix + (f"{kind}-{draw}" if draw else kind)
-                settings: dict[str, Any] = {"method": method, "subnetwork": kind, "seeds": seeds}
+                drawn = Drawn(method, kind, draw)
+                seeds = list(study.seeds) if drawn.of_all_seeds else [seed]
+                settings: dict[str, object] = {"method": method, "subnetwork": kind, "seeds": seeds}
                 if draw:
                     settings["draw"] = draw
-                if kind not in ("good", "super-good"):
+                if drawn.role != "good":
                     settings["draw_seed"] = study.seed
                 if method == "magnitude":
                     of_masks = non_defaults(study.magnitude)
                     settings |= {k: v for k, v in of_masks.items() if k in ("last_bias", "criterion")}
-                wave = WAVES[2 if is_super else 1]
+                wave = WAVES[2 if drawn.of_all_seeds else 1]
                 masks = WEIGHT_MASKS_FILE if method == "magnitude" else SUBNETWORK_FILE
                 pruned = Step(
-                    f"{name}-pruned",
+                    f"{drawn.name()}-pruned",
                     "pruned",
                     task,
                     seed,
                     wave,
-                    inputs=(path("fine-tune"), *(path(search, of) for of in seeds)),
+                    inputs=(path("fine-tune"), *(path(search_step(search), of) for of in seeds)),
                     outputs=(masks,),
                     settings=_rows(study) | settings,
+                    drawn=drawn,
                 )
                 yield pruned
                 if study.subnetworks.fine_tune:
                     yield Step(
-                        f"{name}-fine-tuned",
+                        f"{drawn.name()}-fine-tuned",
                         "fine-tuned",
                         task,
                         seed,
                         wave,
                         inputs=(pruned.path,),
                         settings=_fine_tuning(study) | settings,
+                        drawn=drawn,
                     )
 
 
 def _patterns(study: Study, task: str) -> Iterator[Step]:
-    how: dict[str, Any] = {"maps": list(study.patterns.maps), "examples": study.patterns.examples}
+    how: dict[str, object] = {"maps": list(study.patterns.maps), "examples": study.patterns.examples}
     how |= {"draw_seed": study.seed, "max_length": study.max_length}
     for seed in (*study.seeds, *([None] if study.patterns.pretrained else [])):
         tuned = () if seed is None else (f"{task}/seed_{seed}/fine-tune",)
         yield Step("patterns", "patterns", task, seed, WAVES[3], tuned, settings=how)
 
 
-def _rows(study: Study) -> dict[str, Any]:
+def _rows(study: Study) -> dict[str, object]:
     """What decides which dev rows are scored, and how they are read."""
-    found: dict[str, Any] = {"max_length": study.max_length}
+    found: dict[str, object] = {"max_length": study.max_length}
     if study.dev_examples is not None:
         found["dev_examples"] = study.dev_examples
     if study.holdout:
@@ -257,7 +301,7 @@ def _rows(study: Study) -> dict[str, Any]:
     return found
 
 
-def _fine_tuning(study: Study) -> dict[str, Any]:
+def _fine_tuning(study: Study) -> dict[str, object]:
     how = non_defaults(study.fine_tuning)
     for name in ("checkpoint_steps", "report_to"):  # they do not decide the result
         how.pop(name, None)

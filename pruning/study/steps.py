@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from models.common.files import read_json, write_json
 from models.tasks.rows import load_rows
@@ -15,11 +15,14 @@ from models.weights import SUBNETWORK_FILE, WEIGHT_MASKS_FILE, WeightMasks, load
 
 from .config import Study
 from .folder import METRICS, StudyFolder, checksum
-from .plan import Plan, Step
+from .plan import WEIGHTS, Drawn, Plan, Step, search_step
+from .records import PrunedResult, SubnetworkRecord
 
 if TYPE_CHECKING:
+    from models.finetuning.result import FineTuneResult
     from models.subnetwork import Subnetwork
 
+    from ..search.records import SearchSummary
     from ..search.subject import Loaded, Subject
 
 
@@ -33,7 +36,7 @@ class Job:
     step: Step
     inputs: tuple[Step, ...]
     identity: str
-    config: dict[str, Any]
+    config: Mapping[str, object]
     revision: str | None
     """Commit of a Hub model."""
     run: str
@@ -100,10 +103,22 @@ class Job:
             self.folder.stop_file.write_text(self.run)
 
 
-_KEPT = (METRICS, "learning_curve.png")
+class Made(NamedTuple):
+    """What a step gives, besides the files in its folder."""
+
+    result: Mapping[str, object]
+    """What ``metrics.json`` shall hold."""
+    digest: str
+    """What its outputs are known by to those that read them."""
+    told: str
+    """The result in a word, for the terminal."""
 
 
-def _fine_tune(job: Job, masks: Subnetwork | WeightMasks | None = None) -> tuple[dict[str, Any], str]:
+def _score(result: FineTuneResult | SearchSummary | PrunedResult) -> str:
+    return f"{result['metric']} {result['score']:.3f}"
+
+
+def _fine_tune(job: Job, masks: Subnetwork | WeightMasks | None = None) -> Made:
     from models.finetuning.run import finetune
 
     from ..search.subject import draw_rows
@@ -122,17 +137,19 @@ def _fine_tune(job: Job, masks: Subnetwork | WeightMasks | None = None) -> tuple
         masks,
     )
     (model,) = job.step.outputs or (None,)
-    return result, checksum(job.made / model) if model else ""
+    return Made(result, checksum(job.made / model) if model else "", _score(result))
 
 
-def _fine_tune_again(job: Job) -> tuple[dict[str, Any], str]:
+def _fine_tune_again(job: Job) -> Made:
+    from models.finetuning.run import CURVE
+
     (pruned,) = job.inputs
-    result, digest = _fine_tune(job, load_masks(job.folder.of(pruned)))
+    made = _fine_tune(job, load_masks(job.folder.of(pruned)))
     if not job.study.keep_models:
         for file in job.made.iterdir():
-            if file.name not in _KEPT:
+            if file.name not in (METRICS, CURVE):
                 file.unlink()
-    return result, digest
+    return made
 
 
 def _subject(job: Job) -> Subject:
@@ -152,27 +169,25 @@ def _subject(job: Job) -> Subject:
     )
 
 
-def _search(job: Job) -> tuple[dict[str, Any], str]:
+def _search(job: Job) -> Made:
     from models.subnetwork import Subnetwork
 
     from ..search.heads_job import PruneHeads
 
-    how = replace(
-        job.study.structured, what=job.step.name.removeprefix("search-"), threshold=job.study.threshold
-    )
+    how = replace(job.study.structured, what=str(job.step.settings["what"]), threshold=job.study.threshold)
     result = PruneHeads(_subject(job), job.made, how).run()
-    return result, Subnetwork.load(job.made / SUBNETWORK_FILE).digest()
+    return Made(result, Subnetwork.load(job.made / SUBNETWORK_FILE).digest(), _score(result))
 
 
-def _search_weights(job: Job) -> tuple[dict[str, Any], str]:
+def _search_weights(job: Job) -> Made:
     from ..search.weights_job import PruneWeights
 
     how = replace(job.study.magnitude, threshold=job.study.threshold)
     result = PruneWeights(_subject(job), job.made, how).run()
-    return result, WeightMasks.load(job.made / WEIGHT_MASKS_FILE).digest()
+    return Made(result, WeightMasks.load(job.made / WEIGHT_MASKS_FILE).digest(), _score(result))
 
 
-def _prune(job: Job) -> tuple[dict[str, Any], str]:
+def _prune(job: Job) -> Made:
     """Draw a subnetwork, and score the fine-tuned model without the rest."""
     from models.compaction import compact, size_share
     from models.evaluation import predict
@@ -180,7 +195,7 @@ def _prune(job: Job) -> tuple[dict[str, Any], str]:
     loaded = _subject(job).load()
     examples = loaded.held_out or loaded.examples
     masks: Subnetwork | WeightMasks
-    if job.step.settings["method"] == "magnitude":
+    if _drawn(job).method == "magnitude":
         masks, about = _weight_masks(job, loaded)
         with masks.applied(loaded.model):
             logits = predict(loaded.model, examples, job.study.batch_size)
@@ -197,7 +212,7 @@ def _prune(job: Job) -> tuple[dict[str, Any], str]:
         name = SUBNETWORK_FILE
     masks.save(job.made / name)
     scores = examples.scores(logits)
-    result = {
+    result: PrunedResult = {
         "task": job.step.task,
         "seed": job.step.seed,
         "metric": loaded.metric,
@@ -206,7 +221,13 @@ def _prune(job: Job) -> tuple[dict[str, Any], str]:
         "examples": len(examples),
         "subnetwork": about,
     }
-    return result, masks.digest()
+    return Made(result, masks.digest(), _score(result))
+
+
+def _drawn(job: Job) -> Drawn:
+    """Which subnetwork a step is of, which it must be."""
+    assert job.step.drawn is not None
+    return job.step.drawn
 
 
 def _draw_seed(job: Job) -> int:
@@ -215,39 +236,41 @@ def _draw_seed(job: Job) -> int:
     return zlib.crc32(repr((job.step.task, job.step.seed, sorted(told.items()))).encode())
 
 
-def _subnetwork(job: Job) -> tuple[Subnetwork, dict[str, Any]]:
+def _subnetwork(job: Job) -> tuple[Subnetwork, SubnetworkRecord]:
     from models.subnetwork import Subnetwork
 
     from ..controls import bad_subnetwork, random_subnetworks, super_bad_subnetwork
     from ..survivors import super_survivors
 
-    kind = job.step.settings["subnetwork"]
+    drawn = _drawn(job)
     found = [
-        Subnetwork.load(job.folder.of(one) / SUBNETWORK_FILE)
-        for one in job.inputs
-        if one.name.startswith("search-")
+        Subnetwork.load(job.folder.of(one) / SUBNETWORK_FILE) for one in job.inputs if one.kind == "search"
     ]
-    own = super_survivors(found) if kind.startswith("super-") else found[0]
-    if kind in ("good", "super-good"):
+    own = super_survivors(found) if drawn.of_all_seeds else found[0]
+    if drawn.role == "good":
         return own, {}
     seed = _draw_seed(job)
-    if kind.endswith("random"):
-        draw = job.step.settings.get("draw", 1)
-        return random_subnetworks(own, draw, seed)[-1], {"draw_seed": seed}
-    bad = bad_subnetwork(own, seed) if kind == "bad" else super_bad_subnetwork(found, seed)
-    shares = {name: value for name, value in bad._asdict().items() if name != "subnetwork"}
-    return bad.subnetwork, shares | {"draw_seed": seed}
+    if drawn.role == "random":
+        return random_subnetworks(own, drawn.draw or 1, seed)[-1], {"draw_seed": seed}
+    bad = super_bad_subnetwork(found, seed) if drawn.of_all_seeds else bad_subnetwork(own, seed)
+    return bad.subnetwork, {
+        "topped_up_heads": bad.topped_up_heads,
+        "topped_up_mlps": bad.topped_up_mlps,
+        "good_heads": bad.good_heads,
+        "good_mlps": bad.good_mlps,
+        "draw_seed": seed,
+    }
 
 
-def _weight_masks(job: Job, loaded: Loaded) -> tuple[WeightMasks, dict[str, Any]]:
+def _weight_masks(job: Job, loaded: Loaded) -> tuple[WeightMasks, SubnetworkRecord]:
     from ..magnitude import magnitude_masks, random_masks
 
-    good = WeightMasks.load(job.input("search-weights") / WEIGHT_MASKS_FILE)
-    kind, how = job.step.settings["subnetwork"], job.study.magnitude
+    good = WeightMasks.load(job.input(search_step(WEIGHTS)) / WEIGHT_MASKS_FILE)
+    role, how = _drawn(job).role, job.study.magnitude
     last_bias = how.last_bias
-    if kind == "good":
+    if role == "good":
         return good, {}
-    if kind == "random":
+    if role == "random":
         seed = _draw_seed(job)
         masks = random_masks(loaded.model, kept=good.kept, seed=seed, last_bias=last_bias)
         return masks, {"draw_seed": seed}
@@ -258,7 +281,7 @@ def _weight_masks(job: Job, loaded: Loaded) -> tuple[WeightMasks, dict[str, Any]
     return masks, {"good_weights": common / masks.kept if masks.kept else 0.0}
 
 
-def _patterns(job: Job) -> tuple[dict[str, Any], str]:
+def _patterns(job: Job) -> Made:
     from patterns.job import ClassifyHeads
 
     study, tuned = job.study, job.step.seed is not None
@@ -275,10 +298,12 @@ def _patterns(job: Job) -> tuple[dict[str, Any], str]:
         output=job.made,
         overwrite=True,
     ).run()
-    return done.summary, ""
+    maps = done.summary["maps"]
+    told = ", ".join(f"{kind} {one['interpretable_ratio']:.1%}" for kind, one in maps.items())
+    return Made(done.summary, "", told)
 
 
-JOBS: dict[str, Callable[[Job], tuple[dict[str, Any], str]]] = {
+JOBS: dict[str, Callable[[Job], Made]] = {
     "fine-tune": _fine_tune,
     "search": _search,
     "search-weights": _search_weights,
@@ -286,4 +311,4 @@ JOBS: dict[str, Callable[[Job], tuple[dict[str, Any], str]]] = {
     "fine-tuned": _fine_tune_again,
     "patterns": _patterns,
 }
-"""By kind of step: makes the folder ``job.made``, and returns its result and what its outputs are known by."""
+"""By kind of step: makes the folder ``job.made``."""

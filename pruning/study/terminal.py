@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from models.common.terminal import print_table
+
+from .records import Report
 
 if TYPE_CHECKING:
     from .estimate import Estimate
@@ -54,7 +56,7 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def print_report(told: Mapping[str, Any]) -> None:
+def print_report(told: Report) -> None:
     """Print what a report says: scores by subnetwork and task, and what the data support."""
     console = Console(highlight=False, markup=False, emoji=False)
     scores = told["scores"]

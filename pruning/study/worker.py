@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from models.common.commands import quiet_libraries, say
 from models.common.errors import HeadscopeError
@@ -42,17 +41,18 @@ def execute(job: Job) -> None:
         try:
             job.work.mkdir(parents=True, exist_ok=True)
             write_json(job.work / "starts.json", {"run": job.run, "starts": job.starts + 1})
-            result, digest = study_steps.JOBS[step.kind](job)
-            result.pop("step", None)
+            made = study_steps.JOBS[step.kind](job)
+            result = {name: value for name, value in made.result.items() if name != "step"}
+            seconds = round(time.monotonic() - started, 3)
             record = {
                 "identity": job.identity,
                 "config": job.config,
                 "inputs": {one.path: folder.digest(one) for one in job.inputs},
-                "seconds": round(time.monotonic() - started, 3),
+                "seconds": seconds,
                 "cpu_seconds": round(time.process_time() - cpu, 3),
                 "starts": job.starts,
             }
-            folder.seal(step, job.made, result, digest, record)
+            folder.seal(step, job.made, result, made.digest, record)
             shutil.rmtree(job.work, ignore_errors=True)
         except Exception as error:
             if disk_is_full(error):
@@ -65,13 +65,7 @@ def execute(job: Job) -> None:
             job.fail(told, "" if isinstance(error, HeadscopeError) else traceback.format_exc())
             say(f"{step.path}: failed: {told}")
         else:
-            say(f"{step.path}: {_told(result)} ({record['seconds']:.0f} s)")
-
-
-def _told(result: dict[str, Any]) -> str:
-    if "score" in result:
-        return f"{result['metric']} {result['score']:.3f}"
-    return ", ".join(f"{kind} {one['interpretable_ratio']:.1%}" for kind, one in result["maps"].items())
+            say(f"{step.path}: {made.told} ({seconds:.0f} s)")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,8 @@ from ...permutation import (
     sign_flip_test,
     verdict,
 )
-from ...stability import at_least
+from ...stability import WHAT, What, at_least
+from ..records import Conclusion
 from .data import METHODS, STATES, StudyData
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ _UNITS = {
     ACROSS_TASKS: "tasks",
 }
 """What `n` counts, of one task by the question, or over all."""
-_QUESTIONS = {
+QUESTIONS = {
     "good": "Are good subnetworks better than others of their size after fine-tuning again?",
     "stable": "Is survival more stable over seeds than by chance?",
     "patterns": "Are the maps of super-survivors heterogeneous more or less often than those of the other heads of "
@@ -60,7 +61,7 @@ class Finding:
     """One comparison."""
 
     question: str
-    """One of the keys of ``_QUESTIONS``."""
+    """One of the keys of ``QUESTIONS``."""
     comparison: str
     of: str
     """A task, or over what: all runs of all tasks (these tasks, other seeds), or tasks (other tasks)."""
@@ -85,6 +86,8 @@ class Finding:
     """Why it is not testable whatever the numbers say."""
     interval: Callable[[float], tuple[float, float]] | None = field(default=None, compare=False, repr=False)
     """The interval that belongs to the test at a level; NaN for an end that there is not."""
+    what: What | None = None
+    """Whether it is of heads or of MLPs, where there is a comparison of each."""
 
     @property
     def at_best(self) -> float | None:
@@ -103,13 +106,19 @@ class Finding:
         return f"{self.n} {unit.removesuffix('s') if self.n == 1 else unit}"
 
     @property
-    def verdict(self) -> str:
-        """What the data say, in a word or two."""
+    def outcome(self) -> str:
+        """What the data say: one of the words of :mod:`pruning.permutation`."""
         if not self.testable or self.effect is None:
-            if self.why:
-                return f"{UNTESTABLE}: {self.why}"
-            return UNTESTABLE if self.at_best is None else f"{UNTESTABLE}: {_in_vain(self)}"
+            return UNTESTABLE
         return verdict(self.effect, self.p_value if self.p_holm is None else self.p_holm, self.at_best)
+
+    @property
+    def verdict(self) -> str:
+        """The same, and why what is not testable is not."""
+        if self.testable and self.effect is not None:
+            return self.outcome
+        why = self.why or ("" if self.at_best is None else _in_vain(self))
+        return f"{self.outcome}: {why}" if why else self.outcome
 
 
 def findings_of(data: StudyData) -> list[Finding]:
@@ -146,13 +155,13 @@ def findings_frame(found: Sequence[Finding]) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(names[4:], "float64"))
 
 
-def conclusions(found: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Return each question with what this study's data support, in sentences: ``key``, ``question``, ``answers``.
+def conclusions(found: Sequence[Finding]) -> list[Conclusion]:
+    """Return each question with what this study's data support, in sentences.
 
     What can be tested comes first, then in a sentence what cannot. :func:`findings_frame` has every number.
     """
-    told = []
-    for key, question in _QUESTIONS.items():
+    told: list[Conclusion] = []
+    for key, question in QUESTIONS.items():
         of = [one for one in found if one.question == key]
         overall = [one for one in of if one.of in _OVERALL]
         single = [one for one in of if one.of not in _OVERALL]
@@ -216,12 +225,12 @@ def _both_nulls(found: Sequence[Finding]) -> list[str]:
     """Whether heads survive more stably than both kinds of random subnetworks: the layers explain the easier part."""
     by_task: dict[str, list[Finding]] = {}
     for one in found:
-        if one.comparison.startswith("heads"):
+        if one.what == "heads":
             by_task.setdefault(one.of, []).append(one)
     by_task = {task: both for task, both in by_task.items() if all(one.testable for one in both)}
     if not by_task:
         return []
-    above = [task for task, both in by_task.items() if all(one.verdict == "higher" for one in both)]
+    above = [task for task, both in by_task.items() if all(one.outcome == HIGHER for one in both)]
     named = ": " + ", ".join(above) if above else ""
     told = f"in {len(above)} of {len(by_task)} tasks{named}"
     return [
@@ -354,7 +363,7 @@ def _known(value: float) -> float | None:
 def _stable(data: StudyData) -> list[Finding]:
     """Fleiss' kappa less its mean by chance; test and interval are one-sided, of the same random subnetworks."""
     found = []
-    for what in ("heads", "mlps"):
+    for what in WHAT:
         above: dict[str, list[float]] = {}
         for group in data.groups():
             part = data.stability[group.name][what]
@@ -363,7 +372,13 @@ def _stable(data: StudyData) -> list[Finding]:
                 name = f"{'MLPs' if what == 'mlps' else what}: kappa above chance ({_NULLS[null]})"
                 why = BELOW_MAJORITY if group.untestable else ""
                 one = Finding(
-                    "stable", name, group.task, part["all"], None, None, None, None, None, None, why=why
+                    "stable",
+                    name,
+                    group.task,
+                    part["all"],
+                    *(None,) * 6,
+                    why=why,
+                    what=what,
                 )
                 if kappa is None or level["mean"] is None:
                     found.append(replace(one, why=""))
@@ -399,8 +414,7 @@ def _patterns(data: StudyData) -> list[Finding]:
     :func:`pruning.comparison.survivor_patterns.compare`."""
     found = []
     gaps: dict[str, list[float]] = {}
-    for name, kinds in data.patterns.items():
-        task, model = name.split(" ", 1)
+    for (task, model), kinds in data.patterns.items():
         for kind, of_kind in kinds.items():
             comparison = f"{kind} maps, {model}: super-survivors - others"
             n = of_kind["super_survivors"]["heads"] if of_kind["super_survivors"] else 0
@@ -437,7 +451,7 @@ def _fixed(ends: tuple[float, float], level: float) -> tuple[float, float]:
 def in_short(found: Sequence[Finding]) -> list[str]:
     """Return one plain sentence a question: what came out how, what could not be tested; numbers stand elsewhere."""
     told = []
-    for key, question in _QUESTIONS.items():
+    for key, question in QUESTIONS.items():
         of = [one for one in found if one.question == key]
         sentence = _both_nulls([one for one in of if one.of not in _OVERALL])[:1] if key == "stable" else []
         told.append(f"{question} {sentence[0] if sentence else _plainly(of)}")
@@ -465,10 +479,10 @@ def _plainly(found: Sequence[Finding]) -> str:
         if not testable:
             by_verdict.setdefault(UNTESTABLE, []).append(comparison)
         elif words:
-            by_verdict.setdefault(overall[0].verdict, []).append(words)
+            by_verdict.setdefault(overall[0].outcome, []).append(words)
         else:
             for one in testable:
-                by_verdict.setdefault(one.verdict, []).append(f"{comparison} ({one.of})")
+                by_verdict.setdefault(one.outcome, []).append(f"{comparison} ({one.of})")
     if not by_verdict:
         return "No step of it is done."
     parts = [words.format(", ".join(by_verdict[one])) for one, words in _SAID.items() if one in by_verdict]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,23 @@ import numpy.typing as npt
 from models.common.errors import InputError
 from models.common.reading import read_frame
 from models.tasks.measures import range_of
+from patterns.report.summary import MAPS
 
-from ...comparison.consistency import shared_by_pairs, stability_frame, stability_of, survivors_frame
-from ...comparison.survivor_patterns import adjust, compare
+from ...comparison.consistency import (
+    SharedHeads,
+    Stable,
+    shared_by_pairs,
+    stability_frame,
+    stable,
+    survivors_frame,
+)
+from ...comparison.summary import patterns_frame
+from ...comparison.survivor_patterns import PatternComparison, Uncorrected, adjust, compare
 from ...search.folder import IMPORTANCE, IMPORTANCE_COLUMNS, SURVIVAL, SURVIVAL_COLUMNS
 from ...search.runs import Group, find_groups
 from ..folder import StudyFolder
-from ..plan import Plan, Step
+from ..plan import JOINT, WEIGHTS, Plan, Step, search_step
+from ..records import SubnetworkRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +41,7 @@ STATES = ("pruned", "fine-tuned")
 FULL = "full"
 MODELS = ("fine-tuned", "pre-trained")
 """Whose patterns are looked at."""
-_SEARCH = "search-heads-and-mlps"
+_SEARCH, _SEARCH_WEIGHTS = search_step(JOINT), search_step(WEIGHTS)
 _MAPS_COLUMNS = {"example": "iu", "kind": "O", "layer": "iu", "head": "iu", "label": "O"}
 MIN_VALUES = 3
 """Below so many seeds (or tasks) there are points and no interval."""
@@ -52,7 +62,7 @@ class StudyData:
     def groups(self, search: str = _SEARCH) -> list[Group]:
         """Return the finished searches of one name by task; none for those that keep no whole heads."""
         steps = [step for step in self.done if step.name == search]
-        if not steps or search == "search-weights":
+        if not steps or search == _SEARCH_WEIGHTS:
             return []
         folders = [self.folder.verified(step) for step in steps]
         return sorted(find_groups(folders)[0], key=lambda group: self.plan.study.tasks.index(group.task))
@@ -67,16 +77,17 @@ class StudyData:
         """
         import pandas as pd
 
-        rows: list[dict[str, Any]] = []
-        baselines: dict[tuple[str, int | None], dict[str, Any]] = {}
-        sizes: dict[str, dict[str, Any]] = {}
+        rows: list[dict[str, object]] = []
+        baselines: dict[tuple[str, int | None], dict[str, float]] = {}
+        sizes: dict[str, dict[str, object]] = {}
+        models: list[tuple[str, int | None]] = []
         for step in self.done:
             if step.kind not in ("fine-tune", "pruned", "fine-tuned"):
                 continue
             found = self.folder.read(step)
             metric = found["metric"]
-            row: dict[str, Any] = {"task": step.task, "seed": step.seed}
-            if step.kind == "fine-tune":
+            row: dict[str, object] = {"task": step.task, "seed": step.seed}
+            if step.drawn is None:
                 always = found["baselines"]
                 baselines[step.task, step.seed] = {
                     "majority": always["majority"][metric],
@@ -84,20 +95,14 @@ class StudyData:
                 }
                 row |= {"method": "", "subnetwork": FULL, "draw": 0, "state": FULL, "encoder_share": 1.0}
             else:
-                how = step.settings
-                row |= {"method": how["method"], "subnetwork": how["subnetwork"], "draw": how.get("draw", 0)}
+                of = step.drawn
+                row |= {"method": of.method, "subnetwork": of.kind, "draw": of.draw}
                 row["state"] = STATES[0] if step.kind == "pruned" else STATES[1]
                 if step.kind == "pruned":
-                    about = found["subnetwork"]
-                    sizes[step.path] = {
-                        "encoder_share": about["encoder_share"],
-                        "heads": about.get("heads", {}).get("kept"),
-                        "mlps": about.get("mlps", {}).get("kept"),
-                        "topped_up_heads": about.get("topped_up_heads"),
-                        "topped_up_mlps": about.get("topped_up_mlps"),
-                    }
+                    sizes[step.path] = _size(found["subnetwork"])
                 row |= sizes.get(step.path if step.kind == "pruned" else step.inputs[0], {})
             rows.append(row | {"metric": metric, "score": found["score"]})
+            models.append((step.task, step.seed))
         columns = [
             "task",
             "seed",
@@ -110,7 +115,7 @@ class StudyData:
             "encoder_share",
         ]
         columns += ["heads", "mlps", "topped_up_heads", "topped_up_mlps", "majority", "guessing"]
-        told = [row | baselines.get((row["task"], row["seed"]), {}) for row in rows]
+        told = [row | baselines.get(model, {}) for row, model in zip(rows, models, strict=True)]
         frame = pd.DataFrame(told, columns=columns)
         return frame.astype(dict.fromkeys(columns[7:], "float64"))
 
@@ -152,7 +157,7 @@ class StudyData:
     @cached_property
     def untestable(self) -> set[tuple[str, str]]:
         """The tasks and methods of which a search's threshold lies below the commonest label's score."""
-        methods = {"search-weights": METHODS[1], _SEARCH: METHODS[0]}
+        methods = {_SEARCH_WEIGHTS: METHODS[1], _SEARCH: METHODS[0]}
         return {
             (step.task, methods[step.name])
             for step in self.done
@@ -168,6 +173,15 @@ class StudyData:
         return survivors_frame(groups) if groups else pd.DataFrame()
 
     @cached_property
+    def joint_survivors(self) -> pd.DataFrame:
+        """Likewise of one search alone: that for heads and MLPs together, or else the first there is."""
+        import pandas as pd
+
+        names = [_SEARCH, *self._searches]
+        groups = next((groups for name in names if (groups := self.groups(name))), None)
+        return survivors_frame(groups) if groups else pd.DataFrame()
+
+    @cached_property
     def weight_survival(self) -> pd.DataFrame:
         """Share of the weights of each head and MLP that magnitude pruning keeps, over seeds.
 
@@ -177,7 +191,7 @@ class StudyData:
 
         frames = []
         for step in self.done:
-            if step.name == "search-weights":
+            if step.name == _SEARCH_WEIGHTS:
                 frame = read_frame(self.folder.file(step, SURVIVAL), SURVIVAL_COLUMNS)
                 frames.append(frame.assign(task=step.task, seed=step.seed))
         if not frames:
@@ -206,15 +220,12 @@ class StudyData:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     @cached_property
-    def stability(self) -> dict[str, dict[str, Any]]:
-        """By task, what :func:`pruning.comparison.consistency.stability_of` says of heads and of MLPs."""
-        return {
-            group.name: {what: stability_of(group, what, self.plan.study.seed) for what in ("heads", "mlps")}
-            for group in self.groups()
-        }
+    def stability(self) -> dict[str, Stable]:
+        """By task, how far its seeds agree: see :func:`pruning.comparison.consistency.stable`."""
+        return {group.name: stable(group, self.plan.study.seed) for group in self.groups()}
 
     @cached_property
-    def shared(self) -> list[dict[str, Any]]:
+    def shared(self) -> list[SharedHeads]:
         """How many heads tasks share, see :func:`pruning.comparison.consistency.shared_by_pairs`."""
         return shared_by_pairs(self.groups(), self.plan.study.seed)
 
@@ -224,34 +235,46 @@ class StudyData:
         return stability_frame(self.stability, self.shared)
 
     @cached_property
-    def patterns(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """By task and model (``qqp fine-tuned``) and kind, what
-        :func:`pruning.comparison.survivor_patterns.compare` says."""
-        study, found = self.plan.study, {}
+    def patterns(self) -> dict[tuple[str, str], dict[str, PatternComparison]]:
+        """By task and model (one of :data:`MODELS`) and kind of maps, what
+        :func:`pruning.comparison.survivor_patterns.adjust` says."""
+        study = self.plan.study
+        found: dict[tuple[str, str, str], Uncorrected] = {}
         for group in self.groups():
             for model in MODELS:
                 labels = self._labels(group, pretrained=model == MODELS[1])
                 if labels:
                     runs = [run for run in group.runs if run.seed in labels]
                     part = Group(group.name, group.task, group.method, tuple(runs))
-                    stacked = _stacked([labels[run.seed] for run in runs])
-                    found[f"{group.name} {model}"] = {
-                        kind: compare(part, values, study.patterns.permutations, study.seed)
-                        for kind, values in stacked.items()
-                    }
-        adjust([one for kinds in found.values() for one in kinds.values()])
-        return found
+                    for kind, values in _stacked([labels[run.seed] for run in runs]).items():
+                        found[group.name, model, kind] = compare(
+                            part, values, study.patterns.permutations, study.seed
+                        )
+        nested: dict[tuple[str, str], dict[str, PatternComparison]] = {}
+        for (task, model, kind), one in zip(found, adjust(list(found.values())), strict=True):
+            nested.setdefault((task, model), {})[kind] = one
+        return nested
+
+    @cached_property
+    def named_patterns(self) -> dict[str, dict[str, PatternComparison]]:
+        """The same by what stands beside it on a page: ``qqp fine-tuned``."""
+        return {f"{task} {model}": found for (task, model), found in self.patterns.items()}
+
+    @cached_property
+    def patterns_frame(self) -> pd.DataFrame:
+        """The same as a table, see :func:`pruning.comparison.summary.patterns_frame`."""
+        return patterns_frame(self.named_patterns)
 
     def _labels(self, group: Group, pretrained: bool) -> dict[int, pd.DataFrame]:
         """By seed, the pattern of every map; before fine-tuning, the same ones for every seed."""
         steps = [step for step in self.done if step.name == "patterns" and step.task == group.task]
-        tables = {step.seed: self.folder.file(step, "maps.parquet") for step in steps}
+        tables = {step.seed: self.folder.file(step, MAPS) for step in steps}
         wanted = {seed: tables.get(None if pretrained else seed) for seed in group.seeds}
         return {seed: read_frame(path, _MAPS_COLUMNS) for seed, path in wanted.items() if path is not None}
 
     @property
     def _searches(self) -> list[str]:
-        return [f"search-{name}" for name in self.plan.study.searches if name != "weights"]
+        return [search_step(name) for name in self.plan.study.searches if name != WEIGHTS]
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -260,9 +283,7 @@ class StudyData:
         for step in self.done:
             if step.kind != "fine-tuned":
                 for message in self.folder.read(step).get("warnings", ()):
-                    found.setdefault((step.task, message), []).append(
-                        f"{step.path.split('/')[1]}/{step.name}"
-                    )
+                    found.setdefault((step.task, message), []).append(f"{step.place}/{step.name}")
         return [f"{task} ({', '.join(where)}): {message}" for (task, message), where in found.items()]
 
 
@@ -309,6 +330,17 @@ def within_range(mean: float, half: float, span: tuple[float, float]) -> tuple[f
     middle = np.log(place / (1 - place))
     lowest, highest = (low + (high - low) / (1 + np.exp(-(middle + side * step))) for side in (-1, 1))
     return float(lowest), float(highest)
+
+
+def _size(about: SubnetworkRecord) -> dict[str, object]:
+    """What the table of scores says of a subnetwork."""
+    return {
+        "encoder_share": about["encoder_share"],
+        "heads": about["heads"]["kept"] if "heads" in about else None,
+        "mlps": about["mlps"]["kept"] if "mlps" in about else None,
+        "topped_up_heads": about.get("topped_up_heads"),
+        "topped_up_mlps": about.get("topped_up_mlps"),
+    }
 
 
 def _std(values: npt.NDArray[np.floating]) -> float:

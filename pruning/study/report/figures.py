@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from matplotlib.ticker import MaxNLocator
 from models.common.drawing import SMALL, Page, text_style, text_width
 from models.common.palette import BLUE, FAINT, GREY, INK, NEVER, VERMILION
 
-from ...comparison.figures import number_heads
+from ...comparison.consistency import SharedHeads
+from ...comparison.figures import number_heads, pattern_bars
 from ...permutation import HIGHER, LOWER, NO_DIFFERENCE
 from ...stability import NULLS
 from ..config import STRUCTURED
-from .conclusions import ACROSS_RUNS, ACROSS_TASKS
+from .conclusions import ACROSS_RUNS, ACROSS_TASKS, QUESTIONS, Finding, findings_frame
 from .data import FULL, METHODS, STATES, StudyData
 
 if TYPE_CHECKING:
@@ -45,13 +47,11 @@ def survival_frame(data: StudyData) -> pd.DataFrame:
     columns = ["task", "what", "layer", "head", "seeds", "mean", "std"]
     frames = []
     if len(data.survivors):
-        methods = data.survivors["method"].drop_duplicates()
-        joint = [name for name in methods if "heads-and-mlps" in name] or list(methods[:1])
-        kept = data.survivors[data.survivors["method"] == joint[0]]
-        frames.append(kept[columns].assign(method=METHODS[0]))
+        frames.append(data.joint_survivors[columns].assign(method=METHODS[0]))
     if len(data.weight_survival):
         frames.append(data.weight_survival[columns].assign(method=METHODS[1]))
-    return pd.concat(frames, ignore_index=True)[["task", "method", *columns[1:]]]
+    names = ["task", "method", *columns[1:]]
+    return pd.concat(frames, ignore_index=True)[names] if frames else pd.DataFrame(columns=names)
 
 
 def survival(frame: pd.DataFrame) -> Figure:
@@ -157,13 +157,15 @@ def importance(frame: pd.DataFrame) -> Figure:
     return page.figure
 
 
-def shared_frame(pairs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def shared_frame(pairs: Sequence[SharedHeads]) -> pd.DataFrame:
     """Return ``task, other, shared, null, chance, low, high, p_value``: same-seed pairs, else all pairs."""
     import pandas as pd
 
     rows = []
     for pair in pairs:
         part = pair["same-seed"] or pair["all"]
+        if part is None:
+            continue
         for null, level in part["chance"].items():
             one, other = pair["tasks"]
             rows.append(
@@ -276,24 +278,21 @@ def scores(summary: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
 _VERDICT_COLOURS = {HIGHER: BLUE, LOWER: VERMILION, NO_DIFFERENCE: INK}
 
 
-def forest(frame: pd.DataFrame) -> Figure:
+def forest(found: Sequence[Finding]) -> Figure:
     """Draw the comparisons of one question: effect and 95% interval, a row each, beside the line of no difference.
 
     Rows stand under their comparison. Filled marks are higher or lower after Holm's
     correction, open ones show no difference, grey ones are not testable; the verdict stands at the right.
 
     Args:
-        frame: what :func:`pruning.study.report.conclusions.findings_frame` returns, of one question, with an effect.
+        found: comparisons of one question; those without an effect are left out.
     """
-    names = list(dict.fromkeys(frame["comparison"]))
-    rows: list[Any] = []
-    for name in names:
-        rows.append(name)
-        rows += list(frame[frame["comparison"] == name].itertuples(index=False))
-    words = [row if isinstance(row, str) else row.of for row in rows]
-    verdicts = [row.verdict.split(":")[0] for row in rows if not isinstance(row, str)]
-    left = 0.3 + max(text_width(str(row.of), SMALL) for row in rows if not isinstance(row, str))
-    right = 0.2 + max(text_width(one, SMALL) for one in verdicts)
+    drawn = [one for one in found if one.effect is not None]
+    rows: list[str | Finding] = []
+    for name in dict.fromkeys(one.comparison for one in drawn):
+        rows += [name, *(one for one in drawn if one.comparison == name)]
+    left = 0.3 + max(text_width(one.of, SMALL) for one in drawn)
+    right = 0.2 + max(text_width(one.outcome, SMALL) for one in drawn)
     width = max(5.2, left + right + 2.2)
     step, below, above = 0.2, 0.5, 0.12
     height = step * len(rows)
@@ -306,22 +305,22 @@ def forest(frame: pd.DataFrame) -> Figure:
         if isinstance(row, str):
             page.text(0.08, y, row, SMALL)
             continue
-        said = row.verdict.split(":")[0]
-        colour = _VERDICT_COLOURS.get(said, GREY)
-        if row.low == row.low:
-            end = row.effect if row.high != row.high else row.high  # of a one-sided interval, the mark
+        effect = float(row.effect or 0.0)
+        colour = _VERDICT_COLOURS.get(row.outcome, GREY)
+        if row.low is not None:
+            end = effect if row.high is None else row.high  # of a one-sided interval, the mark
             axes.plot([row.low, end], [place, place], color=colour, linewidth=1.1)
-        filled = said in (HIGHER, LOWER)
+        filled = row.outcome in (HIGHER, LOWER)
         axes.plot(
-            row.effect,
+            effect,
             place,
             "s",
             color=colour,
             markersize=5 if row.of in _OVERALL else 4,
             markerfacecolor=colour if filled else "white",
         )
-        page.text(0.22, y, words[place], SMALL)
-        page.text(width - right + 0.1, y, said, SMALL)
+        page.text(0.22, y, row.of, SMALL)
+        page.text(width - right + 0.1, y, row.outcome, SMALL)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -446,3 +445,85 @@ def _plain(axes: Axes) -> None:
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         label.set(**text_style(SMALL))
     axes.tick_params(colors=INK, width=0.6, length=3)
+
+
+@dataclass(frozen=True)
+class StudyFigure:
+    """A figure of a study: what the report's folder and its page have of it."""
+
+    name: str
+    """Of its files."""
+    title: str
+    alt: str
+    """What it shows, for those who cannot see it."""
+    frame: Callable[[StudyData, Sequence[Finding]], pd.DataFrame]
+    """The data behind it, which are written beside it; empty as long as no step is done that it needs."""
+    draw: Callable[[pd.DataFrame, StudyData, Sequence[Finding]], Figure]
+    """Draws it, from its data if there are some."""
+    caption: str = ""
+    question: str = ""
+    """The key of the question that it answers, with which it is shown."""
+
+
+def _forest_of(key: str, question: str) -> StudyFigure:
+    """Return the figure that answers a question."""
+
+    def drawn(found: Sequence[Finding]) -> list[Finding]:
+        return [one for one in found if one.question == key and one.effect is not None]
+
+    return StudyFigure(
+        f"6_comparisons_{key}",
+        question,
+        f"{question} A row a comparison: the difference as a mark, its 95% interval as a line, beside the "
+        "line of no difference, and the verdict. The numbers are in the table.",
+        lambda data, found: findings_frame(drawn(found)),
+        lambda frame, data, found: forest(drawn(found)),
+        "Filled: higher or lower after Holm's correction. Open: no difference shown. Grey: not testable. The "
+        "interval is that of the test, corrected likewise: it holds 0 if and only if no difference is shown. A "
+        "line that ends at its mark is a one-sided interval: at least so much.",
+        key,
+    )
+
+
+FIGURES = (
+    StudyFigure(
+        "4_scores",
+        "Good, random and bad subnetworks",
+        "Scores of subnetworks, pruned and fine-tuned again, with intervals over seeds, beside those of the full "
+        "model, of always saying the commonest label, and of guessing.",
+        lambda data, found: data.score_summary,
+        lambda frame, data, found: scores(frame, data.by_seed),
+    ),
+    StudyFigure(
+        "1_survival",
+        "What survives",
+        "Layer by head grids of each task: how often each head and MLP is kept over the seeds, and its standard "
+        "deviation, by structured and by magnitude pruning. The numbers are in the table.",
+        lambda data, found: survival_frame(data),
+        lambda frame, data, found: survival(frame),
+    ),
+    StudyFigure(
+        "5_patterns",
+        "Patterns of super-survivors and of all heads",
+        "Stacked bars of how often each pattern occurs among super-survivors and among all heads, by task and kind "
+        "of maps.",
+        lambda data, found: data.patterns_frame,
+        lambda frame, data, found: pattern_bars(data.named_patterns),
+    ),
+    StudyFigure(
+        "3_shared_heads",
+        "Heads that tasks share",
+        "How many heads two tasks keep in common under the same seed, beside what chance would give.",
+        lambda data, found: shared_frame(data.shared),
+        lambda frame, data, found: shared(frame),
+    ),
+    StudyFigure(
+        "2_importance",
+        "Importance before anything is pruned",
+        "Histograms of the normalised importance of heads and MLPs in the full models, by task.",
+        lambda data, found: data.importance,
+        lambda frame, data, found: importance(frame),
+    ),
+    *(_forest_of(key, question) for key, question in QUESTIONS.items()),
+)
+"""Every figure of a study, in the order in which its page shows them; those of a question stand with it."""

@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from models.common.drawing import save_figure
 from models.common.errors import InputError
 from models.common.outputs import Output
 from models.common.pages import FigureBlock, Section, TableBlock, command_line, short_name, write_page
 from models.common.provenance import provenance
+from patterns.report.summary import REPORT as MODEL_PAGE
 
-from ...comparison.job import patterns_frame
 from ..folder import REPORT, StudyFolder
 from ..job import read_plan
-from .conclusions import conclusions, findings_frame, findings_of, in_short
+from ..records import Conclusion, Report, ScoreRow
+from .conclusions import Finding, conclusions, findings_frame, findings_of, in_short
 from .data import MIN_VALUES, StudyData
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from .figures import StudyFigure
+
 FILE, PAGE = "report.md", "report.html"
 _LONG = 60  # rows from which a LaTeX table runs over pages
 _SHORT = 20  # rows up to which a table of the page is open
-_FOREST = "6_comparisons"
+_CONCLUSIONS = "conclusions"
 _MOST = 400  # rows from which a table is no table for a paper
 
 
-def write_report(folder: Path | str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class DrawnFigure:
+    """A figure of a study with the data behind it."""
+
+    about: StudyFigure
+    behind: pd.DataFrame
+    figure: Figure
+
+    def block(self, table: TableBlock | None = None) -> FigureBlock:
+        """Return it as a part of a page.
+
+        Args:
+            table: what is shown of its data; all of them if None.
+        """
+        one = self.about
+        table = table or TableBlock.of(self.behind, one.name, one.title, folded=True)
+        return FigureBlock.of(self.figure, one.alt, one.caption, table)
+
+
+def write_report(folder: Path | str) -> Report:
     """Write tables, figures and conclusions of a study to the folder ``report`` within its own.
 
     Returns:
-        What is shown on a terminal: ``done`` of how many ``steps``, ``scores``, ``conclusions``, ``warnings``.
+        What is shown on a terminal.
 
     Raises:
         InputError: the folder holds no study, or none of its steps is done.
@@ -44,8 +66,8 @@ def write_report(folder: Path | str) -> dict[str, Any]:
     if not data.done:
         raise InputError(f"{folder}: no step of this study is done, so there is nothing to report.")
     found = findings_of(data)
-    tables = tables_of(data) | {"conclusions": findings_frame(found)}
-    told: dict[str, Any] = {
+    tables = tables_of(data) | {_CONCLUSIONS: findings_frame(found)}
+    told: Report = {
         "steps": len(data.plan.steps),
         "done": len(data.done),
         "scores": _records(data.score_summary),
@@ -54,74 +76,45 @@ def write_report(folder: Path | str) -> dict[str, Any]:
         "warnings": data.warnings,
     }
     output = Output(home.path / REPORT, "run-study report", overwrite=True, option="The report's folder")
-    figures = figures_of(data) | forests_of(tables["conclusions"])
+    figures = figures_of(data, found)
+    names = [one.about.name for one in figures]
     output.adopt(
         (
             *(FILE, PAGE),
             *(f"tables/{name}.{ending}" for name in tables for ending in ("parquet", "csv", "tex")),
-            *(f"figures/{name}.{ending}" for name in figures for ending in ("png", "pdf", "csv")),
+            *(f"figures/{name}.{ending}" for name in names for ending in ("png", "pdf", "csv")),
         )
     )
     with output.making() as made:
         for name, table in tables.items():
             write_table(table, made / "tables" / name)
-        for name, (figure, behind) in figures.items():
-            save_figure(figure, made / "figures" / f"{name}.png")
-            save_figure(figure, made / "figures" / f"{name}.pdf")
-            behind.to_csv(made / "figures" / f"{name}.csv", index=False)
+        for one in figures:
+            for ending in ("png", "pdf"):
+                save_figure(one.figure, made / "figures" / f"{one.about.name}.{ending}")
+            one.behind.to_csv(made / "figures" / f"{one.about.name}.csv", index=False)
         (made / FILE).write_text(markdown(told, data), encoding="utf-8")
         write_study_page(made / PAGE, told, data, figures, tables, home.path)
     return told
 
 
-_SHOWN = {
-    "4_scores": (
-        "Good, random and bad subnetworks",
-        "Scores of subnetworks, pruned and fine-tuned again, with intervals over seeds, beside those of the full "
-        "model, of always saying the commonest label, and of guessing.",
-    ),
-    "1_survival": (
-        "What survives",
-        "Layer by head grids of each task: how often each head and MLP is kept over the seeds, and its standard "
-        "deviation, by structured and by magnitude pruning. The numbers are in the table.",
-    ),
-    "5_patterns": (
-        "Patterns of super-survivors and of all heads",
-        "Stacked bars of how often each pattern occurs among super-survivors and among all heads, by task and kind "
-        "of maps.",
-    ),
-    "3_shared_heads": (
-        "Heads that tasks share",
-        "How many heads two tasks keep in common under the same seed, beside what chance would give.",
-    ),
-    "2_importance": (
-        "Importance before anything is pruned",
-        "Histograms of the normalised importance of heads and MLPs in the full models, by task.",
-    ),
-}
-"""Title and description of each figure, in the order in which the page shows them."""
-
-
 def write_study_page(
     path: Path,
-    told: Mapping[str, Any],
+    told: Report,
     data: StudyData,
-    figures: Mapping[str, tuple[Figure, pd.DataFrame]],
+    figures: Sequence[DrawnFigure],
     tables: Mapping[str, pd.DataFrame],
     home: Path,
 ) -> None:
-    """Write the report as one page that needs no network."""
+    """Write the report as one page that needs no network, with every table once."""
     study = data.plan.study
     seeds = ", ".join(map(str, study.seeds))
-    shown = [
-        Section(
-            title,
-            figures=(FigureBlock.of(figure, alt, table=TableBlock.of(behind, name, title, folded=True)),),
-        )
-        for name, (title, alt) in _SHOWN.items()
-        if name in figures
-        for figure, behind in (figures[name],)
-    ]
+    plain = [one for one in figures if not one.about.question]
+    by_question = {one.about.question: one for one in figures if one.about.question}
+    left = {
+        name: table
+        for name, table in tables.items()
+        if name != _CONCLUSIONS and not any(table is one.behind for one in plain)
+    }
     write_page(
         path,
         title=f"Lottery study of {short_name(study.model)}",
@@ -134,18 +127,21 @@ def write_study_page(
         findings=[*told["in_short"], _selection(data)],
         warnings=told["warnings"],
         sections=[
-            *(_answered(one, tables["conclusions"], figures) for one in told["conclusions"]),
-            *shown,
+            *(
+                _answered(one, tables[_CONCLUSIONS], by_question.get(one["key"]))
+                for one in told["conclusions"]
+            ),
+            *(Section(one.about.title, figures=(one.block(),)) for one in plain),
             *_of_models(data),
             Section(
                 "The comparisons in words",
                 tuple(answer for one in told["conclusions"] for answer in one["answers"]),
             ),
             Section(
-                "All tables",
+                "More tables",
                 tables=tuple(
                     TableBlock.of(table, name, name.replace("_", " "), folded=True)
-                    for name, table in tables.items()
+                    for name, table in left.items()
                 ),
             ),
         ],
@@ -165,11 +161,11 @@ def _of_models(data: StudyData) -> list[Section]:
     """Links to the pages of single models."""
     links = tuple(
         (
-            f"../{step.path}/{PAGE}",
+            f"../{step.path}/{MODEL_PAGE}",
             f"{step.task}, {'pre-trained' if step.seed is None else f'seed {step.seed}'}",
         )
         for step in data.done
-        if (data.folder.of(step) / PAGE).is_file()
+        if (data.folder.of(step) / MODEL_PAGE).is_file()
     )
     words = (
         "A page a model, with every head's maps. They lie in the study's folder, which has to stay together."
@@ -177,43 +173,18 @@ def _of_models(data: StudyData) -> list[Section]:
     return [Section("Head by head", (words,), links=links)] if links else []
 
 
-def _answered(
-    one: Mapping[str, Any],
-    conclusions: pd.DataFrame,
-    figures: Mapping[str, tuple[Figure, pd.DataFrame]],
-) -> Section:
+def _answered(one: Conclusion, conclusions: pd.DataFrame, drawn: DrawnFigure | None) -> Section:
     """A question: its comparisons as a forest plot, and all of them as a table."""
     of = conclusions[conclusions["question"] == one["key"]].drop(columns="question")
+    if not len(of):
+        return Section(one["question"], tuple(one["answers"]))
     first = ["comparison", "of", "n", "verdict"]
     of = of[[*first, *of.columns.drop(first)]]
-    name = f"{_FOREST}_{one['key']}"
-    drawn: tuple[FigureBlock, ...] = ()
-    if name in figures:
-        figure, behind = figures[name]
-        alt = (
-            f"{one['question']} A row a comparison: the difference as a mark, its 95% interval as a line, beside the "
-            "line of no difference, and the verdict. The numbers are in the table."
-        )
-        caption = (
-            "Filled: higher or lower after Holm's correction. Open: no difference shown. Grey: not testable. The "
-            "interval is that of the test, corrected likewise: it holds 0 if and only if no difference is shown. A "
-            "line that ends at its mark is a one-sided interval: at least so much."
-        )
-        block = TableBlock.of(behind, name, "Every comparison that is drawn", folded=True)
-        drawn = (FigureBlock.of(figure, alt, caption, block),)
-    table = TableBlock.of(of, f"conclusions-{one['key']}", "Every comparison", folded=len(of) > _SHORT)
-    words = () if len(of) else tuple(one["answers"])
-    return Section(one["question"], words, drawn, (table,) if len(of) else ())
-
-
-def forests_of(conclusions: pd.DataFrame) -> dict[str, tuple[Figure, pd.DataFrame]]:
-    """Return a forest plot of each question's comparisons, with the numbers behind it."""
-    from . import figures as draw
-
-    known = conclusions[conclusions["effect"].notna()]
-    return {
-        f"{_FOREST}_{key}": (draw.forest(part), part) for key, part in known.groupby("question", sort=False)
-    }
+    name = f"{_CONCLUSIONS}-{one['key']}"
+    table = TableBlock.of(of, name, "Every comparison", folded=len(of) > _SHORT)
+    if drawn is None:
+        return Section(one["question"], tables=(table,))
+    return Section(one["question"], figures=(drawn.block(table),))
 
 
 def tables_of(data: StudyData) -> dict[str, pd.DataFrame]:
@@ -225,9 +196,9 @@ def tables_of(data: StudyData) -> dict[str, pd.DataFrame]:
         "weight_survival": data.weight_survival,
         "importance": data.importance,
         "stability": data.stability_frame,
-        "patterns": patterns_frame(data.patterns) if data.patterns else None,
+        "patterns": data.patterns_frame,
     }
-    return {name: table for name, table in tables.items() if table is not None and len(table)}
+    return {name: table for name, table in tables.items() if len(table)}
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -244,28 +215,18 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     path.with_suffix(".tex").write_text(text, encoding="utf-8")
 
 
-def figures_of(data: StudyData) -> dict[str, tuple[Figure, pd.DataFrame]]:
-    """Return the figures that there are steps for, each with the data behind it."""
-    from ...comparison.figures import pattern_bars
-    from . import figures as draw
+def figures_of(data: StudyData, found: Sequence[Finding]) -> list[DrawnFigure]:
+    """Draw the figures that there are steps for."""
+    from .figures import FIGURES
 
-    found: dict[str, tuple[Figure, pd.DataFrame]] = {}
-    if len(data.survivors) or len(data.weight_survival):
-        behind = draw.survival_frame(data)
-        found["1_survival"] = draw.survival(behind), behind
-    if len(data.importance):
-        found["2_importance"] = draw.importance(data.importance), data.importance
-    if data.shared:
-        behind = draw.shared_frame(data.shared)
-        found["3_shared_heads"] = draw.shared(behind), behind
-    if len(data.score_summary):
-        found["4_scores"] = draw.scores(data.score_summary, data.by_seed), data.score_summary
-    if data.patterns:
-        found["5_patterns"] = pattern_bars(data.patterns), patterns_frame(data.patterns)
-    return found
+    return [
+        DrawnFigure(one, behind, one.draw(behind, data, found))
+        for one in FIGURES
+        if len(behind := one.frame(data, found))
+    ]
 
 
-def markdown(told: Mapping[str, Any], data: StudyData) -> str:
+def markdown(told: Report, data: StudyData) -> str:
     """Return the report as text."""
     study = data.plan.study
     lines = [
@@ -336,9 +297,10 @@ def _score_lines(summary: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _records(table: pd.DataFrame) -> list[ScoreRow]:
     """Rows ready for JSON: None for NaN."""
-    return [
+    rows = [
         {str(key): None if value != value else value for key, value in row.items()}
         for row in table.to_dict(orient="records")
     ]
+    return cast("list[ScoreRow]", rows)

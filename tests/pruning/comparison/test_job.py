@@ -214,8 +214,7 @@ def test_what_too_few_permutations_cannot_show_beside_so_many_has_no_verdict() -
     )
     group = Group("qqp", "qqp", "heads", runs)
     for number, vain in ((5, False), (6, True)):
-        found = [compare(group, labels, 99, seed) for seed in range(number)]
-        adjust(found)
+        found = adjust([compare(group, labels, 99, seed) for seed in range(number)])
         for one in found:
             told = one["difference"]
             assert (told["verdict"] == "not testable") == vain

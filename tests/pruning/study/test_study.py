@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import escape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -48,12 +49,12 @@ from pruning.study.report.conclusions import (
     _paired,
     adjusted,
     conclusions,
-    findings_frame,
     findings_of,
     in_short,
 )
 from pruning.study.report.data import StudyData, t_interval
-from pruning.study.report.pages import forests_of, tables_of, write_report
+from pruning.study.report.figures import FIGURES
+from pruning.study.report.pages import tables_of, write_report
 from pruning.study.terminal import print_report
 
 pytestmark = pytest.mark.usefixtures("little_garbage")
@@ -689,11 +690,19 @@ def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(
     short = re.sub("<[^>]+>", " ", page[start : page.index("</section>", start)])
     assert not re.search(r"[+-]\d\.\d{3}|\[", short)  # plain sentences; numbers are in the plot and the table
     assert page[start:end].count("data:image/png;base64,") == 3
-    for question in ("good", "stable", "patterns"):  # each question's plot above its table
-        assert page.index(f'id="table-6_comparisons_{question}"') < page.index(
-            f'id="table-conclusions-{question}"'
-        )
-    assert all(f"<h2>{title}" in page or title in page for title in ("What survives", "All tables"))
+    for figure in FIGURES:  # each once, with its words, above its table
+        assert page.count(f'alt="{escape(figure.alt)}') == 1
+        table = f"conclusions-{figure.question}" if figure.question else figure.name
+        assert page.index(escape(figure.alt)) < page.index(f'id="table-{table}"')
+    shown = re.findall(r'id="table-([^"]+)"', page)
+    assert len(set(shown)) == len(shown)
+    assert not {"score_summary", "patterns", "importance", "conclusions"} & set(shown)  # behind a figure
+    assert {"scores", "survivors", "stability"} <= set(shown)
+
+
+def test_no_two_figures_of_a_study_have_a_name_or_words_in_common() -> None:
+    for part in ("name", "title", "alt"):
+        assert len({getattr(one, part) for one in FIGURES}) == len(FIGURES)
 
 
 def test_scores_are_those_of_the_steps(finished_study: Path) -> None:
@@ -923,9 +932,7 @@ def test_the_forest_plot_shows_every_comparison_and_nothing_is_cut_off() -> None
         for other in ("random", "bad")
         for of, effect, p in (("qqp", 0.2, 0.01), (ACROSS_RUNS, 0.05, 0.5), (ACROSS_TASKS, 0.1, None))
     ]
-    ((name, (figure, behind)),) = forests_of(findings_frame(found)).items()
-    assert name == "6_comparisons_good"
-    assert len(behind) == len(found)
+    figure = draw.forest(found)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
@@ -1031,7 +1038,7 @@ def nine_tasks() -> dict[str, Figure]:
         "shared": draw.shared(pairs),
         "scores": draw.scores(summary, by_seed),
         "patterns": pattern_bars({task: dict.fromkeys(("raw", "norm"), sides) for task in tasks}),
-        "forest": forests_of(findings_frame(found))["6_comparisons_good"][0],
+        "forest": draw.forest(found),
     }
 
 
