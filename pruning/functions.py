@@ -25,8 +25,7 @@ def prune_heads(
         output: the search's folder; a search with the same options that was stopped there is continued.
         progress: show progress bars on stderr.
         options: the fields of :class:`pruning.search.subject.Subject` (``data``, ``examples``, ``holdout``,
-        ``device`` ...),
-            :class:`pruning.StructuredSearch` (``what``, ``threshold``, ``head_step`` ...) and
+            ``device`` ...), :class:`pruning.StructuredSearch` (``what``, ``threshold``, ``head_step`` ...) and
             :class:`pruning.search.heads_job.PruneHeads` (``compaction``, ``overwrite``).
 
     Returns:
@@ -58,8 +57,8 @@ def prune_weights(
         output: the search's folder; a search with the same options that was stopped there is continued.
         progress: show progress bars on stderr.
         options: the fields of :class:`pruning.search.subject.Subject` and
-        :class:`pruning.search.weights_job.PruneWeights`
-            (``threshold``, ``fraction``, ``max_steps``, ``last_bias``, ``overwrite``).
+            :class:`pruning.search.weights_job.PruneWeights` (``threshold``, ``fraction``, ``max_steps``,
+            ``last_bias``, ``overwrite``).
 
     Returns:
         What ``summary.json`` holds.
