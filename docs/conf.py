@@ -27,7 +27,7 @@ myst_enable_extensions = ["deflist"]
 html_theme = "furo"
 html_title = f"headscope {version}"
 html_static_path = ["_static"]
-html_css_files = ["wide.css"]
+html_css_files = ["pages.css"]
 html_copy_source = False
 html_show_copyright = False
 
