@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -177,6 +178,15 @@ def test_files_that_are_named_are_in_the_repository(path: Path) -> None:
     for text in (*inline_of(path), *blocks_of(path, "sh", "console", "python")):
         for name in _FILES.findall(text):
             assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_names_that_are_mentioned_are_there(path: Path) -> None:
+    """Whether a page may use them is what tests/test_public_names.py asks."""
+    for code in inline_of(path):
+        found = re.match(r"(?:models|patterns|annotations|pruning)(?:\.[a-zA-Z]\w*)+", code)
+        if found and not found[0].endswith((".csv", ".parquet", ".png")):
+            pkgutil.resolve_name(found[0])
 
 
 @pytest.fixture(scope="module")

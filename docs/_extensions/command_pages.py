@@ -6,6 +6,7 @@ command's options are those that its parser has, under the titles of its ``--hel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from typing import Any
@@ -44,7 +45,7 @@ def _section(name: str, parser: Any, document: nodes.document) -> nodes.section:
             example = paragraph.removeprefix("Example: ")
             section += nodes.literal_block(example, example, language="sh")
         else:
-            section += nodes.paragraph("", paragraph)
+            section += _paragraph(paragraph)
     context = parser.make_context(name, [], resilient_parsing=True)
     by_title: dict[str, list[nodes.definition_list_item]] = {}
     for parameter in parser.get_params(context):
@@ -60,7 +61,15 @@ def _section(name: str, parser: Any, document: nodes.document) -> nodes.section:
 
 def _item(words: str, told: str) -> nodes.definition_list_item:
     term = nodes.term("", "", nodes.literal("", words))
-    return nodes.definition_list_item("", term, nodes.definition("", nodes.paragraph("", told)))
+    return nodes.definition_list_item("", term, nodes.definition("", _paragraph(told)))
+
+
+def _paragraph(text: str) -> nodes.paragraph:
+    """Return a sentence whose options are code, with both of their dashes."""
+    words = re.split(r"(--[a-z][\w-]*)", text)
+    return nodes.paragraph(
+        "", "", *(nodes.literal("", one) if i % 2 else nodes.Text(one) for i, one in enumerate(words))
+    )
 
 
 def _plain(text: str) -> str:

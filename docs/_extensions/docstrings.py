@@ -1,4 +1,4 @@
-"""What headscope's docstrings need of Sphinx: sentences with colons, and names that are not public.
+"""What headscope's docstrings need of Sphinx: sentences with colons, defaults that are made, names that are not public.
 
 A public docstring may name what is none of a room's public names, and has no place in these pages then. It is shown
 as code if it is there, and is an error of the build (``-n -W``) if it is not.
@@ -19,6 +19,13 @@ def keep_sentences(app: Sphinx, what: str, name: str, obj: Any, options: Any, li
     """Keep napoleon from taking what is before a colon for the type of an attribute."""
     if what in ("attribute", "data", "property") and lines:
         lines[:0] = ["..", ""]  # an empty comment, so that the first line has no colon
+
+
+def readable_defaults(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Say ``...`` for a default that a dataclass makes, which is no Python and would leave all unparsed."""
+    return signature and signature.replace("<factory>", "..."), returns
 
 
 def shown_as_code(
@@ -71,7 +78,8 @@ def _is_there(name: str) -> bool:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Tell Sphinx of both."""
+    """Tell Sphinx of all three."""
     app.connect("autodoc-process-docstring", keep_sentences, priority=400)  # napoleon's is 500
+    app.connect("autodoc-process-signature", readable_defaults)
     app.connect("missing-reference", shown_as_code)
     return {"parallel_read_safe": True}
