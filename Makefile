@@ -13,13 +13,14 @@ UPGRADE ?=
 # Damaged files that each reader gets from make fuzz; make test-all gives it 150.
 FUZZ ?= 5000
 
-.PHONY: help demo test test-all test-slow test-services test-gpu fuzz test-lowest test-latest lint lock \
+.PHONY: help demo docs test test-all test-slow test-services test-gpu fuzz test-lowest test-latest lint lock \
 	bench bench-classifier bench-annotation clean
 
 help:
 	@echo "make demo         set up, then show the attention pattern of every head of a real pretrained model"
 	@echo "make test         set up, then lint, type check and default tests (under 5 minutes on 2 cores)"
-	@echo "make test-all     make test, then the slow tests and those that start Label Studio (1 GB) and Chromium"
+	@echo "make test-all     make test and make docs, then the slow tests and those that start Label Studio (1 GB) and Chromium"
+	@echo "make docs         the pages of docs/, with every command's options and the Python API, in build/docs"
 	@echo "make fuzz         $(FUZZ) damaged files for every reader (FUZZ=20000: so many)"
 	@echo "make test-gpu     the tests that need CUDA"
 	@echo "make test-lowest  default tests with the lowest versions that pyproject.toml allows"
@@ -58,6 +59,10 @@ lint: $(VENV)/dev.stamp
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto
 
+# Everything is read anew, since the commands and docstrings that the pages show are no files of docs/.
+docs: $(VENV)/all.stamp
+	$(BIN)/python -m sphinx -q -W --keep-going -n --fresh-env -b html -d build/doctrees docs build/docs
+
 test-gpu: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m gpu
 
@@ -80,7 +85,7 @@ $(LABEL_STUDIO)/stamp: locks/label-studio.txt
 test-services: $(VENV)/all.stamp $(LABEL_STUDIO)/stamp
 	HEADSCOPE_LABEL_STUDIO="$(LABEL_STUDIO)/bin/label-studio" $(BIN)/python -m pytest -m label_studio
 
-test-all: test test-slow test-services
+test-all: test docs test-slow test-services
 
 # uv resolves for several systems and Pythons at once, and to the lowest versions; pip does neither.
 UV := .uv/bin/uv
@@ -93,7 +98,8 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 
 # The larger lock first; the smaller ones take its versions.
 lock: $(UV)
-	@$(COMPILE) pyproject.toml --group build --extra dev --extra browser --extra ray --extra dask --output-file locks/all.txt
+	@$(COMPILE) pyproject.toml --group build --extra dev --extra docs --extra browser --extra ray --extra dask \
+		--output-file locks/all.txt
 	@$(COMPILE) pyproject.toml --group build --extra dev --constraint locks/all.txt --output-file locks/dev.txt
 	@$(COMPILE) pyproject.toml --group build --extra demo --constraint locks/all.txt --output-file locks/demo.txt
 	@$(COMPILE) locks/label-studio.in --output-file locks/label-studio.txt
@@ -118,5 +124,5 @@ bench-annotation: $(VENV)/dev.stamp
 		--output benchmarks/annotation_loop.json --figure docs/annotation-loop.png
 
 clean:
-	rm -rf $(VENV) .venv-lowest-direct .venv-highest .uv $(LABEL_STUDIO) demo-output bench.json dist \
+	rm -rf $(VENV) .venv-lowest-direct .venv-highest .uv $(LABEL_STUDIO) demo-output bench.json dist build \
 		.pytest_cache .mypy_cache .ruff_cache

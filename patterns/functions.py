@@ -48,7 +48,7 @@ def classify_checkpoint(
 
     Args:
         model: Hub id or folder.
-        task: a GLUE task in any spelling, or what describes one of one's own (see "Your own task" in the README); None
+        task: a GLUE task in any spelling, or what describes one of one's own (docs/guides/own-task.md); None
             with the option ``text``, a file of one text a line, or of two with a tab between them.
         progress: show progress bars on stderr.
         options: the fields of :class:`patterns.job.ClassifyHeads` (``data``, ``examples``, ``maps``, ``control``,

@@ -40,8 +40,7 @@ def prune_heads(
         output: the search's folder; a search with the same options that was stopped there is continued.
         progress: show progress bars on stderr.
         options: the fields of :class:`pruning.search.subject.Subject` (``data``, ``examples``, ``holdout``,
-        ``device`` ...),
-            :class:`pruning.StructuredSearch` (``what``, ``threshold``, ``head_step`` ...) and
+            ``device`` ...), :class:`pruning.StructuredSearch` (``what``, ``threshold``, ``head_step`` ...) and
             :class:`pruning.search.heads_job.PruneHeads` (``compaction``, ``overwrite``).
 
     Returns:

@@ -128,6 +128,7 @@ def test_locks_hold_exact_versions_with_hashes_and_no_address() -> None:
     for name in ("all", "dev", "demo"):
         locked = {re.split(r"==", entry)[0] for entry in versions[name]}
         assert declared("demo" if name == "demo" else "dev") <= locked
+        assert name != "all" or declared("browser", "ray", "dask", "docs") <= locked
 
 
 def test_every_command_is_a_console_script(wheel: Path) -> None:

@@ -1,0 +1,113 @@
+"""docs/formats.md names every file of these folders, and each table's columns as they are."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from patterns import Pattern
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+TABLES = {
+    file: {
+        name.replace("<p>", pattern)
+        for cell in re.findall(r"^\| (`.+?`) \|", body, re.MULTILINE)
+        for name in re.findall(r"`([^`]+)`", cell)
+        for pattern in (Pattern if "<p>" in name else [""])
+    }
+    for file, body in re.findall(r"^### `(.+?)`\n(.*?)(?=^###? |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+}
+"""By file, the columns (or keys) that its table lists; none where it is told in a sentence."""
+
+
+def columns_of(path: Path) -> set[str]:
+    if path.suffix == ".json":
+        return set(json.loads(path.read_text(encoding="utf-8")))
+    return set(pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path))
+
+
+STEPS = {
+    "heads.parquet": "patterns",
+    "maps.parquet": "patterns",
+    "distribution.csv": "patterns",
+    "summary.json": "patterns",
+    "importance.parquet": "search-heads-and-mlps",
+    "survival.parquet": "search-weights",
+    "metrics.json": "fine-tune",
+}
+"""In which step of a study each file of a command lies."""
+REPORTED = ("survivors.parquet", "stability.csv", "patterns.csv", "scores.parquet", "score_summary.parquet",
+            "weight_survival.parquet", "conclusions.parquet")  # fmt: skip
+ANNOTATED = ("maps-*.parquet", "annotations.parquet", "texts.parquet", "predictions.parquet")
+JUDGED = ("labels.parquet",)
+
+
+def test_every_table_is_looked_at_below() -> None:
+    told = {file for file, columns in TABLES.items() if columns}
+    assert told == {*STEPS, *REPORTED, *ANNOTATED, *JUDGED}
+
+
+@pytest.mark.parametrize("file", STEPS)
+def test_files_of_searches_classifications_and_fine_tunings(file: str, finished_study: Path) -> None:
+    found = columns_of(finished_study / "sst2" / "seed_1" / STEPS[file] / file)
+    # A study records what identifies a step itself; a command, in its own result.
+    own = {"metrics.json": {"step"}}.get(file, set())
+    commands = {"metrics.json": {"checksum"}}.get(file, set())
+    assert found - own == TABLES[file] - commands
+
+
+@pytest.fixture(scope="module")
+def report(finished_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import shutil
+
+    from pruning import write_report
+
+    study = tmp_path_factory.mktemp("reported") / "study"
+    shutil.copytree(finished_study, study)
+    write_report(study)
+    return study / "report"
+
+
+@pytest.mark.parametrize("file", REPORTED)
+def test_tables_of_comparisons_and_reports(file: str, report: Path) -> None:
+    assert columns_of(report / "tables" / file) == TABLES[file]
+
+
+def test_every_table_of_a_report_is_named(report: Path) -> None:
+    part = TEXT[TEXT.index("## run-study") :]
+    for path in (report / "tables").glob("*.csv"):
+        assert f"`{path.stem}" in part, path.name
+
+
+@pytest.fixture(scope="module")
+def sampled(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from annotations import sample_maps
+
+    output = tmp_path_factory.mktemp("sampled") / "maps"
+    sample_maps(str(tuned / "model"), "qqp", output, data=str(tuned / "data"), count=4, examples=4)
+    return output
+
+
+@pytest.mark.parametrize("file", ANNOTATED)
+def test_files_of_a_folder_of_maps(file: str, sampled: Path) -> None:
+    (path,) = sampled.glob(file)
+    assert columns_of(path) == TABLES[file]
+
+
+def test_every_file_of_a_folder_of_maps_is_named(sampled: Path) -> None:
+    for path in sampled.iterdir():
+        assert re.sub(r"maps-\d+", "maps-*", path.name) in TEXT
+
+
+def test_the_table_of_labels(sampled: Path, tmp_path: Path) -> None:
+    from annotations import import_labels, measure_agreement
+
+    import_labels(ROOT / "examples" / "annotations-minilm", maps := tmp_path / "maps")
+    measure_agreement(maps, maps="raw", output=tmp_path / "out")
+    assert columns_of(tmp_path / "out" / "labels.parquet") == TABLES["labels.parquet"]
+    assert "agreement.json" in TEXT
