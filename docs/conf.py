@@ -22,7 +22,6 @@ exclude_patterns = ["_extensions"]
 
 # Anchors of headings are those of code forges, so that a link works there too.
 myst_heading_anchors = 4
-myst_enable_extensions = ["deflist"]
 
 html_theme = "furo"
 html_title = f"headscope {version}"

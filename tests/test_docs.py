@@ -85,13 +85,19 @@ def test_every_block_says_what_it_is(path: Path) -> None:
 
 
 @cache
+def mains() -> dict[str, Any]:
+    """The function of each console script."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    places = {name: where.split(":") for name, where in scripts.items()}
+    return {name: getattr(importlib.import_module(place[0]), place[1]) for name, place in places.items()}
+
+
+@cache
 def commands() -> dict[str, Any]:
     """What parses each console script, or each of its sub-commands, by its words."""
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     found = {}
-    for name, where in scripts.items():
-        module, function = where.split(":")
-        parser: Any = typer.main.get_command(getattr(importlib.import_module(module), function).app)
+    for name, main in mains().items():
+        parser: Any = typer.main.get_command(main.app)
         subs = getattr(parser, "commands", None)
         found |= {f"{name} {word}": one for word, one in subs.items()} if subs else {name: parser}
     return found
@@ -242,6 +248,31 @@ def test_python_that_is_shown_runs(path: Path, workspace: Path, monkeypatch: pyt
     names: dict[str, Any] = {}
     for block in blocks_of(path, "python"):
         exec(compile(block, name_of(path), "exec"), names)
+
+
+@pytest.mark.slow
+def test_a_task_of_ones_own_goes_as_the_page_says(
+    workspace: Path, run_command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file and its commands as they stand there, from fine-tuning to a search and the heads."""
+    page = ROOT / "docs" / "guides" / "own-task.md"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert-base-uncased").symlink_to(workspace / "bert-base-uncased")
+    (toml,) = blocks_of(page, "toml")
+    (tmp_path / "stars.toml").write_text(toml, encoding="utf-8")
+    (tmp_path / "reviews").mkdir()
+    for split in ("train", "test"):
+        rows = [
+            f'{{"review": "the film was {"good " * (i % 5)}", "rating": {i % 5 + 1}}}\n' for i in range(40)
+        ]
+        (tmp_path / "reviews" / f"{split}.jsonl").write_text("".join(rows))
+    called = []
+    for line in shown(page):
+        name, given = command_in(words_of(line))
+        code, _, err = run_command(mains()[name], *given)
+        assert code == 0, f"{line}: {err}"
+        called.append(name)
+    assert called == ["finetune-glue", "prune-heads", "classify-heads"]
 
 
 def test_there_is_python_to_run() -> None:
