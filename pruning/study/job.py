@@ -58,7 +58,7 @@ class RunStudy:
     gpus: float | None = None
     """GPUs of each step, on Ray; two steps share one with 0.5."""
     only: tuple[str, ...] = ()
-    """Do only this step and what it needs: fine-tune, 'qqp/seed_42/*'.
+    """Do only this step and what it needs: fine-tune, ``'qqp/seed_42/*'``.
 
     See :meth:`pruning.study.plan.Plan.matching`.
     """
