@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,8 @@ class Anatomy:
     family: Family
     base: PreTrainedModel
     """The model without its task head."""
+    runs: nn.Module
+    """The module whose forward pass runs these layers, once: the base model, or its encoder or decoder."""
     layers: tuple[nn.Module, ...]
     """Per layer, the module that holds its attention, MLP and norms."""
     attentions: tuple[nn.Module, ...]
@@ -78,6 +80,39 @@ class Anatomy:
     def n_heads(self) -> int:
         """Number of heads of each layer of the whole model."""
         return int(getattr(self.base.config, self.family.heads))
+
+    @property
+    def start_token(self) -> int | None:
+        """Id of the token with which a decoder that reads an encoder starts, if the config names one."""
+        found = getattr(self.base.config, "decoder_start_token_id", None)
+        return None if found is None else int(found)
+
+    def fed(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return a batch with what a decoder reads that reads an encoder, where the batch says nothing of that.
+
+        It is the batch's own tokens, each one place later, after a start token (so BART is trained, and so the library
+        feeds it for classification); for the encoder's maps, which do not depend on it, the start token alone.
+
+        Raises:
+            InputError: the config names no start token.
+        """
+        given = dict(batch)
+        if not self.family.stack or "decoder_input_ids" in given or not hasattr(self.base, "decoder"):
+            return given
+        ids, start = given["input_ids"], self.start_token
+        if self.family.stack == "encoder":  # no map of its depends on which token this is
+            return given | {"decoder_input_ids": ids.new_full((len(ids), 1), start or 0)}
+        if start is None:
+            raise InputError(
+                f"The config of this {self.family.name} model names no decoder_start_token_id, so it is not known what "
+                "its decoder reads; set it, or give decoder_input_ids in the batch."
+            )
+        later = ids.roll(1, dims=1)
+        later[:, 0] = start
+        given["decoder_input_ids"] = later
+        if "attention_mask" in given:
+            given["decoder_attention_mask"] = given["attention_mask"]
+        return given
 
     def head_width(self, layer: int) -> int:
         """Return d_head; 0 if the layer has no head left."""
@@ -258,7 +293,8 @@ def anatomy_of(model: PreTrainedModel, stack: str | None = None) -> Anatomy:
                 f"The output projection is a {type(module).__name__}; headscope needs plain linear layers. "
                 "Merge adapters first (PEFT: merge_and_unload()) and load the model without quantisation."
             )
-    kept, kept_mlps = structure_of(config) or (
+    first = stack in (None, family_of(config).stack)  # only an encoder's heads are ever cut out
+    kept, kept_mlps = (structure_of(config) if first else None) or (
         (tuple(range(int(getattr(config, family.heads)))),) * len(layers),
         (True,) * len(layers),
     )
@@ -268,6 +304,7 @@ def anatomy_of(model: PreTrainedModel, stack: str | None = None) -> Anatomy:
     return Anatomy(
         family=family,
         base=base,
+        runs=base.get_submodule(family.layers.rpartition(".")[0]) if family.stack else base,
         layers=tuple(layers),
         attentions=attentions,
         outputs=outputs,

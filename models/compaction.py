@@ -55,7 +55,7 @@ def compact(model: PreTrainedModel, subnetwork: Subnetwork, *, unshare: bool = F
     anatomy = anatomy_of(model)
     _check(anatomy, subnetwork)
     _check_cuttable(anatomy, subnetwork)
-    hooks = (*anatomy.base._forward_hooks.values(), *anatomy.base._forward_pre_hooks.values())
+    hooks = (*anatomy.runs._forward_hooks.values(), *anatomy.runs._forward_pre_hooks.values())
     if any(getattr(hook, "__module__", None) in ("models.gating", "models.tap") for hook in hooks):
         raise InputError("compact() copies the model as it is; call it outside of gated() and observe().")
     if _shares(anatomy) and (unshare or subnetwork != Subnetwork.full(model)):

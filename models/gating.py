@@ -103,8 +103,8 @@ def gated(
                 if any(there[layer] for layer in layers):
                     sites.append(_Site(what, layers))
                     cleanup.callback(attach(module, sites[-1], gates).remove)
-        cleanup.callback(anatomy.base.register_forward_pre_hook(start, with_kwargs=True).remove)
-        cleanup.callback(anatomy.base.register_forward_hook(finish).remove)
+        cleanup.callback(anatomy.runs.register_forward_pre_hook(start, with_kwargs=True).remove)
+        cleanup.callback(anatomy.runs.register_forward_hook(finish).remove)
         yield anatomy
 
 

@@ -51,10 +51,10 @@ class _Tap:
 
     def install(self) -> None:
         self._previous = self._model.config._attn_implementation
-        base = self.anatomy.base
+        runs = self.anatomy.runs
         self._hooks = [
-            base.register_forward_pre_hook(self._start),
-            base.register_forward_hook(self._finish),
+            runs.register_forward_pre_hook(self._start),
+            runs.register_forward_hook(self._finish),
         ]
         for module in self.anatomy.attentions:
             _TAPS[module] = self
@@ -109,8 +109,10 @@ class _Tap:
 
     def _finish(self, *_: Any) -> None:
         if self._calls != len(self._layers):
+            unread = self.anatomy.family.stack == "cross" and not self._calls
+            why = "; cross-attention needs an encoder's input (input_ids, or encoder_hidden_states)" * unread
             raise TapError(
-                f"The forward pass went through {self._calls} of {len(self._layers)} attention layers."
+                f"The forward pass went through {self._calls} of {len(self._layers)} attention layers{why}."
             )
 
 

@@ -58,6 +58,12 @@ def classify_heads(
             help="The rest of the model meanwhile: select leaves it in place, gate closes it, compact removes it.",
         ),
     ] = "select",
+    stack: Annotated[
+        str | None,
+        typer.Option(
+            "--stack", help="Of an encoder-decoder (T5, BART), whose heads: encoder (the default) or decoder."
+        ),
+    ] = None,
     raw_classifier: ClassifierOption = None,
     norm_classifier: ClassifierOption = None,
     batch_size: InputsOption = 16,
@@ -99,6 +105,7 @@ def classify_heads(
         maps=listed(maps),
         subnetwork=subnetwork,
         subnetwork_mode=subnetwork_mode,
+        stack=stack,
         classifiers={"raw": raw_classifier, "norm": norm_classifier},
         batch_size=batch_size,
         max_length=max_length,

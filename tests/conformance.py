@@ -357,7 +357,7 @@ _HEAD = """# Architecture families
 
 {count} families, each proven by `make families` with {library}: a tiny random model (3 layers, 4 heads, every weight,
 bias and norm drawn anew, inputs of {lengths} tokens padded on the right, a cap on scores and a window that bind where
-the family has them) against the library's own eager attentions, against plain algebra, and against itself. The numbers are
+the family has them) against the library's own eager attentions, against plain algebra, and against itself. Numbers are
 largest errors; those but of raw maps are shares of the largest number. A default test fails when families or remarks
 here are not those of `models/families/table.py`; the errors have their limits in `tests/models/families/`.
 

@@ -95,7 +95,12 @@ _T5: dict[str, Any] = {
         },
     },
 }
-_T5_SIZES = {"d_kv": 6, "num_decoder_layers": 3, "relative_attention_num_buckets": 8}
+_T5_SIZES = {
+    "decoder_start_token_id": 0,
+    "d_kv": 6,
+    "num_decoder_layers": 3,
+    "relative_attention_num_buckets": 8,
+}
 _WINDOW = {"sliding_window": 6}
 _LAYER_TYPES = {**_WINDOW, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 
