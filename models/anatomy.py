@@ -127,7 +127,6 @@ class Anatomy:
         """
         fused = len(self.projections[layer]) == 1 and module is self.projections[layer][0]
         return self.family.rows(
-            self.base.config,
             weight_of(module).shape[0],
             len(self.kept[layer]),
             self.head_width(layer),

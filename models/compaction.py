@@ -232,7 +232,7 @@ def _rows(anatomy: Anatomy, layer: int, module: nn.Module, places: torch.Tensor)
     rows = anatomy.head_rows(layer, module)[:, places]  # [parts, heads, d_head]
     if _one_for_all(anatomy, layer, module):
         return torch.cat([rows[0].flatten(), *(part[0] for part in anatomy.head_rows(layer, module)[1:])])
-    by_group = len(rows) > 1 and anatomy.family.layout(anatomy.base.config) == "by group"
+    by_group = len(rows) > 1 and anatomy.family.fused == "by group"
     return (rows.transpose(0, 1) if by_group else rows).flatten()
 
 

@@ -193,7 +193,7 @@ def check_maps(family: Family, stack: str | None) -> tuple[float, float]:
 
 def _check_reach(family: Family, anatomy: Anatomy, layer: int, P: torch.Tensor) -> None:
     """The longest input's map shows whether a layer is causal and how far it sees."""
-    query, key = torch.nonzero(P.amax(dim=0) > 1e-20, as_tuple=True)
+    query, key = torch.nonzero(P.amax(dim=0), as_tuple=True)
     later, earlier = int((key - query).max()), int((query - key).max())
     n = P.shape[-1]
     reach = anatomy.window if layer in anatomy.local_layers else n - 1

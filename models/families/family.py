@@ -23,7 +23,7 @@ Layout = Literal["side by side", "by group"]
 
 ``side by side``: all query heads, then all key heads, then all value heads, of which there may be fewer.
 ``by group``: one group after another, each of its query heads, its key head and its value head; where each query head
-has a key and value head of its own, that is head by head (GPT-NeoX).
+has a key and value head of its own, that is head by head (GPT-NeoX), and where all share one, it is one group.
 """
 
 
@@ -56,7 +56,7 @@ class Family:
     last projection but a norm after it, which would undo any gate before it but 0."""
     experts: bool = False
     """Whether the MLP is a mixture of experts: it can be gated, and neither cut out nor pruned weight by weight."""
-    fused: Layout | Callable[[PreTrainedConfig], Layout] | None = None
+    fused: Layout | None = None
     """How the outputs of one projection that gives all are ordered. None where there are three projections."""
     by_head: tuple[str, ...] = ()
     """Dotted paths from a layer to further linear layers that give each head outputs of its own, laid out like the
@@ -124,24 +124,17 @@ class Family:
         there = ", ".join((self.stack, *self.stacks)) if self.stack else "none to choose from"
         raise UnsupportedModelError(f"--stack {stack}: a {self.name} model has {there}.")
 
-    def layout(self, config: PreTrainedConfig) -> Layout | None:
-        """Return how the outputs of its one projection are ordered; None for three, or if it is not known."""
-        return self.fused(config) if callable(self.fused) else self.fused
-
     def decodes(self, config: PreTrainedConfig) -> bool:
         """Return whether a model with this config may keep keys and values of earlier tokens."""
         return self.causal or (self.may_decode and bool(getattr(config, "is_decoder", False)))
 
-    def rows(
-        self, config: PreTrainedConfig, number: int, n_heads: int, width: int, fused: bool
-    ) -> torch.Tensor:
+    def rows(self, number: int, n_heads: int, width: int, fused: bool) -> torch.Tensor:
         """Return which outputs of a projection are which head's: indices ``[parts, n_heads, width]``.
 
         Parts are queries, keys and values where the projection is `fused`, else the one thing that it gives. Where
         several heads share a key or value head, its outputs stand for each of them.
 
         Args:
-            config: of the model.
             number: outputs of the projection.
             n_heads: heads that the layer has now.
             width: d_head.
@@ -155,14 +148,13 @@ class Family:
         given = torch.arange(number).view(-1, width)  # a row a head
         if not fused:
             return given.repeat_interleave(n_heads // len(given), dim=0)[None]
-        layout = self.layout(config)
         shared = (len(given) - n_heads) // 2  # key heads, and as many value heads
-        if layout is None:
+        if self.fused is None:
             raise UnsupportedModelError(
                 f"It is not known which outputs of {self.projections[0]} are which head's in a {self.name} model, so "
                 "its heads can be neither cut out nor counted."
             )
-        if layout == "side by side":
+        if self.fused == "side by side":
             parts = list(given.split([n_heads, shared, shared]))
         else:
             groups = given.view(shared, -1, width)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import conformance
 import pytest
+import torch
 from conformance import CLOSE, FAMILIES, Family, check_compaction, check_gates, check_maps, stacks_of
+
+import models.anatomy
+import models.tap
+from models import HeadscopeError, anatomy_of, gated
 
 GROUPS = [
     pytest.param(family, stack, id="-".join(filter(None, (family.model_type, stack))))
@@ -36,6 +45,142 @@ def test_everything_is_exact(family: Family, stack: str | None) -> None:
     found = conformance.check(family, stack)
     assert found.importance < 1e-6
     assert found.gates < CLOSE
+    assert not found.saving
+
+
+BY_TYPE = {family.model_type: family for family in FAMILIES}
+
+
+def error(check: Callable[[Family], Any], family: Family) -> float:
+    """The largest error that a check finds, infinite if it finds more than a number."""
+    try:
+        found = check(family)
+    except (AssertionError, HeadscopeError, RuntimeError, AttributeError):
+        return float("inf")
+    return max(found) if isinstance(found, tuple) else found or 0.0
+
+
+def maps(family: Family) -> tuple[float, float]:
+    return check_maps(family, None)
+
+
+def gates(family: Family) -> float:
+    return check_gates(family, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "changes"),
+    [
+        ("gpt_neox", check_compaction, {"fused": "side by side"}),
+        ("gpt2", check_compaction, {"fused": "by group"}),
+        ("gpt_bigcode", check_compaction, {"widths": ()}),
+        ("mpt", maps, {"fused": "by group"}),
+        ("falcon", maps, {"fused": "side by side"}),
+        ("bloom", maps, {"fused": "side by side"}),
+        ("deberta-v2", check_compaction, {"by_head": ()}),
+        ("olmo2", check_compaction, {"uncuttable": lambda config: None}),
+        ("stablelm", check_compaction, {"kv_counts": ()}),
+        ("opt", check_compaction, {"replaced_when_empty": False}),
+        ("eurobert", maps, {"causal": True}),
+        ("mistral", maps, {"window": "nothing"}),
+        ("gpt_neo", maps, {"local": None}),
+        ("gpt_oss", maps, {"sinks": False}),
+        ("mixtral", gates, {"mlp": "mlp.gate"}),
+        ("phi", gates, {"output": "mlp.fc2"}),
+        ("glm4", gates, {"mlp": "self_attn.o_proj", "mlp_end": None}),
+        ("mpnet", maps, {"projections": tuple(f"attention.attn.{part}" for part in "vkq")}),
+    ],
+)
+def test_a_mistake_in_an_entry_is_noticed(
+    name: str, check: Any, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert error(check, BY_TYPE[name]) < CLOSE
+    wrong = dataclasses.replace(BY_TYPE[name], **changes)
+    monkeypatch.setattr(models.anatomy, "FAMILIES", (wrong,))
+    assert error(check, wrong) > 10 * CLOSE
+
+
+@pytest.mark.parametrize(
+    ("name", "stack", "dropped"),
+    [("gemma2", None, "softcap"), ("gpt_oss", None, "s_aux"), ("t5", "encoder", "position_bias")],
+)
+def test_what_changes_the_scores_is_at_work_in_the_tiny_models(
+    name: str, stack: str | None, dropped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = models.tap._attention
+
+    def without(*inputs: Any, **named: Any) -> Any:
+        assert named[dropped] is not None
+        return original(*inputs, **named | {dropped: None})
+
+    monkeypatch.setitem(models.tap.AttentionInterface._global_mapping, models.tap.IMPLEMENTATION, without)
+    assert error(lambda family: check_maps(family, stack), BY_TYPE[name]) > 10 * CLOSE
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, id=f.model_type) for f in FAMILIES if f.mlp_end])
+def test_an_mlps_gate_acts_on_what_is_added_to_the_residual_stream(family: Family) -> None:
+    """A norm undoes a factor before it: the MLP would seem to matter to nothing."""
+    model, batch = conformance.build(family), conformance.batch_of(family)
+    with torch.no_grad(), gated(model, mlps=torch.full((3,), 0.5)):
+        found = conformance.hidden(model, batch)
+    for layer in anatomy_of(model).layers:
+        layer.get_submodule(str(family.mlp_end)).register_forward_hook(lambda *said: said[-1] / 2)
+    with torch.no_grad():
+        torch.testing.assert_close(found, conformance.hidden(model, batch))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("bert", {"is_decoder": True}),
+        ("llama", {"num_key_value_heads": 1}),
+        ("gpt_bigcode", {"multi_query": False}),
+        ("falcon", {"new_decoder_architecture": False, "multi_query": True, "num_kv_heads": None}),  # 7B
+        (
+            "falcon",
+            {"new_decoder_architecture": False, "alibi": True, "parallel_attn": False, "num_kv_heads": None},
+        ),
+        ("esm", {"position_embedding_type": "absolute", "token_dropout": True}),
+        ("stablelm", {"qk_layernorm": True, "use_parallel_residual": True}),
+        ("cohere", {"use_qk_norm": True}),
+        ("t5", {"feed_forward_proj": "gated-gelu"}),
+        ("qwen3_moe", {"mlp_only_layers": [1]}),
+        ("phi3", {"num_key_value_heads": 4}),
+        ("deberta-v2", {"share_att_key": True, "position_biased_input": False, "type_vocab_size": 0}),  # v3
+        ("mistral", {"sliding_window": None}),
+        ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 12}),  # 350m
+        ("bloom", {"apply_residual_connection_post_layernorm": True}),
+    ],
+)
+def test_the_kinds_that_a_family_comes_in_are_exact_too(name: str, changes: dict[str, Any]) -> None:
+    family = dataclasses.replace(BY_TYPE[name], tiny={**BY_TYPE[name].tiny, **changes})
+    stack = family.stack
+    raw, sums = check_maps(family, stack)
+    assert raw < 1e-5
+    assert sums < CLOSE
+    assert check_gates(family, stack) < CLOSE
+    assert (check_compaction(family) or 0.0) < CLOSE
+
+
+def test_gemma_that_sees_both_ways_is_not_causal() -> None:
+    """EmbeddingGemma; its windows are as wide to both sides."""
+    family = BY_TYPE["gemma3_text"]
+    both = dataclasses.replace(family, tiny={**family.tiny, "use_bidirectional_attention": True})
+    assert not anatomy_of(conformance.build(both)).causal
+    raw, sums = check_maps(both, None)
+    assert raw < 1e-5
+    assert sums < CLOSE
+
+
+def test_a_family_is_added_by_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CONTRIBUTING says: nothing else knows families by name."""
+    assert all(family.model_type != "seed_oss" for family in FAMILIES)
+    entry = dataclasses.replace(
+        BY_TYPE["llama"], name="Seed-OSS", model_type="seed_oss", tiny={"head_dim": 6}
+    )
+    monkeypatch.setattr(models.anatomy, "FAMILIES", (*FAMILIES, entry))
+    found = conformance.check(entry)
+    assert max(found.raw, found.sums, found.importance, found.gates, found.compaction or 1.0) < CLOSE
     assert not found.saving
 
 
