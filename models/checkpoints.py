@@ -114,7 +114,7 @@ def load_checkpoint(
         settle(config, raw, where)
         if task is not None:
             _settle_head(config, raw, task, name)
-        auto = AutoModel if task is None else AutoModelForSequenceClassification
+        auto: Any = AutoModel if task is None else AutoModelForSequenceClassification
         if task is None and any(kind.endswith("EncoderModel") for kind in config.architectures or ()):
             auto = AutoModelForTextEncoding  # T5's encoder alone, as sentence models have it
         if hasattr(config, STRUCTURE):

@@ -57,6 +57,13 @@ def config_of(family: Family) -> Any:
     return AutoConfig.for_model(family.model_type, **copy.deepcopy({**usual, **family.tiny}))
 
 
+def installed(family: Family) -> bool:
+    """Whether the installed library, which may be an older one, has the family."""
+    from transformers import CONFIG_MAPPING
+
+    return family.model_type in CONFIG_MAPPING
+
+
 def redraw(model: Any, seed: int = 7) -> Any:
     """Draw every parameter anew: a fresh model has zero biases and nearly uniform attention."""
     generator = torch.Generator().manual_seed(seed)
@@ -352,7 +359,9 @@ def check(family: Family, stack: str | None = None) -> Figures:
     )
 
 
-TABLE = Path(__file__).parents[1] / "docs" / "families.md"
+README = Path(__file__).parents[1] / "README.md"
+TABLE = README.parent / "docs" / "families.md"
+_COUNT = r"\[(\d+) architecture families\]"
 _HEAD = """# Architecture families
 
 {count} families, each proven by `make families` with {library}: a tiny random model (3 layers, 4 heads, every weight,
@@ -402,6 +411,12 @@ def known_rows() -> list[tuple[str, str, str, str]]:
     ]
 
 
+def written_count() -> int:
+    """How many families the README says there are."""
+    found = re.search(_COUNT, README.read_text(encoding="utf-8"))
+    return int(found[1]) if found else 0
+
+
 def written_rows() -> list[tuple[str, str, str, str]]:
     """The same as the table says it."""
     rows = [
@@ -443,6 +458,8 @@ def main() -> None:
         rule="---|" * (len(_COLUMNS) - 1) + "---",
     )
     TABLE.write_text(head + "".join(lines), encoding="utf-8")
+    said = README.read_text(encoding="utf-8")
+    README.write_text(re.sub(_COUNT, f"[{len(FAMILIES)} architecture families]", said), encoding="utf-8")
 
 
 if __name__ == "__main__":
