@@ -84,7 +84,8 @@ def gated(
     sites: list[_Site] = []
 
     def start(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        given = [value for value in (*inputs, *named.values()) if isinstance(value, torch.Tensor)]
+        first = (*inputs, named.get("input_ids"), named.get("inputs_embeds"))
+        given = [value for value in first if isinstance(value, torch.Tensor)]
         for site in sites:
             site.calls, site.batch = 0, len(given[0]) if given else None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 import conformance
+import numpy as np
 import pytest
 import torch
 from conformance import (
@@ -22,7 +25,9 @@ from conformance import (
 
 import models.anatomy
 import models.tap
-from models import HeadscopeError, anatomy_of, gated
+from models import HeadscopeError, Subnetwork, anatomy_of, compact, gated
+from models.anatomy import STRUCTURE
+from models.compaction import whole_weights
 
 GROUPS = [
     pytest.param(
@@ -204,3 +209,45 @@ def test_the_table_that_users_read_is_of_the_families_there_are() -> None:
     assert conformance.written_rows() == conformance.known_rows()
     assert conformance.written_count() == len(FAMILIES)
     assert f"{len(FAMILIES)} families, each proven" in conformance.TABLE.read_text(encoding="utf-8")
+
+
+CUT = [
+    pytest.param(family, id=family.model_type)
+    for family in FAMILIES
+    if installed(family) and family.uncuttable(conformance.config_of(family)) is None
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [param for param in CUT if param.values[0].causal])
+def test_a_decoder_that_lost_all_heads_of_a_layer_goes_on_from_its_cache(family: Family) -> None:
+    model = conformance.build(family)
+    heads = np.ones((3, 4), dtype=bool)
+    heads[0], heads[1, :2] = False, False
+    small = compact(model, Subnetwork(heads, np.ones(3, dtype=bool)))
+    ids = torch.randint(5, 60, (2, 9), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        whole, first = small(input_ids=ids).last_hidden_state, small(input_ids=ids[:, :5], use_cache=True)
+        name = next((name for name in ("cache", "past_key_values") if name in first), None)
+        if name is None:  # CLIP keeps none
+            assert family.model_type == "clip_text_model"
+            return
+        rest = small(input_ids=ids[:, 5:], past_key_values=first[name]).last_hidden_state
+    assert conformance.off(rest, whole[:, 5:]) < CLOSE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CUT)
+def test_a_compacted_model_is_pickled_and_filled_up_with_zeros(family: Family) -> None:
+    model, batch = conformance.build(family), conformance.batch_of(family)
+    small = compact(model, conformance.subnetwork_of(anatomy_of(model)), unshare=True)
+    config = copy.deepcopy(small.config)
+    delattr(config, STRUCTURE)
+    whole = type(model)(config).eval()
+    weights = whole_weights(small)
+    assert weights is not None
+    whole.load_state_dict(weights)
+    with torch.no_grad():
+        expected = conformance.hidden(small, batch)
+        assert conformance.off(conformance.hidden(whole, batch), expected) < CLOSE
+        assert torch.equal(conformance.hidden(pickle.loads(pickle.dumps(small)), batch), expected)
