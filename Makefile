@@ -14,7 +14,7 @@ UPGRADE ?=
 FUZZ ?= 5000
 
 .PHONY: help demo docs test test-all test-slow test-services test-gpu fuzz test-lowest test-latest lint lock \
-	bench bench-classifier bench-annotation clean
+	families bench bench-classifier bench-annotation clean
 
 help:
 	@echo "make demo         set up, then show the attention pattern of every head of a real pretrained model"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-lowest  default tests with the lowest versions that pyproject.toml allows"
 	@echo "make test-latest  default tests with the newest versions that it allows"
 	@echo "make lock         write locks/ anew; UPGRADE=--upgrade moves every version to the newest"
+	@echo "make families     prove every architecture family and write docs/families.md (a minute)"
 	@echo "make bench        speed and memory as ratios, written to bench.json"
 	@echo "make bench-classifier   how good the classifier is, beside others (hours on 2 cores)"
 	@echo "make bench-annotation   what choosing the maps to label is worth (minutes)"
@@ -111,6 +112,9 @@ test-lowest test-latest: $(UV)
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-$(RESOLUTION)
 	$(UV) pip install --quiet --python .venv-$(RESOLUTION) --resolution $(RESOLUTION) --editable ".[dev]"
 	.venv-$(RESOLUTION)/bin/python -m pytest --numprocesses auto
+
+families: $(VENV)/dev.stamp
+	$(BIN)/python tests/conformance.py
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/speed.py --output bench.json

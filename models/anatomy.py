@@ -1,19 +1,16 @@
-"""Where each supported architecture family keeps its attention: one entry a family.
-
-To add a family, add an entry to ``FAMILIES`` and a tiny config to ``tests/models/test_families.py``;
-that conformance test shows whether the entry is right.
-"""
+"""Where one model keeps its attention, found by what is known of its family (:mod:`models.families.table`)."""
 
 from __future__ import annotations
 
-import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from .common.errors import InputError, UnsupportedModelError
-from .common.internals import conv1d, library, masks_later, sees_both_ways
+from .common.internals import conv1d, is_linear, library, masks_later, sees_both_ways
+from .families.family import Family
+from .families.table import FAMILIES
 
 if TYPE_CHECKING:
     import torch
@@ -29,153 +26,6 @@ Structure = tuple[tuple[tuple[int, ...], ...], tuple[bool, ...]]
 
 
 @dataclass(frozen=True)
-class Family:
-    """How to find the attention of one architecture family below its base model."""
-
-    name: str
-    """As the field writes it."""
-    model_type: str
-    """``config.model_type``."""
-    layers: str
-    """Dotted path from the base model to its list of layers."""
-    attention: str
-    """Dotted path from a layer to the module that calls the attention function."""
-    output: str
-    """Dotted path from a layer to the attention's output projection W_O."""
-    projections: tuple[str, ...]
-    """Dotted paths from a layer to the query, key and value projections; one path where one module gives all."""
-    mlp: str
-    """Dotted path from a layer to the MLP's last projection; its output, bias included, is the MLP's."""
-    mlp_inputs: tuple[str, ...]
-    """Dotted paths from a layer to the MLP's other projections."""
-    fused: Literal["side by side"] | None = None
-    """How the outputs of one projection that gives all are ordered: ``side by side`` is first all queries, head
-    after head, then all keys, then all values. None where there are three projections."""
-    head_count: str | None = None
-    """Attribute of the attention module that holds its number of heads, if it has one."""
-    width: str | None = None
-    """Attribute of the attention module that holds the number of heads times d_head, if it has one."""
-    segments: str | None = None
-    """Dotted path from the base model to its segment embeddings, if it has some."""
-    causal: bool = False
-    """Whether a token attends only to itself and to what stands before it, unless a config says otherwise."""
-    may_decode: bool = False
-    """Whether a config's ``is_decoder`` makes it causal."""
-    first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
-    """Index of the first position embedding in use (RoBERTa counts on from the padding id)."""
-    in_call_order: Callable[[PreTrainedConfig, Sequence[nn.Module]], list[nn.Module]] = (
-        lambda config, layers: list(layers)
-    )
-    """The layers in the order in which a forward pass runs them, one that runs twice standing twice."""
-    unshare: Callable[[PreTrainedConfig, nn.ModuleList], None] | None = None
-    """Gives, in place, each layer modules of its own, where the family shares them between layers."""
-
-
-def _after_padding(config: PreTrainedConfig) -> int:
-    return int(config.pad_token_id or 0) + 1
-
-
-def _shared(config: PreTrainedConfig, groups: Sequence[nn.Module]) -> list[nn.Module]:
-    """ALBERT: each group of layers serves several consecutive layers (Lan et al. 2020, section 3.1)."""
-    per_group = config.num_hidden_layers / config.num_hidden_groups
-    order = [int(i / per_group) for i in range(config.num_hidden_layers)]
-    return [layer for group in order for layer in groups[group].albert_layers]  # type: ignore[union-attr]
-
-
-def _unshare(config: PreTrainedConfig, groups: nn.ModuleList) -> None:
-    """ALBERT: as many groups as there are turns, each a copy of the one that served before."""
-    turns = config.num_hidden_layers
-    served = [groups[int(i / (turns / config.num_hidden_groups))] for i in range(turns)]
-    del groups[:]
-    groups.extend(copy.deepcopy(group, {id(config): config}) for group in served)
-    config.num_hidden_groups = turns
-
-
-_SEGMENTS = "embeddings.token_type_embeddings"
-_BERT: dict[str, Any] = {
-    "layers": "encoder.layer",
-    "attention": "attention.self",
-    "output": "attention.output.dense",
-    "projections": ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "mlp": "output.dense",
-    "mlp_inputs": ("intermediate.dense",),
-    "head_count": "num_attention_heads",
-    "width": "all_head_size",
-    "segments": _SEGMENTS,
-    "may_decode": True,
-}
-_LLAMA: dict[str, Any] = {
-    "layers": "layers",
-    "attention": "self_attn",
-    "output": "self_attn.o_proj",
-    "projections": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "mlp": "mlp.down_proj",
-    "mlp_inputs": ("mlp.gate_proj", "mlp.up_proj"),
-    "causal": True,
-}
-
-FAMILIES: tuple[Family, ...] = (
-    Family("BERT", "bert", **_BERT),
-    Family("RoBERTa", "roberta", **_BERT, first_position=_after_padding),
-    Family("XLM-RoBERTa", "xlm-roberta", **_BERT, first_position=_after_padding),
-    Family("ELECTRA", "electra", **_BERT),
-    Family(
-        "DistilBERT",
-        "distilbert",
-        layers="transformer.layer",
-        attention="attention",
-        output="attention.out_lin",
-        projections=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-        mlp="ffn.lin2",
-        mlp_inputs=("ffn.lin1",),
-        head_count="n_heads",
-    ),
-    Family(
-        "ALBERT",
-        "albert",
-        layers="encoder.albert_layer_groups",
-        attention="attention",
-        output="attention.dense",
-        projections=("attention.query", "attention.key", "attention.value"),
-        mlp="ffn_output",
-        mlp_inputs=("ffn",),
-        head_count="num_attention_heads",
-        width="all_head_size",
-        segments=_SEGMENTS,
-        in_call_order=_shared,
-        unshare=_unshare,
-    ),
-    Family(
-        "ModernBERT",
-        "modernbert",
-        layers="layers",
-        attention="attn",
-        output="attn.Wo",
-        projections=("attn.Wqkv",),
-        fused="side by side",
-        mlp="mlp.Wo",
-        mlp_inputs=("mlp.Wi",),
-    ),
-    Family(
-        "GPT-2",
-        "gpt2",
-        layers="h",
-        attention="attn",
-        output="attn.c_proj",
-        projections=("attn.c_attn",),
-        fused="side by side",
-        mlp="mlp.c_proj",
-        mlp_inputs=("mlp.c_fc",),
-        head_count="num_heads",
-        width="split_size",
-        causal=True,
-    ),
-    Family("Llama", "llama", **_LLAMA),
-    Family("Qwen2", "qwen2", **_LLAMA),
-)
-
-
-@dataclass(frozen=True)
 class Anatomy:
     """The attention of one model, layer by layer in the order of a forward pass.
 
@@ -185,6 +35,8 @@ class Anatomy:
     family: Family
     base: PreTrainedModel
     """The model without its task head."""
+    runs: nn.Module
+    """The module whose forward pass runs these layers, once: the base model, or its encoder or decoder."""
     layers: tuple[nn.Module, ...]
     """Per layer, the module that holds its attention, MLP and norms."""
     attentions: tuple[nn.Module, ...]
@@ -192,11 +44,16 @@ class Anatomy:
     outputs: tuple[nn.Module, ...]
     """Per layer, the attention's output projection (``nn.Linear`` or the library's ``Conv1D``)."""
     projections: tuple[tuple[nn.Module, ...], ...]
-    """Per layer, the query, key and value projections, or the one that gives all three side by side."""
+    """Per layer, the query, key and value projections, or the one that gives all three."""
+    by_head: tuple[tuple[nn.Module, ...], ...]
+    """Per layer, further linear layers that give each head outputs of its own, laid out like the queries."""
     mlps: tuple[nn.Module, ...]
-    """Per layer, the MLP's last projection (``nn.Linear`` or ``Conv1D``)."""
+    """Per layer, the MLP's last projection (``nn.Linear`` or ``Conv1D``), or the whole mixture of experts; nothing
+    where the layers have no MLPs of their own."""
     mlp_inputs: tuple[tuple[nn.Module, ...], ...]
     """Per layer, the MLP's other projections."""
+    mlp_ends: tuple[nn.Module, ...]
+    """Per layer, the module whose output the MLP adds to the residual stream."""
     kept: tuple[tuple[int, ...], ...]
     """Per layer, the numbers of the heads that are there, in order: all, unless the model was compacted."""
     kept_mlps: tuple[bool, ...]
@@ -210,7 +67,7 @@ class Anatomy:
     local_layers: tuple[int, ...]
     """Layers (0-based) that see only a window around each token."""
     window: int | None
-    """Tokens to a side that a local layer sees at most (the library's ``sliding_window``)."""
+    """Tokens to a side, beyond a token itself, that a local layer sees at most."""
     max_tokens: int
     """The longest input that the model's configuration provides for; ``sys.maxsize`` if it sets no limit."""
 
@@ -221,24 +78,60 @@ class Anatomy:
 
     @property
     def n_heads(self) -> int:
-        """Number of attention heads of a layer, those that compacting removed included."""
-        return int(self.base.config.num_attention_heads)
+        """Number of heads of each layer of the whole model."""
+        return int(getattr(self.base.config, self.family.heads))
 
     @property
-    def parts(self) -> int:
-        """How many of queries, keys and values one projection gives: 1, or 3 where they stand side by side.
+    def start_token(self) -> int | None:
+        """Id of the token with which a decoder that reads an encoder starts, if the config names one."""
+        found = getattr(self.base.config, "decoder_start_token_id", None)
+        return None if found is None else int(found)
+
+    def fed(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return a batch with what a decoder reads that reads an encoder, where the batch says nothing of that.
+
+        It is the batch's own tokens, each one place later, after a start token (so BART is trained, and so the library
+        feeds it for classification); for the encoder's maps, which do not depend on it, the start token alone.
+
+        Raises:
+            InputError: the config names no start token.
+        """
+        given = dict(batch)
+        if not self.family.stack or "decoder_input_ids" in given or not hasattr(self.base, "decoder"):
+            return given
+        ids, start = given["input_ids"], self.start_token
+        if self.family.stack == "encoder":  # no map of its depends on which token this is
+            return given | {"decoder_input_ids": ids.new_full((len(ids), 1), start or 0)}
+        if start is None:
+            raise InputError(
+                f"The config of this {self.family.name} model names no decoder_start_token_id, so it is not known what "
+                "its decoder reads; set it, or give decoder_input_ids in the batch."
+            )
+        later = ids.roll(1, dims=1)
+        later[:, 0] = start
+        given["decoder_input_ids"] = later
+        if "attention_mask" in given:
+            given["decoder_attention_mask"] = given["attention_mask"]
+        return given
+
+    def head_width(self, layer: int) -> int:
+        """Return d_head; 0 if the layer has no head left."""
+        number = len(self.kept[layer])
+        return weight_of(self.outputs[layer]).shape[1] // number if number else 0
+
+    def head_rows(self, layer: int, module: nn.Module) -> torch.Tensor:
+        """Return which outputs of one of the layer's projections are which head's, as :meth:`Family.rows` does.
 
         Raises:
             UnsupportedModelError: it is not known how the outputs of a projection that gives all are ordered.
         """
-        if len(self.family.projections) == 3:
-            return 1
-        if self.family.fused != "side by side":
-            raise UnsupportedModelError(
-                f"It is not known which outputs of {self.family.projections[0]} are which head's in a "
-                f"{self.family.name} model, so its heads can be neither cut out nor counted."
-            )
-        return 3
+        fused = len(self.projections[layer]) == 1 and module is self.projections[layer][0]
+        return self.family.rows(
+            weight_of(module).shape[0],
+            len(self.kept[layer]),
+            self.head_width(layer),
+            fused,
+        )
 
     def output_slices(self, layer: int, n_heads: int) -> torch.Tensor:
         """Return each head's slice of W_O, ``[H, hidden, d_head]``: a head adds ``slice @ z_h`` to the output.
@@ -260,14 +153,12 @@ def is_plain(module: nn.Module) -> bool:
     from torch import nn
     from torch.nn.utils.parametrize import is_parametrized
 
-    return type(module) in (nn.Linear, conv1d()) or (
-        is_parametrized(module) and isinstance(module, nn.Linear)
-    )
+    return is_linear(module) or (is_parametrized(module) and isinstance(module, nn.Linear))
 
 
 def supported_families() -> str:
-    """Return the names of all supported families as one readable list."""
-    return ", ".join(family.name for family in FAMILIES)
+    """Return how many families are known, and where their list is."""
+    return f"{len(FAMILIES)} families are, from BERT to {FAMILIES[-1].name}, all listed in docs/families.md"
 
 
 def family_of(config: PreTrainedConfig) -> Family:
@@ -280,9 +171,7 @@ def family_of(config: PreTrainedConfig) -> Family:
     for family in FAMILIES:
         if family.model_type == model_type:
             return family
-    raise UnsupportedModelError(
-        f"Models of type {model_type!r} are not supported; supported families: {supported_families()}."
-    )
+    raise UnsupportedModelError(f"Models of type {model_type!r} are not supported; {supported_families()}.")
 
 
 def structure_of(config: PreTrainedConfig) -> Structure | None:
@@ -315,10 +204,14 @@ def structure_of(config: PreTrainedConfig) -> Structure | None:
 
 
 def _check_structure(
-    config: PreTrainedConfig, kept: Sequence[Sequence[int]], outputs: Sequence[nn.Module]
+    config: PreTrainedConfig,
+    family: Family,
+    kept: Sequence[Sequence[int]],
+    outputs: Sequence[nn.Module],
 ) -> None:
     """Refuse a model whose config speaks of another one's heads, such as one newly made from a compacted one's."""
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    own = (getattr(config, name, None) for name in ("head_dim", "d_kv"))
+    width = next(filter(None, own), None) or config.hidden_size // int(getattr(config, family.heads))
     found = [_inputs(module) // width for module in outputs]
     said = [len(heads) for heads in kept]
     if found != said:
@@ -329,34 +222,65 @@ def _check_structure(
 
 
 def _positions(config: PreTrainedConfig) -> int:
-    return int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    return int(next(filter(None, limits), sys.maxsize))
 
 
 def _inputs(module: nn.Module) -> int:
     return int(module.in_features if hasattr(module, "in_features") else module.nx)  # type: ignore[arg-type]
 
 
-def anatomy_of(model: PreTrainedModel) -> Anatomy:
+def _submodules(layer: nn.Module, paths: Sequence[str]) -> tuple[nn.Module, ...]:
+    """Return what stands at some paths; what stands at one that ends in ``?`` may be missing."""
+    found = []
+    for path in paths:
+        parent, _, name = path.rstrip("?").rpartition(".")
+        if not path.endswith("?") or hasattr(layer.get_submodule(parent), name):
+            found.append(layer.get_submodule(path.rstrip("?")))
+    return tuple(found)
+
+
+def _local_layers(family: Family, config: PreTrainedConfig, n_layers: int) -> tuple[int, ...]:
+    """Return the layers that see only a window."""
+    if family.local:
+        return family.local(config, n_layers)
+    if types := getattr(config, "layer_types", None):
+        return tuple(i for i, kind in enumerate(types) if kind != "full_attention")
+    return tuple(range(n_layers)) if getattr(config, family.window, None) else ()
+
+
+def anatomy_of(model: PreTrainedModel, stack: str | None = None) -> Anatomy:
     """Find every attention layer of `model`, with or without a task head.
 
+    Args:
+        model: of a supported family.
+        stack: of an encoder-decoder, which of its groups of layers: ``encoder`` (what is meant if None), ``decoder``
+            or ``cross``, the attention with which the decoder reads the encoder.
+
     Raises:
-        UnsupportedModelError: the architecture is unknown, or a known one looks different inside.
+        UnsupportedModelError: the architecture is unknown, or a known one looks different inside, or there is no such
+            group of layers.
         InputError: the config of a compacted model is damaged.
     """
     if not hasattr(model, "config") or not hasattr(model, "base_model_prefix"):
         raise UnsupportedModelError(
-            f"{type(model).__name__} is not a transformers model; supported families: {supported_families()}."
+            f"{type(model).__name__} is not a transformers model; {supported_families()}."
         )
     config = model.config
-    family = family_of(config)
+    family = family_of(config).of_stack(stack)
     base = getattr(model, model.base_model_prefix, model)
+    if family.stack and not hasattr(base, family.layers.partition(".")[0]):
+        raise UnsupportedModelError(f"--stack {family.stack}: a {type(model).__name__} has none.")
     try:
         layers = family.in_call_order(config, list(base.get_submodule(family.layers).children()))
         attentions = tuple(layer.get_submodule(family.attention) for layer in layers)
         outputs = tuple(layer.get_submodule(family.output) for layer in layers)
-        mlps = tuple(layer.get_submodule(family.mlp) for layer in layers)
-        projections = tuple(tuple(map(layer.get_submodule, family.projections)) for layer in layers)
-        mlp_inputs = tuple(tuple(map(layer.get_submodule, family.mlp_inputs)) for layer in layers)
+        mlps = tuple(layer.get_submodule(family.mlp) for layer in layers if family.mlp)
+        end = family.mlp_end or family.mlp
+        mlp_ends = tuple(layer.get_submodule(end) for layer in layers if end)
+        projections = tuple(_submodules(layer, family.projections) for layer in layers)
+        by_head = tuple(_submodules(layer, family.by_head) for layer in layers)
+        mlp_inputs = tuple(_submodules(layer, family.mlp_inputs) for layer in layers)
     except AttributeError as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} is not laid out like a {family.name} model ({library()}): {error}."
@@ -368,32 +292,40 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
                 f"The output projection is a {type(module).__name__}; headscope needs plain linear layers. "
                 "Merge adapters first (PEFT: merge_and_unload()) and load the model without quantisation."
             )
-    kept, kept_mlps = structure_of(config) or (
-        (tuple(range(config.num_attention_heads)),) * len(layers),
+    first = stack in (None, family_of(config).stack)  # only an encoder's heads are ever cut out
+    kept, kept_mlps = (structure_of(config) if first else None) or (
+        (tuple(range(int(getattr(config, family.heads)))),) * len(layers),
         (True,) * len(layers),
     )
-    _check_structure(config, kept, outputs)
-    decoder = family.causal or (family.may_decode and bool(config.is_decoder))
-    types = getattr(config, "layer_types", None) or []
-    local = tuple(i for i, kind in enumerate(types) if kind != "full_attention")
+    _check_structure(config, family, kept, outputs)
+    decoder = family.decodes(config)
+    local = _local_layers(family, config, len(layers))
     return Anatomy(
         family=family,
         base=base,
+        runs=base.get_submodule(family.layers.rpartition(".")[0]) if family.stack else base,
         layers=tuple(layers),
         attentions=attentions,
         outputs=outputs,
         projections=projections,
+        by_head=by_head,
         mlps=mlps,
         mlp_inputs=mlp_inputs,
+        mlp_ends=mlp_ends,
         kept=kept,
         kept_mlps=kept_mlps,
         causal=decoder and masks_later(config),
         decoder=decoder,
-        segments=len(base.get_submodule(family.segments).weight) if family.segments else 0,  # type: ignore[arg-type]
+        segments=_segments(family, base),
         local_layers=local,
-        window=int(config.sliding_window) if local else None,
+        # The library counts the token itself where what follows it is masked.
+        window=int(getattr(config, family.window)) - family.causal if local else None,
         max_tokens=_positions(config) - family.first_position(config),
     )
+
+
+def _segments(family: Family, base: PreTrainedModel) -> int:
+    return len(base.get_submodule(family.segments).weight) if family.segments else 0  # type: ignore[arg-type]
 
 
 def as_configured(model: PreTrainedModel) -> Anatomy:

@@ -80,7 +80,12 @@ def load_checkpoint(
             class has no place for, or has no tokenizer.
         HeadError: it has no classification head, or one for other labels than the task's.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForSequenceClassification,
+        AutoModelForTextEncoding,
+    )
 
     task = None if task is None else task_named(task)
     where = f"--model {name}"
@@ -109,7 +114,9 @@ def load_checkpoint(
         settle(config, raw, where)
         if task is not None:
             _settle_head(config, raw, task, name)
-        auto = AutoModel if task is None else AutoModelForSequenceClassification
+        auto: Any = AutoModel if task is None else AutoModelForSequenceClassification
+        if task is None and any(kind.endswith("EncoderModel") for kind in config.architectures or ()):
+            auto = AutoModelForTextEncoding  # T5's encoder alone, as sentence models have it
         if hasattr(config, STRUCTURE):
             if folder is None:
                 raise InputError(f"--model {name} is a compacted model; download it and give its folder.")

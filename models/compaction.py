@@ -14,6 +14,7 @@ from torch import nn
 from .anatomy import STRUCTURE, Anatomy, anatomy_of, is_plain, structure_of, weight_of
 from .common.errors import InputError, UnsupportedModelError
 from .common.internals import check_counts, conv1d, without_heads
+from .families.modules import WithoutHeads
 from .subnetwork import Subnetwork
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def compact(model: PreTrainedModel, subnetwork: Subnetwork, *, unshare: bool = F
     """
     anatomy = anatomy_of(model)
     _check(anatomy, subnetwork)
-    hooks = (*anatomy.base._forward_hooks.values(), *anatomy.base._forward_pre_hooks.values())
+    _check_cuttable(anatomy, subnetwork)
+    hooks = (*anatomy.runs._forward_hooks.values(), *anatomy.runs._forward_pre_hooks.values())
     if any(getattr(hook, "__module__", None) in ("models.gating", "models.tap") for hook in hooks):
         raise InputError("compact() copies the model as it is; call it outside of gated() and observe().")
     if _shares(anatomy) and (unshare or subnetwork != Subnetwork.full(model)):
@@ -73,7 +75,13 @@ def compact(model: PreTrainedModel, subnetwork: Subnetwork, *, unshare: bool = F
     for layer, attention in enumerate(anatomy.attentions):
         number = int(subnetwork.heads[layer].sum())
         if number < len(anatomy.kept[layer]):
-            _recount(anatomy, memo[id(attention)], number, _head_width(anatomy, layer))
+            if not number and anatomy.family.replaced_when_empty:
+                copied: nn.Module = memo[id(anatomy.layers[layer])]
+                nothing = WithoutHeads(memo[id(attention)], memo[id(anatomy.outputs[layer])])
+                copied.set_submodule(anatomy.family.attention, nothing)
+                continue
+            one_for_all = _one_for_all(anatomy, layer, anatomy.projections[layer][0])
+            _recount(anatomy, memo[id(attention)], number, anatomy.head_width(layer), one_for_all)
     if not (subnetwork.heads.all() and subnetwork.mlps.all()):
         numbers = [np.flatnonzero(heads).tolist() for heads in subnetwork.heads]
         setattr(small.config, STRUCTURE, {"heads": numbers, "mlps": subnetwork.mlps.tolist()})
@@ -157,11 +165,12 @@ def size_share(model: PreTrainedModel, subnetwork: Subnetwork, n_tokens: int = 1
     whole, left = np.zeros(2), np.zeros(2)  # parameters, FLOPs / (2 * n_tokens)
     for layer, module in enumerate(anatomy.layers):
         linear = _linear(anatomy, layer)
-        width = _head_width(anatomy, layer)
+        width = anatomy.head_width(layer)
         size = np.array(
             [
                 sum(parameter.numel() for parameter in module.parameters()),
                 sum(weight_of(one).numel() for one in linear)
+                + _experts_used(anatomy, layer)
                 + 2 * n_tokens * width * len(anatomy.kept[layer]),
             ]
         )
@@ -199,21 +208,38 @@ def _cuts(anatomy: Anatomy, layer: int, subnetwork: Subnetwork) -> Iterator[tupl
     now, kept = anatomy.kept[layer], np.flatnonzero(subnetwork.heads[layer])
     if len(kept) < len(now):
         places = torch.as_tensor(np.searchsorted(now, kept))
-        width = _head_width(anatomy, layer)
+        width = anatomy.head_width(layer)
         output = anatomy.outputs[layer]
         yield output, _Cut(_all(output, 0), _features(places, width), _bias(output) is not None)
-        parts = anatomy.parts
-        for module in anatomy.projections[layer]:
-            given = weight_of(module).shape[0] // width // parts
-            # Fewer key and value heads serve several query heads each.
-            of_module = places // (len(now) // given)
-            rows = torch.cat([_features(of_module + part * given, width) for part in range(parts)])
-            yield module, _Cut(rows, _all(module, 1), _bias(module) is not None)
+        for module in (*anatomy.projections[layer], *anatomy.by_head[layer]):
+            yield (
+                module,
+                _Cut(_rows(anatomy, layer, module, places), _all(module, 1), _bias(module) is not None),
+            )
     if anatomy.kept_mlps[layer] and not subnetwork.mlps[layer]:
         nothing = torch.arange(0)
         for module in anatomy.mlp_inputs[layer]:
             yield module, _Cut(nothing, _all(module, 1), _bias(module) is not None, gone=True)
         yield anatomy.mlps[layer], _Cut(_all(anatomy.mlps[layer], 0), nothing, bias=False, gone=True)
+
+
+def _rows(anatomy: Anatomy, layer: int, module: nn.Module, places: torch.Tensor) -> torch.Tensor:
+    """Return the outputs of a projection that the heads at some places need, in the order of the projection's layout.
+
+    Key and value heads that served several heads are given to each of them, but for one that all heads share in a
+    fused projection: it stays the only one.
+    """
+    rows = anatomy.head_rows(layer, module)[:, places]  # [parts, heads, d_head]
+    if _one_for_all(anatomy, layer, module):
+        return torch.cat([rows[0].flatten(), *(part[0] for part in anatomy.head_rows(layer, module)[1:])])
+    by_group = len(rows) > 1 and anatomy.family.fused == "by group"
+    return (rows.transpose(0, 1) if by_group else rows).flatten()
+
+
+def _one_for_all(anatomy: Anatomy, layer: int, module: nn.Module) -> bool:
+    """Return whether a projection that gives queries, keys and values has one key and value head for several heads."""
+    rows = anatomy.head_rows(layer, module)
+    return len(rows) > 1 and rows.shape[1] > 1 and torch.equal(rows[1, 0], rows[1, -1])
 
 
 def _smaller(module: nn.Module, cut: _Cut) -> nn.Module:
@@ -262,17 +288,22 @@ class _Zeros(nn.Linear):
         return hidden.sum().expand(*hidden.shape[:-1], self.out_features)
 
 
-def _recount(anatomy: Anatomy, attention: Any, number: int, width: int) -> None:
+def _recount(anatomy: Anatomy, attention: Any, number: int, width: int, one_for_all: bool) -> None:
     """Tell an attention module how many heads it has now."""
     family = anatomy.family
-    if family.head_count:
-        setattr(attention, family.head_count, number)
-    if family.width:
-        # Where one module gives all, the width is what it is split by: three times nothing has to be said in full.
-        in_one = len(family.projections) == 1
-        setattr(attention, family.width, number * width if number or not in_one else [0, 0, 0])
-    if hasattr(attention, "num_key_value_groups"):
-        attention.num_key_value_groups = 1
+    for name in family.counts:
+        setattr(attention, name, number)
+    for name in family.widths:
+        # What GPT-2 splits three equal parts by: three times nothing has to be said in full.
+        nothing: Any = [0, 0, 0] if name == "split_size" else 0
+        setattr(attention, name, number * width if number else nothing)
+    # One key and value head of all heads stays one, see _rows.
+    for name, value in (
+        *((name, 1 if one_for_all else number) for name in family.kv_counts),
+        ("num_key_value_groups", number if one_for_all else 1),
+    ):
+        if hasattr(attention, name):
+            setattr(attention, name, value)
     if not number:
         without_heads(attention)
 
@@ -295,6 +326,26 @@ def _check(anatomy: Anatomy, subnetwork: Subnetwork) -> None:
             )
 
 
+def _check_cuttable(anatomy: Anatomy, subnetwork: Subnetwork) -> None:
+    """Refuse to cut out what cannot be cut out exactly.
+
+    Raises:
+        UnsupportedModelError: saying what, why, and what to do instead.
+    """
+    family = anatomy.family
+    why = family.uncuttable(anatomy.base.config)
+    if why and int(subnetwork.heads.sum()) < sum(map(len, anatomy.kept)):
+        raise UnsupportedModelError(
+            f"No head of this {family.name} model can be cut out exactly, because {why}; close the gates instead "
+            "(models.gated, --subnetwork-mode gate)."
+        )
+    if family.experts and int(subnetwork.mlps.sum()) < sum(anatomy.kept_mlps):
+        raise UnsupportedModelError(
+            f"The MLPs of a {family.name} model are mixtures of experts, which are not cut out; close their gates "
+            "instead (models.gated, --subnetwork-mode gate)."
+        )
+
+
 def _shares(anatomy: Anatomy) -> bool:
     return len(set(anatomy.attentions)) < anatomy.n_layers
 
@@ -313,16 +364,21 @@ def _unshared(model: PreTrainedModel) -> PreTrainedModel:
 def _linear(anatomy: Anatomy, layer: int) -> list[nn.Module]:
     return [
         *anatomy.projections[layer],
+        *anatomy.by_head[layer],
         anatomy.outputs[layer],
         *anatomy.mlp_inputs[layer],
-        anatomy.mlps[layer],
+        *(() if anatomy.family.experts else (anatomy.mlps[layer],)),
     ]
 
 
-def _head_width(anatomy: Anatomy, layer: int) -> int:
-    """d_head; 0 if the layer has no head left."""
-    number = len(anatomy.kept[layer])
-    return weight_of(anatomy.outputs[layer]).shape[1] // number if number else 0
+def _experts_used(anatomy: Anatomy, layer: int) -> float:
+    """Return how many weights of a mixture of experts one token meets: the router's, and those of its few experts."""
+    if not anatomy.family.experts:
+        return 0
+    config: Any = anatomy.base.config
+    weights = [part for part in anatomy.mlps[layer].parameters() if part.ndim > 1]
+    # All experts of a kind are one tensor; a layer without experts (Qwen3-MoE may have some) has none.
+    return sum(w.numel() * (config.num_experts_per_tok / len(w) if w.ndim == 3 else 1) for w in weights)
 
 
 def _bias(module: nn.Module) -> torch.Tensor | None:

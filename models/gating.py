@@ -23,6 +23,8 @@ class _Site:
 
     def __init__(self, what: str, layers: list[int]) -> None:
         self.what, self.layers, self.calls = what, layers, 0
+        self.batch: int | None = None
+        """Examples of the forward pass, where that is known."""
 
     def next_layer(self) -> int:
         if self.calls == len(self.layers):
@@ -42,11 +44,14 @@ class _Site:
 
 
 @contextmanager
-def gated(model: PreTrainedModel, heads: Any | None = None, mlps: Any | None = None) -> Iterator[Anatomy]:
+def gated(
+    model: PreTrainedModel, heads: Any | None = None, mlps: Any | None = None, *, stack: str | None = None
+) -> Iterator[Anatomy]:
     """Multiply head and MLP outputs by gates in every forward pass inside the block.
 
     A head's gate multiplies its output before the output projection, whose bias stays; an MLP's gate multiplies
-    the MLP's output, bias included, before it is added to the residual stream (Michel et al. 2019, section 2.2).
+    the MLP's output, bias included, before it is added to the residual stream (Michel et al. 2019, section 2.2): after
+    the norm that stands between in some families (Gemma 2), since a norm undoes what is done before it.
 
     Args:
         model: a model of a supported family, in training or evaluation mode.
@@ -54,6 +59,7 @@ def gated(model: PreTrainedModel, heads: Any | None = None, mlps: Any | None = N
             a tensor or an array. Gradients flow into a tensor that wants them: with one gate an example, the
             gradient of a loss summed over examples is each example's own. None: heads are left alone.
         mlps: ``[L]`` or ``[B, L]``, likewise.
+        stack: of an encoder-decoder, whose heads and MLPs, see :func:`models.anatomy_of`.
 
     Gates of a compacted model have the shape that they had for the whole one; those of what is gone are ignored,
     and their gradient is 0 (None if nothing is left for any of these gates to act on).
@@ -66,34 +72,40 @@ def gated(model: PreTrainedModel, heads: Any | None = None, mlps: Any | None = N
         InputError: gates of the wrong shape, not finite or outside [0, 1]; gradient checkpointing is on.
         TapError: a forward pass did not run a gated module exactly once a layer.
     """
-    anatomy = anatomy_of(model)
+    anatomy = anatomy_of(model, stack)
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise InputError("gated() needs each layer to run once: call model.gradient_checkpointing_disable().")
     head_gates = _gates("heads", heads, (anatomy.n_layers, anatomy.n_heads), model)
     mlp_gates = _gates("mlps", mlps, (anatomy.n_layers,), model)
+    if mlp_gates is not None and not anatomy.mlps:
+        raise InputError(
+            "mlps: the MLPs of a decoder belong to its own layers; gate them with stack='decoder'."
+        )
     sites: list[_Site] = []
 
-    def start(*_: Any) -> None:
+    def start(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        first = (*inputs, named.get("input_ids"), named.get("inputs_embeds"))
+        given = [value for value in first if isinstance(value, torch.Tensor)]
         for site in sites:
-            site.calls = 0
+            site.calls, site.batch = 0, len(given[0]) if given else None
 
     def finish(*_: Any) -> None:
         for site in sites:
             site.check()
 
-    with ExitStack() as stack:
+    with ExitStack() as cleanup:
         for what, modules, there, gates, attach in (
             ("attention", anatomy.outputs, anatomy.kept, head_gates, partial(_before, anatomy.kept)),
-            ("MLP", anatomy.mlps, anatomy.kept_mlps, mlp_gates, _after),
+            ("MLP", anatomy.mlp_ends, anatomy.kept_mlps, mlp_gates, _after),
         ):
             if gates is None:
                 continue
             for module, layers in _shared(modules):
                 if any(there[layer] for layer in layers):
                     sites.append(_Site(what, layers))
-                    stack.callback(attach(module, sites[-1], gates).remove)
-        stack.callback(anatomy.base.register_forward_pre_hook(start).remove)
-        stack.callback(anatomy.base.register_forward_hook(finish).remove)
+                    cleanup.callback(attach(module, sites[-1], gates).remove)
+        cleanup.callback(anatomy.runs.register_forward_pre_hook(start, with_kwargs=True).remove)
+        cleanup.callback(anatomy.runs.register_forward_hook(finish).remove)
         yield anatomy
 
 
@@ -128,22 +140,29 @@ def _shared(modules: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, list[int]
         yield module, [layer for layer, other in enumerate(modules) if other is module]
 
 
-def _of_layer(gates: torch.Tensor, layer: int, axis: int, hidden: torch.Tensor) -> torch.Tensor:
-    """Return a layer's gates, ready to multiply `hidden`, whose first axis is the batch."""
-    gate = gates.select(axis, layer).to(hidden.dtype)
+def _of_layer(gates: torch.Tensor, site: _Site, axis: int, hidden: torch.Tensor) -> torch.Tensor:
+    """Return the gates of a site's next layer, ready to multiply `hidden`.
+
+    Its first axis is the batch, or, as in OPT, all tokens of all examples one after another.
+    """
+    gate = gates.select(axis, site.next_layer()).to(hidden.dtype)
     per_example = gates.ndim > -axis
     if not per_example:
         return gate
-    if len(gate) != len(hidden):
-        raise InputError(f"There are gates for {len(gate)} examples, but the batch has {len(hidden)}.")
+    in_a_row = hidden.ndim == 2 and site.batch is not None
+    examples = site.batch if in_a_row else len(hidden)
+    if len(gate) != examples:
+        raise InputError(f"There are gates for {len(gate)} examples, but the batch has {examples}.")
+    if in_a_row:
+        return gate.repeat_interleave(len(hidden) // len(gate), dim=0)
     return gate[:, None]  # the same for every token
 
 
 def _before(kept: Sequence[Sequence[int]], module: nn.Module, site: _Site, gates: torch.Tensor) -> Any:
     def gate_heads(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden = inputs[0]  # [B, n, H * d_head]
-        layer = site.next_layer()
-        gate = _of_layer(gates, layer, -2, hidden)
+        gate = _of_layer(gates, site, -2, hidden)
+        layer = site.layers[site.calls - 1]
         if len(kept[layer]) < gate.shape[-1]:
             gate = gate[..., kept[layer]]
         return ((hidden.unflatten(-1, (gate.shape[-1], -1)) * gate[..., None]).flatten(-2), *inputs[1:])
@@ -152,8 +171,12 @@ def _before(kept: Sequence[Sequence[int]], module: nn.Module, site: _Site, gates
 
 
 def _after(module: nn.Module, site: _Site, gates: torch.Tensor) -> Any:
-    def gate_mlp(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
-        gate = _of_layer(gates, site.next_layer(), -1, output)
-        return output * (gate[..., None] if gate.ndim else gate)
+    def gate_mlp(_: nn.Module, __: Any, output: Any) -> Any:
+        hidden, *rest = (
+            output if isinstance(output, tuple) else (output,)
+        )  # experts may tell their routes too
+        gate = _of_layer(gates, site, -1, hidden)
+        hidden = hidden * (gate[..., None] if gate.ndim else gate)
+        return (hidden, *rest) if rest else hidden
 
     return module.register_forward_hook(gate_mlp)

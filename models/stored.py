@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +29,6 @@ _MOST = 10_000
 """Layers, and classes, of a model."""
 _TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """Of weights that are the numbers that they say, as safetensors calls them."""
-_ABSOLUTE = (None, "absolute")
 _LEFTOVERS: dict[str, Any] = {
     "output_attentions": False,
     "output_hidden_states": False,
@@ -83,7 +83,7 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
 )
 """In the name of a weight, what it is, and what to do about it."""
 HARMLESS = re.compile(
-    r"(^|\.)(position_ids|token_type_ids|inv_freq|attn\.(masked_)?bias|num_batches_tracked)$|(^|\.)pooler\."
+    r"(^|\.)(position_ids|token_type_ids|inv_freq|(attn|attention)\.(masked_)?bias|num_batches_tracked)$|(^|\.)pooler\."
 )
 """Buffers that older versions saved, which follow from the config, and poolers, of which no map depends."""
 
@@ -123,10 +123,11 @@ def check_config(raw: Mapping[str, Any], name: str, headed: bool) -> None:
         InputError: other positions than absolute ones, or code of its own.
     """
     position = raw.get("position_embedding_type") or ("relative" if raw.get("relative_attention") else None)
-    if position not in _ABSOLUTE:
+    computed = family_of(SimpleNamespace(model_type=raw.get("model_type"))).positions  # type: ignore[arg-type]
+    if position is not None and position not in computed:
         raise InputError(
             f"{name} has position_embedding_type {position!r}, which the library no longer computes: its maps "
-            "would be those of another model; headscope computes 'absolute' only."
+            f"would be those of another model; headscope computes {' and '.join(map(repr, computed))} only."
         )
     named = raw.get("auto_map")
     if not isinstance(named, dict):
@@ -161,7 +162,7 @@ def settle(config: PreTrainedConfig, raw: Mapping[str, Any], name: str) -> None:
             setattr(config, setting, value)
     computes_plainly(config)
     family = family_of(config)
-    encodes = not (family.causal or (family.may_decode and config.is_decoder))
+    encodes = not family.decodes(config)
     if encodes and getattr(config, "is_causal", None):
         raise InputError(
             f"{name} says is_causal in its config, but the library's {family.name} attends both ways in some batches "

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from .anatomy import anatomy_of
 from .common.errors import InputError, UnsupportedModelError
 from .common.files import atomic_file
-from .common.internals import conv1d
+from .common.internals import conv1d, is_linear
 from .common.reading import booleans, open_safetensors, parse_json, plain_metadata, save_safetensors
 from .subnetwork import SUBNETWORK_FILE as SUBNETWORK_FILE
 from .subnetwork import WEIGHT_MASKS_FILE as WEIGHT_MASKS_FILE
@@ -45,7 +45,7 @@ class _Layer(NamedTuple):
     """The linear modules of one layer."""
 
     projections: tuple[nn.Module, ...]
-    """Queries, keys, values: three modules, or one that computes them side by side."""
+    """Queries, keys, values: three modules, or one that computes them all."""
     output: nn.Module
     mlp_inputs: tuple[nn.Module, ...]
     mlp: nn.Module
@@ -274,7 +274,7 @@ def survival(masks: WeightMasks, model: PreTrainedModel) -> Survival:
         return None if module.bias is None else masks.masks.get(names[module.bias])  # type: ignore[index]
 
     heads, mlps = [], []
-    for layer in _layers(model):
+    for number, layer in enumerate(_layers(model)):
         out = weight(layer.output)  # [hidden, H * d_head]
         d_head = out.shape[1] // H
         kept = np.count_nonzero(out, axis=0).reshape(H, d_head).sum(axis=1)
@@ -282,12 +282,9 @@ def survival(masks: WeightMasks, model: PreTrainedModel) -> Survival:
         for module in layer.projections:
             rows, shift = weight(module), bias(module)
             of_rows = np.count_nonzero(rows, axis=1) + (0 if shift is None else shift)
-            parts = anatomy.parts
-            of_heads = of_rows.reshape(parts, -1, d_head).sum(
-                axis=(0, 2)
-            )  # of H heads, or of the key/value heads
-            kept = kept + of_heads.repeat(H // len(of_heads))
-            size += parts * d_head * (rows.shape[1] + (shift is not None))
+            of_heads = anatomy.head_rows(number, module).numpy()  # [parts, H, d_head]
+            kept = kept + of_rows[of_heads].sum(axis=(0, 2))
+            size += len(of_heads) * d_head * (rows.shape[1] + (shift is not None))
         heads.append(kept / size)
         parts_of_mlp = [
             mask
@@ -305,9 +302,12 @@ def _layers(model: PreTrainedModel) -> list[_Layer]:
     Raises:
         UnsupportedModelError: as :func:`prunable_weights`.
     """
-    from torch import nn
-
     anatomy = anatomy_of(model)
+    if anatomy.family.experts:
+        raise UnsupportedModelError(
+            f"The MLPs of a {anatomy.family.name} model are mixtures of experts, whose weights are not pruned one by "
+            "one."
+        )
     if not all(anatomy.kept_mlps) or any(len(heads) < anatomy.n_heads for heads in anatomy.kept):
         raise InputError("Heads or MLPs were removed from this model; weights are pruned in a whole model.")
     layers = [
@@ -319,7 +319,7 @@ def _layers(model: PreTrainedModel) -> list[_Layer]:
             # A weight that is computed from other parameters cannot be set to zero.
             own = module._parameters
             if (
-                type(module) in (nn.Linear, conv1d())
+                is_linear(module)
                 and own.get("weight") is not None
                 and (module.bias is None or own.get("bias") is not None)
             ):

@@ -28,6 +28,7 @@ class ClassifyOptions(TypedDict, total=False):
     maps: tuple[str, ...] | list[str] | str
     subnetwork: Path | str | None
     subnetwork_mode: str
+    stack: str | None
     classifiers: Mapping[str, str | None] | None
     batch_size: int
     max_length: int

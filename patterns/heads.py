@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ def classify_heads(
     progress: bool = False,
     sink: MapSink | None = None,
     examples: ExampleMaps | None = None,
+    stack: str | None = None,
 ) -> HeadPatterns:
     """Classify the attention map of every head on every row.
 
@@ -68,6 +70,8 @@ def classify_heads(
         progress: show a progress bar on stderr.
         sink: receives every map before it is forgotten; see :data:`MapSink`.
         examples: keeps a few maps of every head to look at.
+        stack: of an encoder-decoder, whose heads: ``encoder`` (also if None) or ``decoder``, which reads the same text
+            after a start token (:meth:`models.Anatomy.fed`).
 
     Raises:
         InputError: no usable row, an unknown kind, a classifier of the wrong kind, or a model in training mode or
@@ -80,8 +84,13 @@ def classify_heads(
     check_sizes(batch_size, max_length)
     check_seed(seed)
     rows = list(rows)
-    anatomy = anatomy_of(model)
-    there = Subnetwork.full(model).heads
+    anatomy = anatomy_of(model, stack)
+    if anatomy.family.stack == "cross":
+        raise InputError(
+            "--stack cross: a map of how a decoder's tokens read an encoder's has no diagonal to speak of, so it is "
+            "not classified; patterns.attention_maps(model, batch, stack='cross') gives these maps."
+        )
+    there = Subnetwork.of_structure((anatomy.kept, anatomy.kept_mlps), anatomy.n_heads).heads
     if not there.any():
         raise InputError("The model has no attention head left, so there is no pattern to see.")
     chosen = _classifiers(kinds, classifiers, model)
@@ -101,18 +110,18 @@ def classify_heads(
     seen = Classification(anatomy, chosen, probabilities, examples)
     with (
         torch.inference_mode(),
-        observe(model, seen),
+        observe(model, seen, stack=stack),
         tqdm(
             total=len(inputs), unit="example", desc="classifying heads", disable=None if progress else True
         ) as bar,
     ):
         for positions, tensors in batches(inputs, batch_size, tokenizer.pad_token_id, model.device):
             seen.start(positions, tensors["attention_mask"].sum(dim=1))
-            members = [inputs[i] for i in positions]
+            members = [_read(inputs[i], anatomy) for i in positions]
             seen.sink = sink and _cropped(sink, ids[positions], members)
             if examples is not None:
                 examples.start(ids[positions], members)
-            model(**tensors)
+            model(**anatomy.fed(tensors))
             bar.update(len(positions))
     _check_finite(probabilities, ids)
     labels = {kind: probabilities[kind].argmax(axis=-1).astype(np.int8) for kind in kinds}
@@ -129,7 +138,7 @@ def classify_heads(
         warnings=(
             *fed.warnings,
             *_input_warnings(everything, fed.limit, chosen),
-            *_anatomy_warnings(anatomy),
+            *_anatomy_warnings(anatomy, kinds),
             *_empty_warnings(seen.empty, len(inputs)),
         ),
         confusions={
@@ -150,6 +159,18 @@ def check_sizes(batch_size: int, max_length: int) -> None:
         raise InputError(
             f"max_length={max_length}: give at least {MIN_TOKENS}, fewer tokens have no pattern."
         )
+
+
+def _read(encoded: Encoded, anatomy: Anatomy) -> Encoded:
+    """Return an input as the tokens stand along its maps: a decoder's begin with a start token."""
+    if anatomy.family.stack != "decoder" or anatomy.start_token is None:
+        return encoded
+    last = len(encoded) - 1
+    return replace(
+        encoded,
+        input_ids=[anatomy.start_token, *encoded.input_ids[:-1]],
+        borders=tuple(sorted({min(border + 1, last) for border in encoded.borders})),
+    )
 
 
 class Classification:
@@ -298,8 +319,26 @@ def _input_warnings(
     return messages
 
 
-def _anatomy_warnings(anatomy: Anatomy) -> list[str]:
+def _anatomy_warnings(anatomy: Anatomy, kinds: Sequence[str]) -> list[str]:
     messages = []
+    family = anatomy.family
+    if family.stack:
+        what = "self-attention" + (
+            ", which reads the same text after a start token" if family.stack == "decoder" else ""
+        )
+        messages.append(
+            f"These are the heads of the {family.stack}'s {what}; a {family.name} model has other ones (--stack)."
+        )
+    if family.after_output and "norm" in kinds:
+        messages.append(
+            f"In a {family.name} model, {family.after_output} stands between a head's output and the residual stream: "
+            "norm maps are of what is before it."
+        )
+    if family.sinks:
+        messages.append(
+            f"Heads of a {family.name} model attend to a sink beside all tokens: rows of its raw maps sum to less "
+            "than 1."
+        )
     if anatomy.causal:
         messages.append(
             f"This {anatomy.family.name} model is causal: its maps are lower triangular and cannot be two-sided, "

@@ -14,6 +14,7 @@ from models.common.errors import InputError
 from models.common.files import known, write_json
 from models.common.outputs import Output
 from models.common.provenance import provenance, source_record
+from models.families.family import STACKS
 from models.isolating import check_mode, isolated
 from models.subnetwork import Subnetwork, mask_files
 from models.tasks.rows import Rows, select_rows
@@ -93,6 +94,8 @@ class ClassifyHeads:
 
     They go to the folder ``maps`` of the output.
     """
+    stack: str | None = None
+    """Of an encoder-decoder (T5, BART), whose heads: encoder (the default) or decoder."""
     control: bool = False
     """Look at the same architecture with its weights redrawn too: what is there without training.
 
@@ -111,6 +114,10 @@ class ClassifyHeads:
             raise InputError(
                 f"--subnetwork-mode {self.subnetwork_mode} needs --subnetwork FILE, which says what is kept."
             )
+        if self.stack is not None and self.stack not in STACKS:
+            raise InputError(f"--stack {self.stack}: give one of {', '.join(STACKS)}.")
+        if self.stack not in (None, "encoder") and self.subnetwork is not None:
+            raise InputError(f"--stack {self.stack}: --subnetwork FILE is of an encoder's heads.")
         if self.save_maps and self.output is None:
             raise InputError("--save-maps needs --output DIR, the folder to write the maps to.")
         if self.output is not None:
@@ -152,7 +159,8 @@ class ClassifyHeads:
             if subnetwork is not None:
                 subnetwork, absent = self._in_model(subnetwork, model)
                 model = stack.enter_context(isolated(model, subnetwork, self.subnetwork_mode))
-            sink = _to_store(writer, MapNames(checkpoint, task.name), anatomy_of(model)) if writer else None
+            anatomy = anatomy_of(model, self.stack)
+            sink = _to_store(writer, MapNames(checkpoint, task.name), anatomy) if writer else None
 
             def classified(
                 of: PreTrainedModel, sink: MapSink | None = None, examples: ExampleMaps | None = None
@@ -170,6 +178,7 @@ class ClassifyHeads:
                     progress=progress,
                     sink=sink,
                     examples=examples,
+                    stack=self.stack,
                 )
 
             patterns = classified(model, sink, maps)
@@ -191,6 +200,8 @@ class ClassifyHeads:
             )
             patterns = replace(patterns, warnings=warnings)
             summary = self._summary(patterns, checkpoint, task, rows, classifiers)
+            if anatomy.family.stack:
+                summary["stack"] = anatomy.family.stack
             if folder is not None:
                 write_results(folder, patterns, summary)
                 from .report.classified import write_classified

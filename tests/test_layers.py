@@ -16,6 +16,7 @@ ROOMS = ("models", "patterns", "annotations", "pruning")
 
 WINGS = {
     "models.common": set(),
+    "models.families": {"models.common"},
     "models.tasks": {"models.common", "door"},
     "models.finetuning": {"models.common", "models.tasks", "door"},
     "patterns.maps": {"door"},
@@ -32,7 +33,7 @@ WINGS = {
 }
 """Each wing, and what of its own room it may import."""
 
-FOUNDATIONS = ("models.common", "models.tasks", "patterns.maps", "patterns.classifier")
+FOUNDATIONS = ("models.common", "models.families", "models.tasks", "patterns.maps", "patterns.classifier")
 """What a door stands on and may import; the other wings stand on the door."""
 
 ON_TOP = ("cli", "job", "functions")

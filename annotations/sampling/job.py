@@ -399,7 +399,7 @@ def take_maps(
             inputs, batch_size, checkpoint.tokenizer.pad_token_id, model.device
         ):
             batch = positions
-            model(**tensors)
+            model(**anatomy.fed(tensors))
             bar.update(len(positions))
     return [taken[place] for place in places]
 

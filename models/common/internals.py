@@ -15,6 +15,7 @@ one call per layer and forward pass       :class:`models.tap._Tap`, which counts
 the cache among an attention's arguments  :func:`count_tokens` (by its type), :func:`check_counts` (its lengths)
 an attention module's own ``config``      :func:`without_heads`
 ``Conv1D`` holds its weight transposed    :func:`conv1d`
+Falcon's own linear layer is one          :func:`is_linear`
 what is reported of loaded weights        :func:`loading_report`
 a config's choice of attention function   :func:`computes_plainly`
 a module's own ``is_causal``              :func:`sees_both_ways`
@@ -136,6 +137,26 @@ def check_call(
         )
 
 
+def biased(
+    module: nn.Module,
+    mask: torch.Tensor | None,
+    bias: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+) -> torch.Tensor:
+    """Return the mask of an attention function with a position bias added to it: both are added to the scores.
+
+    Raises:
+        LibraryError: the bias is not ``[1 or B, H, n, m]``.
+    """
+    b, h, n, m = (*query.shape[:3], key.shape[-2])
+    if bias.ndim != 4 or bias.shape[0] not in (1, b) or tuple(bias.shape[1:]) != (h, n, m):
+        changed(
+            f"the position bias of {type(module).__name__} is {list(bias.shape)}, where scores are {[b, h, n, m]}"
+        )
+    return bias if mask is None else bias + mask
+
+
 _NO_HEADS = "headscope_no_heads"
 
 
@@ -244,6 +265,28 @@ def conv1d() -> Any:
     return Conv1D
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module computes its input times its ``weight``, plus ``bias``, and no more."""
+    import torch
+
+    kind: Any = type(module)
+    return kind in (torch.nn.Linear, conv1d()) or (
+        kind.__name__ == "FalconLinear" and kind.__module__.startswith("transformers.") and _is_linear(kind)
+    )
+
+
+@cache
+def _is_linear(kind: Any) -> bool:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        tried = kind(2, 3)
+    given = torch.arange(2.0)[None]
+    if not torch.allclose(tried(given), given @ tried.weight.T + tried.bias):
+        changed(f"its {kind.__name__} computes something else")
+    return True
+
+
 def loading_report(report: Any) -> dict[str, Any]:
     """Return what ``from_pretrained(output_loading_info=True)`` says, as lists under three names.
 
@@ -256,18 +299,26 @@ def loading_report(report: Any) -> dict[str, Any]:
 
 
 def computes_plainly(config: Any) -> None:
-    """Let a model that is built from `config` compute attention with PyTorch's function, whatever it was saved with.
+    """Let a model that is built from `config` compute attention with the library's usual function for its class.
 
     A config may name a kernel that is not installed here, or one of a repository on the Hub, which would be run.
     """
     if not hasattr(config, "_attn_implementation"):
         changed("a configuration does not say how attention is computed")
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = None
+
+
+def attend_by(model: Any, how: str) -> None:
+    """Let a model that does not go through the attention interface compute attention in another of its own ways."""
+    if not hasattr(model.config, "_attn_implementation"):
+        changed("a configuration does not say how attention is computed")
+    model.config._attn_implementation = how
 
 
 def masks_later(config: Any) -> bool:
-    """Return whether the library masks later tokens in a decoder with this config; ``is_causal`` may say otherwise."""
-    return bool(getattr(config, "is_causal", True))
+    """Return whether the library masks later tokens in a decoder with this config, as most say nothing about it."""
+    both_ways = getattr(config, "use_bidirectional_attention", False)  # Gemma's embedding models
+    return bool(getattr(config, "is_causal", True)) and not both_ways
 
 
 def sees_both_ways(attentions: Iterable[Any]) -> None:

@@ -97,6 +97,8 @@ def attention_maps(
     batch: Mapping[str, torch.Tensor],
     kinds: Sequence[str] = KINDS,
     layers: Collection[int] | None = None,
+    *,
+    stack: str | None = None,
 ) -> list[LayerMaps]:
     """Run `model` on one batch and return its attention maps.
 
@@ -106,13 +108,17 @@ def attention_maps(
         kinds: ``raw`` (probabilities P) and ``norm`` (``P[i, j] * ||(x_j W_V + b_V) W_O||``).
         layers: layers wanted, 0-based; all if None. They are all held in memory at once;
             :func:`models.observe` is the way to see one at a time.
+        stack: of an encoder-decoder, whose maps: ``encoder`` (also if None), ``decoder``, or ``cross``, whose rows are
+            the decoder's tokens and whose columns are the encoder's. Where the batch has no ``decoder_input_ids``, the
+            decoder reads the same tokens after a start token (:meth:`models.Anatomy.fed`).
 
     Returns:
         ``(layer, kind, maps, lengths)`` in the order of the layers, raw before norm: maps
         ``[B, H, n, n]`` float32, row = query, column = key; real tokens first, cells beyond an
         input's length are 0. They share one block of memory: clone what outlives the rest. Of a compacted
         model, H is the number of heads that the layer has left (``anatomy_of(model).kept[layer]`` are their
-        numbers), and there is nothing of a layer without heads.
+        numbers), and there is nothing of a layer without heads. Of a stack that is not the encoder, lengths are the
+        decoder's; maps ``cross`` are ``[B, H, n, m]``.
 
     Raises:
         InputError: an unknown kind or layer, left padding, or a model in training mode.
@@ -125,10 +131,17 @@ def attention_maps(
             "batch needs 'input_ids', a tensor [B, n]; ask the tokenizer for return_tensors=\"pt\"."
         )
     mask = batch.get("attention_mask", torch.ones_like(inputs))
-    lengths = lengths_of(mask)
-    real = mask.bool()
-    padding = None if bool(real.all()) else ~(real[:, None, :, None] & real[:, None, None, :])
-    anatomy = anatomy_of(model)
+    anatomy = anatomy_of(model, stack)
+    batch = anatomy.fed(batch)
+    decoded = batch.get("decoder_input_ids", inputs)
+    of_decoder = batch.get("decoder_attention_mask", torch.ones_like(decoded))
+    # The tokens of rows, and those of columns.
+    queries = of_decoder if anatomy.family.stack in ("decoder", "cross") else mask
+    keys = of_decoder if anatomy.family.stack == "decoder" else mask
+    lengths, _ = lengths_of(queries), lengths_of(keys)
+    padding = None
+    if not bool((queries != 0).all() and (keys != 0).all()):
+        padding = ~((queries != 0)[:, None, :, None] & (keys != 0)[:, None, None, :])
     value_norms = ValueNorms(anatomy)
     store = _Store(len(kinds) * (anatomy.n_layers if layers is None else len(set(layers))))
     found: list[LayerMaps] = []
@@ -143,7 +156,7 @@ def attention_maps(
             norm = torch.mul(raw, value_norms(layer, values)[:, :, None, :], out=store.next_like(raw))
             found.append((layer, "norm", norm, lengths))
 
-    with torch.no_grad(), observe(model, keep, layers):
+    with torch.no_grad(), observe(model, keep, layers, stack=stack):
         model(**batch)
     return found
 

@@ -85,6 +85,8 @@ class Summary(TypedDict):
     heads: Counted
     subnetwork: str | None
     subnetwork_mode: str | None
+    stack: NotRequired[str]
+    """Of an encoder-decoder, whose heads they are."""
     max_length: int
     control: Control | None
     provenance: ClassifiedProvenance

@@ -404,11 +404,11 @@ class TestBadInput:
         self.refused(command, tmp_path, "it holds no data files", *good, "--data", tmp_path / "data")
 
     def test_an_unsupported_architecture(self, command: Any, tmp_path: Path, good: list[Any]) -> None:
-        from transformers import DebertaV2Config
+        from transformers import FNetConfig
 
-        DebertaV2Config().save_pretrained(tmp_path / "deberta")
+        FNetConfig().save_pretrained(tmp_path / "fnet")
         self.refused(
-            command, tmp_path, "supported families: BERT, RoBERTa", *good, "--model", tmp_path / "deberta"
+            command, tmp_path, "families are, from BERT to GPT-Neo", *good, "--model", tmp_path / "fnet"
         )
 
     def test_a_truncated_model(

@@ -95,17 +95,17 @@ class TestAttentionCall:
     def test_a_model_that_hands_over_more_is_refused_watched_or_not(
         self, all_tiny: Any, watched: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As Gemma 2 does with a cap on its scores, which Llama's attention passes on too."""
+        """As some model may do with a bias on its scores, which Llama's attention passes on too."""
         model = all_tiny["llama"].build()
         with (
             torch.no_grad(),
             observe(model, lambda *_: None, layers=watched),
-            pytest.raises(UnsupportedModelError, match=r"LlamaAttention .*'softcap'"),
+            pytest.raises(UnsupportedModelError, match=r"LlamaAttention .*'alibi'"),
         ):
             model.layers[0].self_attn(
                 torch.zeros(1, 3, 24),
                 model.rotary_emb(torch.zeros(1, 3, 24), torch.arange(3)[None]),
-                softcap=30.0,
+                alibi=torch.zeros(1, 4, 3, 3),
             )
 
 
