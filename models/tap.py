@@ -2,14 +2,16 @@
 
 Transformers v5 lets a library register an attention function. Ours is that function: it computes
 what the library's eager attention computes, and hands the probabilities and the values of the layers
-that somebody observes to the observers. Nothing is kept, so memory is one layer at a time.
+that somebody observes to the observers. Nothing is kept, so memory is one layer at a time,
+and of a long input a few queries at a time if all observers can do with that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,7 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from .anatomy import Anatomy, anatomy_of
 from .common.errors import InputError, TapError
-from .common.internals import changed, check_call, eager_mask
+from .common.internals import changed, check_call, eager_mask, rows_of_mask
+from .common.row_mask import RowMask, mask_part, whole_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +33,46 @@ Observer = Callable[[int, torch.Tensor, torch.Tensor], None]
 """Called as ``observer(layer, P, V)``: layer 0-based, probabilities ``P [B, H, n, n]`` and values
 ``V [B, H, n, d_head]`` (value bias included, key/value groups expanded to H), padded positions included.
 Of a compacted model, H is the number of heads that the layer has left, ``Anatomy.kept[layer]`` are their
-numbers, and a layer without heads is not observed."""
+numbers, and a layer without heads is not observed.
+
+An observer that is a :class:`BlockObserver` too is shown long inputs in blocks of queries."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """The probabilities of some of a layer's queries."""
+
+    probabilities: torch.Tensor
+    """``[B, H, m, k]``, float32."""
+    rows: slice
+    """Which queries these are."""
+    keys: slice
+    """Which keys: no other is seen by any of these queries, so that the rest of their rows is 0."""
+    last: bool
+    """Whether the layer has no more queries."""
+
+
+class BlockObserver(Protocol):
+    """An observer that can do with a layer's queries one block after the other, so that no map is ever whole."""
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether it can do so now; asked before each layer."""
+        ...
+
+    def __call__(self, layer: int, probabilities: torch.Tensor, values: torch.Tensor) -> None:
+        """Look at a layer of a short input; see :data:`Observer`."""
+        ...
+
+    def block(self, layer: int, block: Block, values: torch.Tensor) -> None:
+        """Look at some queries of a layer of a long input, the first ones first; `values` are those of all keys."""
+        ...
+
+
+_WHOLE = 2**25  # cells of probabilities up to which a layer's are whole, and as fast
+_CELLS = 2**22  # of a block's probabilities, on a CPU: what its caches can hold
+_CELLS_ELSEWHERE = 2**26  # on a GPU, which is idle if it gets little to do at a time
+_LEAST_ROWS = 16  # of a block: products of thinner matrices are slow
 
 
 class _Tap:
@@ -158,20 +200,75 @@ def _attention(
     tap = _TAPS.get(module)
     layer = tap.next_layer(module) if tap else -1
     callbacks = [callback for callback, layers in tap.observers if layer in layers] if tap else []
-    if not callbacks:
-        output = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
-        )
-        return output.transpose(1, 2).contiguous(), None
-    scores = torch.matmul(query, key.transpose(2, 3)) * (scaling or query.shape[-1] ** -0.5)
-    if attention_mask is not None:
-        scores = scores.add_(attention_mask)
-    probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32)
-    del scores  # one map less in memory while the observers work
-    output = torch.matmul(probabilities.to(value.dtype), value).transpose(1, 2).contiguous()
-    for callback in callbacks:
-        callback(layer, probabilities, value)
-    return output, None
+    in_blocks = isinstance(attention_mask, RowMask) if not callbacks else all(map(_takes_blocks, callbacks))
+    blocks = _blocks(query, key.shape[2]) if in_blocks else []
+    if len(blocks) < 2:
+        attention_mask = whole_mask(attention_mask)
+        if not callbacks:
+            output = functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+            )
+            return output.transpose(1, 2).contiguous(), None
+        probabilities = _probabilities(query, key, attention_mask, scaling)
+        output = torch.matmul(probabilities.to(value.dtype), value).transpose(1, 2).contiguous()
+        for callback in callbacks:
+            callback(layer, probabilities, value)
+        return output, None
+    outputs = []  # of each block [B, m, H, d]
+    for rows in blocks:
+        mask, keys = mask_part(attention_mask, rows, key.shape[2])
+        some, seen, of_seen = query[:, :, rows], key[:, :, keys], value[:, :, keys]
+        if callbacks:
+            probabilities = _probabilities(some, seen, mask, scaling)
+            part = torch.matmul(probabilities.to(value.dtype), of_seen)
+            block = Block(probabilities, rows, keys, rows is blocks[-1])
+            for callback in callbacks:
+                cast(BlockObserver, callback).block(layer, block, value)
+            del block, probabilities  # one block less in memory while the next is made
+        else:
+            part = functional.scaled_dot_product_attention(
+                some, seen, of_seen, attn_mask=mask, dropout_p=dropout, scale=scaling
+            )
+        outputs.append(part.transpose(1, 2))
+    return torch.cat(outputs, dim=1), None
+
+
+def _takes_blocks(callback: Observer) -> bool:
+    return bool(getattr(callback, "in_blocks", False))
+
+
+def _probabilities(
+    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
+) -> torch.Tensor:
+    """Return probabilities ``[B, H, m, k]`` of queries ``[B, H, m, d]`` and keys ``[B, H, k, d]``, in float32."""
+    scores = torch.matmul(query, key.transpose(2, 3)).mul_(scaling or query.shape[-1] ** -0.5)
+    if mask is not None:
+        scores = scores.add_(mask)
+    return torch.softmax(scores, dim=-1, dtype=torch.float32)
+
+
+def _blocks(query: torch.Tensor, n_keys: int) -> list[slice]:
+    """Return the queries of ``[B, H, n, d]``, in blocks if their probabilities have too many cells to be whole."""
+    b, h, n = query.shape[:3]
+    cells = _CELLS if query.device.type == "cpu" else _CELLS_ELSEWHERE
+    all_cells = b * h * n * n_keys
+    step = n if all_cells <= _WHOLE else max(_LEAST_ROWS, cells * n // all_cells)
+    return [slice(first, min(first + step, n)) for first in range(0, n, max(1, step))]
+
+
+def _mask(**given: Any) -> torch.Tensor | None:
+    """Make the mask that eager attention adds; a large one only row by row, where somebody needs it.
+
+    The arguments are those of the library's own function.
+    """
+    b, n, m = (int(given[name]) for name in ("batch_size", "q_length", "kv_length"))
+    if b * n * m <= _CELLS:
+        return cast("torch.Tensor | None", eager_mask()(**given))
+    first: torch.Tensor | None = eager_mask()(**{**given, "q_length": 1})
+    if first is None:  # all see all
+        return None
+    part = rows_of_mask()
+    return RowMask((b, 1, n, m), first.dtype, first.device, lambda rows, keys: part(given, rows, keys))
 
 
 def _expanded(states: torch.Tensor, groups: int) -> torch.Tensor:
@@ -180,4 +277,4 @@ def _expanded(states: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention)
-AttentionMaskInterface.register(IMPLEMENTATION, eager_mask())
+AttentionMaskInterface.register(IMPLEMENTATION, _mask)

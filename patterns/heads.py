@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import torch
 from models.anatomy import Anatomy, anatomy_of
 from models.common.errors import InputError
 from models.subnetwork import Subnetwork
-from models.tap import observe
+from models.tap import Block, observe
 from models.tasks.inputs import Encoded, TextPair, as_texts, batches, feed
 from models.tasks.rows import Row, row_ids
 from models.tasks.task import Task, task_named
@@ -21,8 +21,8 @@ from models.tasks.task import Task, task_named
 from .classifier.network import PatternClassifier, load_classifier
 from .distribution import COVERS, EMPTY, FEW_EXAMPLES, check_seed
 from .maps.attention import ValueNorms, check_kinds
-from .maps.examples import ExampleMaps
-from .maps.images import image_pair, resampling_matrices
+from .maps.examples import ExampleMaps, small_maps
+from .maps.images import Resampling, SummedImages, image_pair
 from .result import HeadPatterns
 from .taxonomy import KINDS, PATTERNS
 
@@ -153,7 +153,10 @@ def check_sizes(batch_size: int, max_length: int) -> None:
 
 
 class Classification:
-    """The observer: from one layer's P and V to probabilities, which are kept, and nothing else is."""
+    """The observer: from one layer's P and V to probabilities, which are kept, and nothing else is.
+
+    It is a :class:`models.tap.BlockObserver`: unless a sink wants whole maps, long inputs are seen in blocks.
+    """
 
     def __init__(
         self,
@@ -173,27 +176,44 @@ class Classification:
 
     def start(self, positions: list[int], lengths: torch.Tensor) -> None:
         """Prepare for a batch: its positions in the result and its lengths ``[B]``."""
+        n = int(lengths.max())
         self._positions = positions
+        self._small = None if self._examples is None else small_maps(lengths, n)
         self._resampling = {
-            size: resampling_matrices(lengths, int(lengths.max()), size)
+            size: Resampling.of(lengths, n, size)
             for size in {classifier.size for classifier in self._classifiers.values()}
         }
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether nobody wants a map whole."""
+        return self.sink is None
+
+    def block(self, layer: int, block: Block, values: torch.Tensor) -> None:
+        """Add some rows of one layer of the batch to its images, and classify them after the last."""
+        if block.rows.start == 0:
+            norms = self._norms_of(layer, values)
+            self._sums = {size: SummedImages(one, norms, values) for size, one in self._resampling.items()}
+            self._shown = self._small and SummedImages(self._small, norms, values)
+        for images in [*self._sums.values(), *([self._shown] if self._shown else [])]:
+            images.add(block.probabilities, block.rows, block.keys)
+        if block.last:
+            pairs = {size: (images.raw, images.norm) for size, images in self._sums.items()}
+            for kind, found, empty in self._classified(layer, pairs):
+                if self._examples is not None and self._shown:
+                    shown = self._shown.raw if kind == "raw" else self._shown.norm
+                    gather = partial(_gather, shown, None)
+                    self._examples.see(kind, layer, self._kept[layer], found, gather, empty)
+            del self._sums, self._shown
+
     def __call__(self, layer: int, probabilities: torch.Tensor, values: torch.Tensor) -> None:
         """Classify one layer of the batch; see :data:`models.tap.Observer`."""
-        norms = self._value_norms(layer, values) if "norm" in self._classifiers else None
+        norms = self._norms_of(layer, values)
         pairs = {
-            size: image_pair(probabilities, norms, resampling)
+            size: image_pair(probabilities, norms, resampling.matrices.to(probabilities.device))
             for size, resampling in self._resampling.items()
         }
-        for kind, classifier in self._classifiers.items():
-            raw, norm = pairs[classifier.size]
-            images = raw if kind == "raw" or norm is None else norm
-            found = classifier.classify_images(images).cpu().numpy()
-            empty = (images.amax(dim=(-2, -1)) == 0).cpu().numpy()
-            places = np.ix_(self._positions, [layer], self._kept[layer])
-            self._probabilities[kind][places] = found[:, None]
-            self.empty[kind][places] = empty[:, None]
+        for kind, found, empty in self._classified(layer, pairs):
             if self._examples is not None:
                 factors = None if kind == "raw" else norms
                 gather = partial(_gather, probabilities, factors)
@@ -201,6 +221,23 @@ class Classification:
             if self.sink:
                 maps = probabilities if kind == "raw" or norms is None else probabilities * norms[:, :, None]
                 self.sink(layer, kind, maps)
+
+    def _norms_of(self, layer: int, values: torch.Tensor) -> torch.Tensor | None:
+        return self._value_norms(layer, values) if "norm" in self._classifiers else None
+
+    def _classified(
+        self, layer: int, pairs: Mapping[int, tuple[torch.Tensor, torch.Tensor | None]]
+    ) -> Iterator[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
+        """Keep what one layer's images are classified as; yield by kind that and which maps are empty."""
+        places = np.ix_(self._positions, [layer], self._kept[layer])
+        for kind, classifier in self._classifiers.items():
+            raw, norm = pairs[classifier.size]
+            images = raw if kind == "raw" or norm is None else norm
+            found = classifier.classify_images(images.to(classifier.device)).cpu().numpy()
+            empty = (images.amax(dim=(-2, -1)) == 0).cpu().numpy()
+            self._probabilities[kind][places] = found[:, None]
+            self.empty[kind][places] = empty[:, None]
+            yield kind, found, empty
 
 
 def _gather(
