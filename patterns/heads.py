@@ -12,6 +12,7 @@ import torch
 
 from models.anatomy import Anatomy, anatomy_of
 from models.common.errors import InputError
+from models.common.placement import home_of, is_quantised
 from models.subnetwork import Subnetwork
 from models.tap import Block, observe
 from models.tasks.inputs import Encoded, TextPair, as_texts, batches, feed
@@ -84,7 +85,8 @@ def classify_heads(
     there = Subnetwork.full(model).heads
     if not there.any():
         raise InputError("The model has no attention head left, so there is no pattern to see.")
-    chosen = _classifiers(kinds, classifiers, model)
+    home = home_of(model)
+    chosen = _classifiers(kinds, classifiers, home)
     task = None if task is None else task_named(task)
     fed = feed(model, tokenizer, as_texts(rows, task), max_length)
     everything = fed.inputs
@@ -106,7 +108,7 @@ def classify_heads(
             total=len(inputs), unit="example", desc="classifying heads", disable=None if progress else True
         ) as bar,
     ):
-        for positions, tensors in batches(inputs, batch_size, tokenizer.pad_token_id, model.device):
+        for positions, tensors in batches(inputs, batch_size, tokenizer.pad_token_id, home):
             seen.start(positions, tensors["attention_mask"].sum(dim=1))
             members = [inputs[i] for i in positions]
             seen.sink = sink and _cropped(sink, ids[positions], members)
@@ -129,6 +131,7 @@ def classify_heads(
         warnings=(
             *fed.warnings,
             *_input_warnings(everything, fed.limit, chosen),
+            *_precision_warnings(model, anatomy),
             *_anatomy_warnings(anatomy),
             *_empty_warnings(seen.empty, len(inputs)),
         ),
@@ -265,7 +268,7 @@ def _cropped(
 
 
 def _classifiers(
-    kinds: Sequence[str], given: Mapping[str, PatternClassifier] | None, model: PreTrainedModel
+    kinds: Sequence[str], given: Mapping[str, PatternClassifier] | None, device: torch.device
 ) -> dict[str, PatternClassifier]:
     chosen = {}
     if unknown := set(given or {}) - set(KINDS):
@@ -274,7 +277,7 @@ def _classifiers(
         classifier = (given or {}).get(kind) or load_classifier(kind)
         if classifier.kind != kind:
             raise InputError(f"classifiers[{kind!r}] is a classifier for {classifier.kind} maps.")
-        chosen[kind] = classifier.to(model.device)
+        chosen[kind] = classifier.to(device)
     return chosen
 
 
@@ -331,6 +334,22 @@ def _input_warnings(
         messages.append(
             f"{below} of {len(inputs)} examples have fewer than {shortest} tokens, "
             "the shortest map that the classifier was trained on."
+        )
+    return messages
+
+
+def _precision_warnings(model: PreTrainedModel, anatomy: Anatomy) -> list[str]:
+    messages = []
+    if model.dtype not in (torch.float32, torch.float64):
+        name = str(model.dtype).removeprefix("torch.")
+        messages.append(
+            f"The model computes in {name}, which moves the scores that attention probabilities are made of: single "
+            "probabilities, and now and then a pattern, are not those of the same model in float32."
+        )
+    if odd := {type(module).__name__ for module in anatomy.outputs if is_quantised(module)}:
+        messages.append(
+            f"The model's weights are quantised ({', '.join(sorted(odd))}): its maps are its own, and not those of the "
+            "model in full precision."
         )
     return messages
 

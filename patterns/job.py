@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.anatomy import Anatomy, anatomy_of
-from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
+from models.checkpoints import Checkpoint, check_loading, load_checkpoint, model_record, pick_device
 from models.common.errors import InputError
 from models.common.files import known, write_json
 from models.common.outputs import Output
+from models.common.placement import home_of
 from models.common.provenance import provenance, source_record
 from models.isolating import check_mode, isolated
 from models.subnetwork import Subnetwork, mask_files
@@ -82,6 +83,11 @@ class ClassifyHeads:
     """Of the draw of rows and of the bootstrap."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    dtype: str = "float32"
+    """One of :data:`models.checkpoints.DTYPES`: the model's precision. Attention probabilities are computed in float32
+    whatever it is, from scores in that precision."""
+    device_map: str | None = None
+    """``auto`` lets accelerate spread the model over what devices and memory there are."""
     output: Path | None = None
     """Folder to write to; nothing is written if None."""
     overwrite: bool = False
@@ -104,6 +110,7 @@ class ClassifyHeads:
         check_kinds(self.maps)
         check_sizes(self.batch_size, self.max_length)
         check_seed(self.seed)
+        check_loading(self.dtype, self.device_map, self.device)
         if self.examples < 1:
             raise InputError(f"--examples {self.examples}: give at least 1.")
         check_mode(self.subnetwork_mode)
@@ -132,7 +139,9 @@ class ClassifyHeads:
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
         subnetwork = Subnetwork.load(self.subnetwork) if self.subnetwork else None
-        checkpoint = load_checkpoint(self.model, self.revision, device)
+        checkpoint = load_checkpoint(
+            self.model, self.revision, device, dtype=self.dtype, device_map=self.device_map
+        )
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
 
         with ExitStack() as stack:
@@ -249,7 +258,9 @@ class ClassifyHeads:
                 "subnetwork": self.subnetwork and source_record(self.subnetwork, mask_files(self.subnetwork)),
                 "inputs": dict(patterns.inputs),
                 "classifiers": classifier_records(classifiers, self.classifiers),
-                "device": str(checkpoint.model.device),
+                "device": str(home_of(checkpoint.model)),
+                "device_map": _placed(checkpoint.model),
+                "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
             },
         }
 
@@ -263,6 +274,12 @@ class Classified:
     """What ``summary.json`` holds."""
     rows: Rows
     """Where the examples were drawn from."""
+
+
+def _placed(model: PreTrainedModel) -> dict[str, str] | None:
+    """Return where accelerate has put the parts of a model; None where it was not asked to."""
+    placed = getattr(model, "hf_device_map", None)
+    return {part: str(where) for part, where in placed.items()} if placed else None
 
 
 def summarise(patterns: HeadPatterns, kind: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from models.common.errors import InputError
+from models.common.placement import home_of
 from models.evaluation import losses
 from models.gating import gated
 from models.subnetwork import Subnetwork
@@ -105,11 +106,11 @@ def head_importance(
     if subnetwork is not None and subnetwork.heads.shape != shape:
         raise InputError(f"The subnetwork has {subnetwork.heads.shape} heads, but the model has {shape}.")
     left = subnetwork or full
+    home = home_of(model)
     open_gates = [
-        torch.as_tensor(mask.copy(), dtype=model.dtype, device=model.device)
-        for mask in (left.heads, left.mlps)
+        torch.as_tensor(mask.copy(), dtype=model.dtype, device=home) for mask in (left.heads, left.mlps)
     ]
-    totals = [torch.zeros(gate.shape, dtype=torch.float64, device=model.device) for gate in open_gates]
+    totals = [torch.zeros(gate.shape, dtype=torch.float64, device=home) for gate in open_gates]
     running = [torch.zeros_like(total) for total in totals]
     answers: list[torch.Tensor] = []
     loss_sum, examples = 0.0, 0

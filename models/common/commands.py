@@ -42,6 +42,21 @@ DataOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ..., or mps.")]
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        help="Precision of the model: float32, bfloat16, float16, or auto (that of its files). Probabilities are "
+        "computed in float32 always, but from scores in this precision: bfloat16 and float16 move them.",
+    ),
+]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        help="auto: spread a large model over all devices, memory and the disk (accelerate); instead of --device.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON.")]
 MapsOption = Annotated[str, typer.Option("--maps", help="Kinds of maps: raw, norm, or raw,norm.")]
 ClassifierOption = Annotated[
@@ -238,7 +253,7 @@ def _unmarked(text: str) -> str:
 
 _PANELS = {
     "Model and data": "model revision task data split examples holdout subnetwork annotations",
-    "Running": "batch-size max-length seed seeds device precision jobs backend address gpus",
+    "Running": "batch-size max-length seed seeds device device-map dtype precision jobs backend address gpus",
     "Output": "output overwrite save-maps keep report-to json",
 }
 """Under which title an option is listed in --help, whichever command has it; the others are the command's own."""
