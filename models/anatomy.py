@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .common.errors import InputError, UnsupportedModelError
 from .common.internals import conv1d, is_linear, library, masks_later, sees_both_ways
+from .common.placement import is_quantised, numbers_of, weights_at_hand
 from .families.family import Family
 from .families.table import FAMILIES
 
@@ -42,7 +43,7 @@ class Anatomy:
     attentions: tuple[nn.Module, ...]
     """Per layer, the module that calls the attention function."""
     outputs: tuple[nn.Module, ...]
-    """Per layer, the attention's output projection (``nn.Linear`` or the library's ``Conv1D``)."""
+    """Per layer, the attention's output projection (``nn.Linear``, the library's ``Conv1D``, or a quantised one)."""
     projections: tuple[tuple[nn.Module, ...], ...]
     """Per layer, the query, key and value projections, or the one that gives all three."""
     by_head: tuple[tuple[nn.Module, ...], ...]
@@ -136,14 +137,29 @@ class Anatomy:
     def output_slices(self, layer: int, n_heads: int) -> torch.Tensor:
         """Return each head's slice of W_O, ``[H, hidden, d_head]``: a head adds ``slice @ z_h`` to the output.
 
-        `n_heads` is how many the layer has now: of a compacted model, ``len(kept[layer])``.
+        `n_heads` is how many the layer has now: of a compacted model, ``len(kept[layer])``. Of a quantised layer it
+        is the weight that it computes with; of an offloaded one, this fetches it.
+
+        Raises:
+            UnsupportedModelError: it cannot be found out what a quantised layer computes with.
         """
-        return weight_of(self.outputs[layer]).unflatten(1, (n_heads, -1)).transpose(0, 1)
+        module = self.outputs[layer]
+        with weights_at_hand(module):
+            weight = numbers_of(module, self.base.dtype) if is_quantised(module) else weight_of(module)
+            return weight.unflatten(1, (n_heads, -1)).transpose(0, 1)
 
 
 def weight_of(module: nn.Module) -> torch.Tensor:
-    """Return the weight of a linear layer as ``[outputs, inputs]``; GPT-2 stores its transpose."""
+    """Return the weight of a linear layer as ``[outputs, inputs]``; GPT-2 stores its transpose.
 
+    Raises:
+        UnsupportedModelError: it is no plain linear layer, so that its ``weight`` may be anything.
+    """
+    if not is_plain(module):
+        raise UnsupportedModelError(
+            f"A linear layer is a {type(module).__name__}; this needs plain ones. Merge adapters first (PEFT: "
+            "merge_and_unload()) and load the model without quantisation."
+        )
     weight: torch.Tensor = module.weight  # type: ignore[assignment]
     return weight.T if isinstance(module, conv1d()) else weight
 
@@ -286,11 +302,11 @@ def anatomy_of(model: PreTrainedModel, stack: str | None = None) -> Anatomy:
             f"{type(model).__name__} is not laid out like a {family.name} model ({library()}): {error}."
         ) from error
     for module in outputs:
-        # An adapter or a quantised layer computes something else than its ``weight`` says.
-        if not is_plain(module):
+        # An adapter computes something else than its ``weight`` says, and so does a layer that nobody knows.
+        if not (is_plain(module) or is_quantised(module)):
             raise UnsupportedModelError(
-                f"The output projection is a {type(module).__name__}; headscope needs plain linear layers. "
-                "Merge adapters first (PEFT: merge_and_unload()) and load the model without quantisation."
+                f"The output projection is a {type(module).__name__}; headscope needs plain linear layers, or "
+                "quantised ones of a known library. Merge adapters first (PEFT: merge_and_unload())."
             )
     first = stack in (None, family_of(config).stack)  # only an encoder's heads are ever cut out
     kept, kept_mlps = (structure_of(config) if first else None) or (

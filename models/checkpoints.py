@@ -39,6 +39,10 @@ from .tasks.tokens import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+"""Precisions in which a model can be loaded to be looked at; ``auto`` is that of its files."""
+DEVICE_MAPS = ("auto",)
+"""Ways in which accelerate can spread a model over devices."""
 _SETTINGS = (".json", ".txt", ".model", ".jinja")
 _LARGEST_SETTINGS = 2**28  # bytes: no tokenizer is larger
 
@@ -48,7 +52,8 @@ class Checkpoint:
     """A model and what is needed to feed and to name it."""
 
     model: PreTrainedModel
-    """Float32, in evaluation mode; with its classification head if it was loaded for a task, else without any."""
+    """In the precision asked for, in evaluation mode; with its classification head if it was loaded for a task, else
+    without any."""
     tokenizer: PreTrainedTokenizerBase
     name: str
     """Hub id or folder, as given."""
@@ -68,11 +73,14 @@ def load_checkpoint(
     device: str | torch.device = "cpu",
     *,
     task: str | Task | None = None,
+    dtype: str = "float32",
+    device_map: str | None = None,
 ) -> Checkpoint:
     """Load a model, compacted or not, and its tokenizer: the base model, or with `task` the one with its head.
 
-    The model is what its files say, or refused: see :mod:`models.stored`. The precision is float32: bfloat16 moves
-    attention probabilities by up to 0.09.
+    The model is what its files say, or refused: see :mod:`models.stored`. The precision is float32 unless another of
+    :data:`DTYPES` is asked for: bfloat16 moves attention probabilities by up to 0.09. With a `device_map`, one of
+    :data:`DEVICE_MAPS`, accelerate spreads the model over what devices and memory there are; `device` is not used.
 
     Raises:
         UnsupportedModelError: the model's family is not supported (found out before any weights are read).
@@ -88,6 +96,7 @@ def load_checkpoint(
     )
 
     task = None if task is None else task_named(task)
+    check_loading(dtype, device_map)
     where = f"--model {name}"
     folder = Path(name) if Path(name).is_dir() else None
     if folder is None and Path(name).exists():
@@ -120,8 +129,13 @@ def load_checkpoint(
         if hasattr(config, STRUCTURE):
             if folder is None:
                 raise InputError(f"--model {name} is a compacted model; download it and give its folder.")
+            if device_map:
+                raise InputError(
+                    f"--model {name} is a compacted model, read onto one device: give --device, no --device-map."
+                )
             # This reader of ours refuses itself what would be reported, but for the weights of a head.
             model, new = read_model(folder, auto)
+            model = model.to(_precision(raw if dtype == "auto" else {"dtype": dtype}))
             report: dict[str, Any] = {"missing_keys": new, "mismatched_keys": [], "unexpected_keys": []}
         else:
             if folder is not None:
@@ -132,11 +146,12 @@ def load_checkpoint(
                     raise InputError(f"--model {name}: {error}") from error
             settings: dict[str, Any] = {
                 "config": config,
-                "dtype": torch.float32,
+                "dtype": "auto" if dtype == "auto" else getattr(torch, dtype),
                 "ignore_mismatched_sizes": True,  # they are reported, and refused below
                 "output_loading_info": True,
             }
-            model, said = auto.from_pretrained(name, **settings, **source)
+            placing = {"device_map": device_map} if device_map else {}
+            model, said = auto.from_pretrained(name, **settings, **placing, **source)
             report = loading_report(said)
             place = folder or stored_file(name, "config.json", **source)
             if (
@@ -147,6 +162,11 @@ def load_checkpoint(
                 stored = read_weights(place if place.is_dir() else place.parent)
                 plain = unwrapped(stored, model)
                 if plain.keys() != stored.keys():
+                    if device_map:
+                        raise InputError(
+                            f"--model {name} names its weights otherwise than the library does, and is read onto one "
+                            "device: give --device, no --device-map."
+                        )
                     model, said = type(model).from_pretrained(None, state_dict=plain, **settings)
                     report = loading_report(said)
     except HeadscopeError:
@@ -193,7 +213,7 @@ def load_checkpoint(
         tokenizer.model_input_names = kept
     model.eval()
     return Checkpoint(
-        model=model.to(device),
+        model=model if device_map else model.to(device),
         tokenizer=tokenizer,
         name=name,
         revision=getattr(model.config, "_commit_hash", None) or revision,
@@ -201,6 +221,29 @@ def load_checkpoint(
         files=_digests(folder) if folder else {},
         warnings=_foreign_class(name, raw, type(model).__name__),
     )
+
+
+def check_loading(dtype: str, device_map: str | None, device: str = "auto") -> None:
+    """Refuse a precision or a device map that there is not, and a device map beside a device.
+
+    Raises:
+        InputError: saying which there are.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype}: give one of {', '.join(DTYPES)}.")
+    if device_map is not None and device_map not in DEVICE_MAPS:
+        raise InputError(f"--device-map {device_map}: give {' or '.join(DEVICE_MAPS)}, or leave it out.")
+    if device_map is not None and device != "auto":
+        raise InputError(
+            f"--device {device} --device-map {device_map}: the map chooses devices itself; give one of the two."
+        )
+
+
+def _precision(said: Mapping[str, Any]) -> torch.dtype:
+    """Return the precision that a configuration's file names; float32 if it names none that there is."""
+    name = str(said.get("dtype") or said.get("torch_dtype") or "float32").removeprefix("torch.")
+    found = getattr(torch, name, None)
+    return found if isinstance(found, torch.dtype) and found.is_floating_point else torch.float32
 
 
 def _settle_head(config: PreTrainedConfig, raw: dict[str, Any], task: Task, name: str) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from .anatomy import STRUCTURE, Anatomy, anatomy_of, is_plain, structure_of, weight_of
 from .common.errors import InputError, UnsupportedModelError
 from .common.internals import check_counts, conv1d, without_heads
+from .common.placement import refuse_placed
 from .families.modules import WithoutHeads
 from .subnetwork import Subnetwork
 
@@ -50,8 +51,9 @@ def compact(model: PreTrainedModel, subnetwork: Subnetwork, *, unshare: bool = F
     Raises:
         UnsupportedModelError: the model's family is not supported, or a linear layer is wrapped or quantised.
         InputError: a subnetwork of another model, or of more than a compacted model has left; layers share
-            modules and `unshare` is false; the model is being gated or observed.
+            modules and `unshare` is false; the model is being gated or observed, or its weights are offloaded.
     """
+    refuse_placed(model, "compact()")
     anatomy = anatomy_of(model)
     _check(anatomy, subnetwork)
     _check_cuttable(anatomy, subnetwork)

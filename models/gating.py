@@ -13,6 +13,7 @@ from torch import nn
 
 from .anatomy import Anatomy, anatomy_of
 from .common.errors import InputError, TapError
+from .common.placement import home_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -110,7 +111,7 @@ def gated(
 
 
 def _gates(name: str, values: Any, shape: tuple[int, ...], model: PreTrainedModel) -> torch.Tensor | None:
-    """Return gates as a floating point tensor on the model's device, gradients kept."""
+    """Return gates as a floating point tensor on the device of the model's inputs, gradients kept."""
     if values is None:
         return None
     if (
@@ -118,7 +119,7 @@ def _gates(name: str, values: Any, shape: tuple[int, ...], model: PreTrainedMode
     ):  # a subnetwork's; torch warns of sharing it
         values = values.copy()
     try:
-        gates = torch.as_tensor(values, device=model.device)
+        gates = torch.as_tensor(values, device=home_of(model))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} must be an array of gates: {error}.") from error
     if gates.is_complex() or gates.shape[-len(shape) :] != shape or gates.ndim > len(shape) + 1:
@@ -145,7 +146,7 @@ def _of_layer(gates: torch.Tensor, site: _Site, axis: int, hidden: torch.Tensor)
 
     Its first axis is the batch, or, as in OPT, all tokens of all examples one after another.
     """
-    gate = gates.select(axis, site.next_layer()).to(hidden.dtype)
+    gate = gates.select(axis, site.next_layer()).to(hidden)
     per_example = gates.ndim > -axis
     if not per_example:
         return gate

@@ -16,6 +16,7 @@ from .common.errors import InputError
 from .common.files import read_json, reason
 from .common.hub import stored_file
 from .common.outputs import Output
+from .common.placement import refuse_placed
 from .common.reading import save_safetensors, verify_safetensors
 from .compaction import compact, kept_of, whole_weights
 from .stored import (
@@ -70,12 +71,14 @@ def save(
 
     Raises:
         UnsupportedModelError: the model's family is not supported.
-        InputError: the folder is not empty, or cannot be written to; the model's weights are parametrised.
+        InputError: the folder is not empty, or cannot be written to; the model's weights are parametrised, or
+            offloaded.
     """
     from safetensors.torch import save_file
     from torch.nn.utils.parametrize import is_parametrized
 
     anatomy_of(model)
+    refuse_placed(model, "save()")
     if any(is_parametrized(module) for module in model.modules()):
         raise InputError(
             "The model computes some of its weights from others; make them plain first "

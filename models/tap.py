@@ -2,7 +2,8 @@
 
 Transformers v5 lets a library register an attention function. Ours is that function: it computes
 what the library's eager attention computes, and hands the probabilities and the values of the layers
-that somebody observes to the observers. Nothing is kept, so memory is one layer at a time. Families that
+that somebody observes to the observers. Nothing is kept, so memory is one layer at a time,
+and of a long input a few queries at a time if all observers can do with that. Families that
 compute attention on their own are observed through :mod:`models.families.modules` instead.
 """
 
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,7 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from .anatomy import Anatomy, anatomy_of
 from .common.errors import InputError, TapError
-from .common.internals import attend_by, biased, changed, check_call, eager_mask
+from .common.internals import attend_by, biased, changed, check_call, eager_mask, rows_of_mask
+from .common.row_mask import RowMask, mask_part, whole_mask
 from .families.modules import Watched
 
 if TYPE_CHECKING:
@@ -34,7 +37,46 @@ Observer = Callable[[int, torch.Tensor, torch.Tensor], None]
 Where a model has attention sinks (gpt-oss), rows of P sum to less than 1: the rest goes to no token.
 Cross-attention has ``P [B, H, n, m]`` with ``V [B, H, m, d_head]``: n tokens of the decoder read m of the encoder.
 Of a compacted model, H is the number of heads that the layer has left, ``Anatomy.kept[layer]`` are their
-numbers, and a layer without heads is not observed."""
+numbers, and a layer without heads is not observed.
+
+An observer that is a :class:`BlockObserver` too is shown long inputs in blocks of queries."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """The probabilities of some of a layer's queries."""
+
+    probabilities: torch.Tensor
+    """``[B, H, m, k]``, float32."""
+    rows: slice
+    """Which queries these are."""
+    keys: slice
+    """Which keys: no other is seen by any of these queries, so that the rest of their rows is 0."""
+    last: bool
+    """Whether the layer has no more queries."""
+
+
+class BlockObserver(Protocol):
+    """An observer that can do with a layer's queries one block after the other, so that no map is ever whole."""
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether it can do so now; asked before each layer."""
+        ...
+
+    def __call__(self, layer: int, probabilities: torch.Tensor, values: torch.Tensor) -> None:
+        """Look at a layer of a short input; see :data:`Observer`."""
+        ...
+
+    def block(self, layer: int, block: Block, values: torch.Tensor) -> None:
+        """Look at some queries of a layer of a long input, the first ones first; `values` are those of all keys."""
+        ...
+
+
+_WHOLE = 2**25  # cells of probabilities up to which a layer's are whole, and as fast
+_CELLS = 2**22  # of a block's probabilities, on a CPU: what its caches can hold
+_CELLS_ELSEWHERE = 2**26  # on a GPU, which is idle if it gets little to do at a time
+_LEAST_ROWS = 16  # of a block: products of thinner matrices are slow
 
 
 class _Tap:
@@ -196,27 +238,96 @@ def _attention(
     layer = tap.next_layer(module) if tap else -1
     callbacks = tap.callbacks(layer) if tap else []
     if position_bias is not None:
-        attention_mask = biased(module, attention_mask, position_bias, query, key)
-    if not callbacks and softcap is None and s_aux is None:
-        output = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
-        )
-        return output.transpose(1, 2).contiguous(), None
-    scores = torch.matmul(query, key.transpose(2, 3)) * (scaling or query.shape[-1] ** -0.5)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    if attention_mask is not None:
-        scores = scores.add_(attention_mask)
-    if s_aux is not None:  # one more score in each row, of no token
-        scores = torch.cat((scores, s_aux.view(1, -1, 1, 1).expand(*scores.shape[:3], 1)), dim=-1)
-    probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32)
-    if s_aux is not None:
-        probabilities = probabilities[..., :-1]
-    del scores  # one map less in memory while the observers work
-    output = torch.matmul(probabilities.to(value.dtype), value).transpose(1, 2).contiguous()
-    for callback in callbacks:
-        callback(layer, probabilities, value)
-    return output, None
+        attention_mask = biased(module, whole_mask(attention_mask), position_bias, query, key)
+    scored = _Scored(scaling or query.shape[-1] ** -0.5, softcap, s_aux)
+    in_blocks = isinstance(attention_mask, RowMask) if not callbacks else all(map(_takes_blocks, callbacks))
+    blocks = _blocks(query, key.shape[2]) if in_blocks else []
+    if len(blocks) < 2:
+        attention_mask = whole_mask(attention_mask)
+        if not callbacks and scored.plain:
+            output = functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+            )
+            return output.transpose(1, 2).contiguous(), None
+        probabilities = scored.probabilities(query, key, attention_mask)
+        output = torch.matmul(probabilities.to(value.dtype), value).transpose(1, 2).contiguous()
+        for callback in callbacks:
+            callback(layer, probabilities, value)
+        return output, None
+    outputs = []  # of each block [B, m, H, d]
+    for rows in blocks:
+        mask, keys = mask_part(attention_mask, rows, key.shape[2])
+        some, seen, of_seen = query[:, :, rows], key[:, :, keys], value[:, :, keys]
+        if callbacks or not scored.plain:
+            probabilities = scored.probabilities(some, seen, mask)
+            part = torch.matmul(probabilities.to(value.dtype), of_seen)
+            block = Block(probabilities, rows, keys, rows is blocks[-1])
+            for callback in callbacks:
+                cast(BlockObserver, callback).block(layer, block, value)
+            del block, probabilities  # one block less in memory while the next is made
+        else:
+            part = functional.scaled_dot_product_attention(
+                some, seen, of_seen, attn_mask=mask, dropout_p=dropout, scale=scaling
+            )
+        outputs.append(part.transpose(1, 2))
+    return torch.cat(outputs, dim=1), None
+
+
+def _takes_blocks(callback: Observer) -> bool:
+    return bool(getattr(callback, "in_blocks", False))
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """How a layer makes probabilities of queries and keys."""
+
+    scaling: float
+    softcap: float | None
+    sinks: torch.Tensor | None
+    """``[H]``: one more score in each row, of no token."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the library's fused attention does the same."""
+        return self.softcap is None and self.sinks is None
+
+    def probabilities(
+        self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return probabilities ``[B, H, m, k]`` of queries ``[B, H, m, d]`` and keys ``[B, H, k, d]``, in float32."""
+        scores = torch.matmul(query, key.transpose(2, 3)) * self.scaling
+        if self.softcap is not None:
+            scores = torch.tanh(scores / self.softcap) * self.softcap
+        if mask is not None:
+            scores = scores.add_(mask)
+        if self.sinks is None:
+            return torch.softmax(scores, dim=-1, dtype=torch.float32)
+        sinks = self.sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        return torch.softmax(torch.cat((scores, sinks), dim=-1), dim=-1, dtype=torch.float32)[..., :-1]
+
+
+def _blocks(query: torch.Tensor, n_keys: int) -> list[slice]:
+    """Return the queries of ``[B, H, n, d]``, in blocks if their probabilities have too many cells to be whole."""
+    b, h, n = query.shape[:3]
+    cells = _CELLS if query.device.type == "cpu" else _CELLS_ELSEWHERE
+    all_cells = b * h * n * n_keys
+    step = n if all_cells <= _WHOLE else max(_LEAST_ROWS, cells * n // all_cells)
+    return [slice(first, min(first + step, n)) for first in range(0, n, max(1, step))]
+
+
+def _mask(**given: Any) -> torch.Tensor | None:
+    """Make the mask that eager attention adds; a large one only row by row, where somebody needs it.
+
+    The arguments are those of the library's own function.
+    """
+    b, n, m = (int(given[name]) for name in ("batch_size", "q_length", "kv_length"))
+    if b * n * m <= _CELLS:
+        return cast("torch.Tensor | None", eager_mask()(**given))
+    first: torch.Tensor | None = eager_mask()(**{**given, "q_length": 1})
+    if first is None:  # all see all
+        return None
+    part = rows_of_mask()
+    return RowMask((b, 1, n, m), first.dtype, first.device, lambda rows, keys: part(given, rows, keys))
 
 
 def _expanded(states: torch.Tensor, groups: int) -> torch.Tensor:
@@ -225,4 +336,4 @@ def _expanded(states: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention)
-AttentionMaskInterface.register(IMPLEMENTATION, eager_mask())
+AttentionMaskInterface.register(IMPLEMENTATION, _mask)

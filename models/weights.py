@@ -18,6 +18,7 @@ from .anatomy import anatomy_of
 from .common.errors import InputError, UnsupportedModelError
 from .common.files import atomic_file
 from .common.internals import conv1d, is_linear
+from .common.placement import refuse_placed
 from .common.reading import booleans, open_safetensors, parse_json, plain_metadata, save_safetensors
 from .subnetwork import SUBNETWORK_FILE as SUBNETWORK_FILE
 from .subnetwork import WEIGHT_MASKS_FILE as WEIGHT_MASKS_FILE
@@ -76,6 +77,7 @@ def prunable_weights(model: PreTrainedModel, last_bias: bool = False) -> dict[st
         UnsupportedModelError: the family is not supported, or a projection is not a plain linear layer.
         InputError: heads or MLPs were removed from the model.
     """
+    refuse_placed(model, "Pruning weights")
     names = {parameter: name for name, parameter in anatomy_of(model).base.named_parameters()}
     found: dict[str, nn.Parameter] = {}
     for layer in _layers(model):

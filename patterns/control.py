@@ -10,6 +10,7 @@ import torch
 from models.anatomy import STRUCTURE, as_configured
 from models.common.errors import InputError, UnsupportedModelError
 from models.common.files import reason
+from models.common.placement import refuse_placed
 from models.compaction import compact, kept_of
 
 from .distribution import check_seed
@@ -29,15 +30,20 @@ def redrawn(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
         seed: of the draw; PyTorch's own generator stays as it is.
 
     Returns:
-        The base model (no task head), float32, in evaluation mode, on the same device.
+        The base model (no task head), in the model's precision, in evaluation mode, on the same device.
 
     Raises:
-        InputError: the seed is out of range.
+        InputError: the seed is out of range, or the model's weights are offloaded or quantised.
         UnsupportedModelError: the library cannot build such a model from its configuration alone.
     """
     from transformers import AutoModel
 
     check_seed(seed)
+    refuse_placed(model, "A control (the same architecture with its weights redrawn)")
+    if getattr(model.config, "quantization_config", None):
+        raise InputError(
+            "There is no control for a quantised model: its redrawn weights would not be quantised."
+        )
     config = copy.deepcopy(model.config)
     kept = kept_of(config)
     if kept is not None:
@@ -55,4 +61,4 @@ def redrawn(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
     as_configured(new)
     if any(not torch.isfinite(parameter).all() for parameter in new.parameters()):
         raise InputError("The configuration's own initialisation gives weights that are not finite.")
-    return new.to(model.device).eval()
+    return new.to(device=model.device, dtype=model.dtype).eval()

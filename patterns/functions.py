@@ -34,6 +34,8 @@ class ClassifyOptions(TypedDict, total=False):
     max_length: int
     seed: int
     device: str
+    dtype: str
+    device_map: str | None
     output: Path | str | None
     overwrite: bool
     save_maps: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,8 +13,9 @@ import torch
 
 from models.anatomy import Anatomy, anatomy_of
 from models.common.errors import InputError
+from models.common.placement import home_of, is_quantised
 from models.subnetwork import Subnetwork
-from models.tap import observe
+from models.tap import Block, observe
 from models.tasks.inputs import Encoded, TextPair, as_texts, batches, feed
 from models.tasks.rows import Row, row_ids
 from models.tasks.task import Task, task_named
@@ -22,8 +23,8 @@ from models.tasks.task import Task, task_named
 from .classifier.network import PatternClassifier, load_classifier
 from .distribution import COVERS, EMPTY, FEW_EXAMPLES, check_seed
 from .maps.attention import ValueNorms, check_kinds
-from .maps.examples import ExampleMaps
-from .maps.images import image_pair, resampling_matrices
+from .maps.examples import ExampleMaps, small_maps
+from .maps.images import Resampling, SummedImages, image_pair
 from .result import HeadPatterns
 from .taxonomy import KINDS, PATTERNS
 
@@ -93,7 +94,8 @@ def classify_heads(
     there = Subnetwork.of_structure((anatomy.kept, anatomy.kept_mlps), anatomy.n_heads).heads
     if not there.any():
         raise InputError("The model has no attention head left, so there is no pattern to see.")
-    chosen = _classifiers(kinds, classifiers, model)
+    home = home_of(model)
+    chosen = _classifiers(kinds, classifiers, home)
     task = None if task is None else task_named(task)
     fed = feed(model, tokenizer, as_texts(rows, task), max_length)
     everything = fed.inputs
@@ -115,7 +117,7 @@ def classify_heads(
             total=len(inputs), unit="example", desc="classifying heads", disable=None if progress else True
         ) as bar,
     ):
-        for positions, tensors in batches(inputs, batch_size, tokenizer.pad_token_id, model.device):
+        for positions, tensors in batches(inputs, batch_size, tokenizer.pad_token_id, home):
             seen.start(positions, tensors["attention_mask"].sum(dim=1))
             members = [_read(inputs[i], anatomy) for i in positions]
             seen.sink = sink and _cropped(sink, ids[positions], members)
@@ -138,6 +140,7 @@ def classify_heads(
         warnings=(
             *fed.warnings,
             *_input_warnings(everything, fed.limit, chosen),
+            *_precision_warnings(model, anatomy),
             *_anatomy_warnings(anatomy, kinds),
             *_empty_warnings(seen.empty, len(inputs)),
         ),
@@ -174,7 +177,10 @@ def _read(encoded: Encoded, anatomy: Anatomy) -> Encoded:
 
 
 class Classification:
-    """The observer: from one layer's P and V to probabilities, which are kept, and nothing else is."""
+    """The observer: from one layer's P and V to probabilities, which are kept, and nothing else is.
+
+    It is a :class:`models.tap.BlockObserver`: unless a sink wants whole maps, long inputs are seen in blocks.
+    """
 
     def __init__(
         self,
@@ -194,27 +200,45 @@ class Classification:
 
     def start(self, positions: list[int], lengths: torch.Tensor) -> None:
         """Prepare for a batch: its positions in the result and its lengths ``[B]``."""
+        n = int(lengths.max())
         self._positions = positions
+        self._small = None if self._examples is None else small_maps(lengths, n)
         self._resampling = {
-            size: resampling_matrices(lengths, int(lengths.max()), size)
+            size: Resampling.of(lengths, n, size)
             for size in {classifier.size for classifier in self._classifiers.values()}
         }
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether nobody wants a map whole."""
+        return self.sink is None
+
+    def block(self, layer: int, block: Block, values: torch.Tensor) -> None:
+        """Add some rows of one layer of the batch to its images, and classify them after the last."""
+        if block.rows.start == 0:
+            norms = self._norms_of(layer, values)
+            self._sums = {size: SummedImages(one, norms, values) for size, one in self._resampling.items()}
+            self._shown = self._small and SummedImages(self._small, norms, values)
+        for images in [*self._sums.values(), *([self._shown] if self._shown else [])]:
+            images.add(block.probabilities, block.rows, block.keys)
+        if block.last:
+            pairs = {size: (images.raw, images.norm) for size, images in self._sums.items()}
+            for kind, found, empty in self._classified(layer, pairs):
+                if self._examples is not None and self._shown:
+                    shown = self._shown.raw if kind == "raw" else self._shown.norm
+                    assert shown is not None  # or nothing of its kind would be classified
+                    gather = partial(_gather, shown, None)
+                    self._examples.see(kind, layer, self._kept[layer], found, gather, empty)
+            del self._sums, self._shown
+
     def __call__(self, layer: int, probabilities: torch.Tensor, values: torch.Tensor) -> None:
         """Classify one layer of the batch; see :data:`models.tap.Observer`."""
-        norms = self._value_norms(layer, values) if "norm" in self._classifiers else None
+        norms = self._norms_of(layer, values)
         pairs = {
-            size: image_pair(probabilities, norms, resampling)
+            size: image_pair(probabilities, norms, resampling.matrices.to(probabilities.device))
             for size, resampling in self._resampling.items()
         }
-        for kind, classifier in self._classifiers.items():
-            raw, norm = pairs[classifier.size]
-            images = raw if kind == "raw" or norm is None else norm
-            found = classifier.classify_images(images).cpu().numpy()
-            empty = (images.amax(dim=(-2, -1)) == 0).cpu().numpy()
-            places = np.ix_(self._positions, [layer], self._kept[layer])
-            self._probabilities[kind][places] = found[:, None]
-            self.empty[kind][places] = empty[:, None]
+        for kind, found, empty in self._classified(layer, pairs):
             if self._examples is not None:
                 factors = None if kind == "raw" else norms
                 gather = partial(_gather, probabilities, factors)
@@ -222,6 +246,23 @@ class Classification:
             if self.sink:
                 maps = probabilities if kind == "raw" or norms is None else probabilities * norms[:, :, None]
                 self.sink(layer, kind, maps)
+
+    def _norms_of(self, layer: int, values: torch.Tensor) -> torch.Tensor | None:
+        return self._value_norms(layer, values) if "norm" in self._classifiers else None
+
+    def _classified(
+        self, layer: int, pairs: Mapping[int, tuple[torch.Tensor, torch.Tensor | None]]
+    ) -> Iterator[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
+        """Keep what one layer's images are classified as; yield by kind that and which maps are empty."""
+        places = np.ix_(self._positions, [layer], self._kept[layer])
+        for kind, classifier in self._classifiers.items():
+            raw, norm = pairs[classifier.size]
+            images = raw if kind == "raw" or norm is None else norm
+            found = classifier.classify_images(images.to(classifier.device)).cpu().numpy()
+            empty = (images.amax(dim=(-2, -1)) == 0).cpu().numpy()
+            self._probabilities[kind][places] = found[:, None]
+            self.empty[kind][places] = empty[:, None]
+            yield kind, found, empty
 
 
 def _gather(
@@ -249,7 +290,7 @@ def _cropped(
 
 
 def _classifiers(
-    kinds: Sequence[str], given: Mapping[str, PatternClassifier] | None, model: PreTrainedModel
+    kinds: Sequence[str], given: Mapping[str, PatternClassifier] | None, device: torch.device
 ) -> dict[str, PatternClassifier]:
     chosen = {}
     if unknown := set(given or {}) - set(KINDS):
@@ -258,7 +299,7 @@ def _classifiers(
         classifier = (given or {}).get(kind) or load_classifier(kind)
         if classifier.kind != kind:
             raise InputError(f"classifiers[{kind!r}] is a classifier for {classifier.kind} maps.")
-        chosen[kind] = classifier.to(model.device)
+        chosen[kind] = classifier.to(device)
     return chosen
 
 
@@ -315,6 +356,22 @@ def _input_warnings(
         messages.append(
             f"{below} of {len(inputs)} examples have fewer than {shortest} tokens, "
             "the shortest map that the classifier was trained on."
+        )
+    return messages
+
+
+def _precision_warnings(model: PreTrainedModel, anatomy: Anatomy) -> list[str]:
+    messages = []
+    if model.dtype not in (torch.float32, torch.float64):
+        name = str(model.dtype).removeprefix("torch.")
+        messages.append(
+            f"The model computes in {name}, which moves the scores that attention probabilities are made of: single "
+            "probabilities, and now and then a pattern, are not those of the same model in float32."
+        )
+    if odd := {type(module).__name__ for module in anatomy.outputs if is_quantised(module)}:
+        messages.append(
+            f"The model's weights are quantised ({', '.join(sorted(odd))}): its maps are its own, and not those of the "
+            "model in full precision."
         )
     return messages
 

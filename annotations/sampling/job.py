@@ -23,6 +23,7 @@ from models.checkpoints import Checkpoint, ModelRecord, load_checkpoint, model_r
 from models.common.errors import InputError
 from models.common.files import write_json
 from models.common.outputs import Output
+from models.common.placement import home_of
 from models.common.provenance import Provenance, SourceRecord, provenance
 from models.tap import observe
 from models.tasks.inputs import Encoded, batches
@@ -396,7 +397,7 @@ def take_maps(
         ) as bar,
     ):
         for positions, tensors in batches(
-            inputs, batch_size, checkpoint.tokenizer.pad_token_id, model.device
+            inputs, batch_size, checkpoint.tokenizer.pad_token_id, home_of(model)
         ):
             batch = positions
             model(**anatomy.fed(tensors))

@@ -209,7 +209,7 @@ def _unmarked(text: str) -> str:
 
 _PANELS = {
     "Model and data": "model revision task data split examples holdout subnetwork annotations",
-    "Running": "batch-size max-length seed seeds device precision jobs backend address gpus",
+    "Running": "batch-size max-length seed seeds device device-map dtype precision jobs backend address gpus",
     "Output": "output overwrite save-maps keep report-to json",
 }
 """Under which title an option is listed in --help, whichever command has it; the others are the command's own."""

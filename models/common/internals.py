@@ -11,6 +11,7 @@ relied on                                 noticed by
 where a family keeps its modules          :func:`models.anatomy.anatomy_of`: "is not laid out like"
 the attention function's arguments        :func:`check_call`: shapes, kind of mask, names of all others
 the mask that eager attention adds        :func:`eager_mask`, :func:`check_call`
+that mask, a few queries at a time        :func:`rows_of_mask`, which tries it
 one call per layer and forward pass       :class:`models.tap._Tap`, which counts
 the cache among an attention's arguments  :func:`count_tokens` (by its type), :func:`check_counts` (its lengths)
 an attention module's own ``config``      :func:`without_heads`
@@ -77,6 +78,38 @@ def eager_mask() -> Callable[..., Any]:
     except (KeyError, TypeError):
         changed("it has no mask for eager attention")
     return found
+
+
+@cache
+def rows_of_mask() -> Callable[[Mapping[str, Any], slice, slice], torch.Tensor]:
+    """Return a function that makes the part of eager attention's mask that some queries and keys have.
+
+    It is given what the library gives the function that makes the whole one, queries and keys.
+    """
+    import torch
+
+    whole = eager_mask()
+
+    def part(given: Mapping[str, Any], rows: slice, keys: slice) -> torch.Tensor:
+        shifted = {
+            "q_length": rows.stop - rows.start,
+            "q_offset": given.get("q_offset", 0) + rows.start,
+            "kv_length": keys.stop - keys.start,
+            "kv_offset": given.get("kv_offset", 0) + keys.start,
+            "allow_is_bidirectional_skip": False,
+        }
+        made: torch.Tensor = whole(**{**given, **shifted})
+        return made
+
+    real = torch.tensor([[True, True, True, True, False], [True, True, False, False, False]])
+    tried: dict[str, Any] = {"batch_size": 2, "q_length": 5, "kv_length": 5, "attention_mask": real}
+    try:
+        same = torch.equal(part(tried, slice(2, 4), slice(1, 5)), whole(**tried)[:, :, 2:4, 1:5])
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        same = False
+    if not same:
+        changed("the mask of some queries and keys is not what it is for all")
+    return part
 
 
 def check_call(

@@ -218,11 +218,10 @@ class PatternClassifier(
         """
         checked = [check_map(values, f"maps[{i}]", relative=True) for i, values in enumerate(maps)]
         probabilities = np.empty((len(checked), len(PATTERNS)), dtype=np.float32)
-        device = next(self.parameters()).device
         order = sorted(range(len(checked)), key=lambda i: len(checked[i]))
         for start in range(0, len(order), _BATCH):
             positions = order[start : start + _BATCH]
-            images = images_of([checked[i] for i in positions], self.size).to(device)
+            images = images_of([checked[i] for i in positions], self.size).to(self.device)
             probabilities[positions] = self.classify_images(images).cpu().numpy()
         return probabilities
 
@@ -250,6 +249,11 @@ class PatternClassifier(
             PATTERNS[i] if sure >= least else None
             for i, sure in zip(found.argmax(axis=1), found.max(axis=1), strict=True)
         ]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
 
     @property
     def version(self) -> str:

@@ -35,7 +35,8 @@ class ValueNorms:
 
     def __call__(self, layer: int, values: torch.Tensor) -> torch.Tensor:
         """Return f ``[B, H, n]`` in float32 from the layer's values ``[B, H, n, d_head]``, value bias included."""
-        return torch.matmul(values.float(), self._factor(layer, values.shape[1])).norm(dim=-1)
+        factor = self._factor(layer, values.shape[1]).to(values.device)
+        return torch.matmul(values.float(), factor).norm(dim=-1)
 
     def _factor(self, layer: int, n_heads: int) -> torch.Tensor:
         """R transposed, ``[H, d_head, d_head]``; layers that share a module share it."""

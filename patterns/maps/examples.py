@@ -19,7 +19,7 @@ import torch
 from models.tasks.token_text import shown_tokens
 
 from ..taxonomy import PATTERNS
-from .images import resampling_matrices
+from .images import Resampling, resampling_matrices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,7 +34,16 @@ SIDE = 64
 """Cells along the side of a map that is kept; longer maps are averaged down to it."""
 
 Gather = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp]], torch.Tensor]
-"""``gather(inputs [K], heads [K])`` returns their maps ``[K, n, n]``, padding included."""
+"""``gather(inputs [K], heads [K])`` returns their maps ``[K, n, n]``, padding included; or what :func:`small_maps`
+makes of them, ``[K, SIDE, SIDE]``."""
+
+
+def small_maps(lengths: torch.Tensor, n: int) -> Resampling:
+    """Return the matrices that make, of maps of these lengths ``[B]``, what is kept of them at most.
+
+    Longer ones are averaged to ``[SIDE, SIDE]``; others stay as they are, in the first cells of that.
+    """
+    return Resampling.of(lengths.clamp_min(SIDE), n, SIDE)
 
 
 @dataclass(frozen=True, eq=False)

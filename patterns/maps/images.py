@@ -2,10 +2,13 @@
 
 The image of a map is its area average: image cell (a, b) is the mean of the map over the part of the
 input that the cell covers. That is ``R M R^T`` with one small matrix R per length, so a batch of
-lengths is two matrix products, and padding, whose columns in R are zero, never gets in.
+lengths is two matrix products, and padding, whose columns in R are zero, never gets in. It is a sum over
+the rows of M too, so that of a long input no map need ever be whole.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 
@@ -55,6 +58,60 @@ def image_pair(
     raw = torch.matmul(rows, columns)
     norm = None if norms is None else torch.matmul(rows * norms[:, :, None, :], columns)
     return raw, norm
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """The matrices of one batch, as :func:`resampling_matrices` makes them."""
+
+    matrices: torch.Tensor
+    """``R [B, size, n]``."""
+    shortest: int
+    """Tokens of the shortest input."""
+    longest: int
+    """Tokens of the longest."""
+
+    @classmethod
+    def of(cls, lengths: torch.Tensor, n: int, size: int = IMAGE_SIZE) -> Resampling:
+        """Make them for inputs of these lengths ``[B]``, padded to `n` tokens."""
+        matrices = resampling_matrices(lengths, n, size)
+        return cls(matrices, int(lengths.min()), int(lengths.max()))
+
+    def cells(self, rows: slice) -> slice:
+        """Return the cells, along a side, in which any of these tokens of any input may lie."""
+        size = self.matrices.shape[1]
+        end = -(-rows.stop * size // self.shortest)
+        return slice(min(rows.start * size // self.longest, size - 1), min(end, size))
+
+
+class SummedImages:
+    """The images of a layer's maps, put together from blocks of their rows; see :func:`image_pair`.
+
+    Args:
+        resampling: of the batch.
+        norms: ``f [B, H, n]``; None if no norm images are wanted.
+        values: the layer's, ``[B, H, n, d_head]``.
+    """
+
+    raw: torch.Tensor
+    """``[B, H, size, size]``: of the rows added so far."""
+    norm: torch.Tensor | None
+
+    def __init__(self, resampling: Resampling, norms: torch.Tensor | None, values: torch.Tensor) -> None:
+        self._cells, self._norms = resampling.cells, norms
+        self._matrices = resampling.matrices.to(values.device)
+        size = self._matrices.shape[1]
+        self.raw = values.new_zeros(*values.shape[:2], size, size, dtype=torch.float32)
+        self.norm = None if norms is None else torch.zeros_like(self.raw)
+
+    def add(self, probabilities: torch.Tensor, rows: slice, keys: slice) -> None:
+        """Add the rows ``[B, H, m, k]`` of P that are those of queries `rows`; they are 0 but at `keys`."""
+        cells = self._cells(rows)
+        columns = self._matrices[:, None, :, keys].transpose(2, 3)  # [B, 1, k, size]
+        some = torch.matmul(self._matrices[:, None, cells, rows], probabilities)  # [B, H, cells, k]
+        self.raw[:, :, cells] += torch.matmul(some, columns)
+        if self.norm is not None and self._norms is not None:
+            self.norm[:, :, cells] += torch.matmul(some * self._norms[:, :, None, keys], columns)
 
 
 def relative(images: torch.Tensor) -> torch.Tensor:

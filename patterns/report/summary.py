@@ -68,6 +68,9 @@ class ClassifiedProvenance(Provenance):
     inputs: Mapping[str, object]
     classifiers: dict[str, dict[str, str]]
     device: str
+    device_map: dict[str, str] | None
+    """Where accelerate has put the parts of the model."""
+    dtype: str
 
 
 class Summary(TypedDict):

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models import InputError, UnsupportedModelError, load_checkpoint
+from models import InputError, Subnetwork, UnsupportedModelError, compact, load_checkpoint, save
 from models.anatomy import supported_families
 from models.checkpoints import count_parameters, model_record, pick_device
 from models.common.hub import hub_answers
@@ -89,6 +89,59 @@ class TestLoading:
         model = load_checkpoint(str(configured(tiny_folder, dtype="float16"))).model
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         assert all(torch.equal(tensor, weights[name].float()) for name, tensor in model.state_dict().items())
+
+    @pytest.mark.parametrize(
+        ("dtype", "stored", "right"),
+        [
+            ("bfloat16", "float32", torch.bfloat16),
+            ("float16", "bfloat16", torch.float16),
+            ("auto", "bfloat16", torch.bfloat16),
+            ("auto", "float32", torch.float32),
+            ("float32", "bfloat16", torch.float32),
+        ],
+    )
+    @pytest.mark.parametrize("compacted", [False, True])
+    def test_weights_have_the_precision_that_was_asked_for(
+        self, tiny_folder: Path, tmp_path: Path, dtype: str, stored: str, right: torch.dtype, compacted: bool
+    ) -> None:
+        whole = load_checkpoint(str(tiny_folder))
+        kept = Subnetwork.full(whole.model)
+        if compacted:
+            heads = kept.heads.copy()
+            heads[1, 0] = False
+            kept = Subnetwork(heads, kept.mlps)
+        folder = tmp_path / "stored"
+        save(compact(whole.model, kept).to(getattr(torch, stored)), folder, tokenizer=whole.tokenizer)
+        model = load_checkpoint(str(folder), dtype=dtype).model
+        assert {parameter.dtype for parameter in model.parameters()} == {right}
+        assert Subnetwork.full(model) == kept
+
+    def test_accelerate_places_a_model_where_there_is_room(self, tiny_folder: Path) -> None:
+        model = load_checkpoint(str(tiny_folder), device_map="auto").model
+        right = load_checkpoint(str(tiny_folder)).model.state_dict()
+        assert all(torch.equal(values.cpu(), right[name]) for name, values in model.state_dict().items())
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"dtype": "float64"}, "--dtype float64: give one of float32, bfloat16, float16, auto"),
+            ({"device_map": "balanced"}, "--device-map balanced: give auto, or leave it out"),
+        ],
+    )
+    def test_precisions_and_maps_that_there_are_not_are_refused(
+        self, tiny_folder: Path, options: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message):
+            load_checkpoint(str(tiny_folder), **options)
+
+    def test_a_compacted_model_is_not_spread(self, tiny_folder: Path, tmp_path: Path) -> None:
+        whole = load_checkpoint(str(tiny_folder))
+        heads = Subnetwork.full(whole.model).heads.copy()
+        heads[0, 0] = False
+        small = compact(whole.model, Subnetwork(heads, Subnetwork.full(whole.model).mlps))
+        save(small, tmp_path / "small", tokenizer=whole.tokenizer)
+        with pytest.raises(InputError, match="compacted model, read onto one device"):
+            load_checkpoint(str(tmp_path / "small"), device_map="auto")
 
     @pytest.mark.parametrize("head", ["BertForSequenceClassification", "BertForMaskedLM"])
     def test_a_task_head_is_left_out_and_the_rest_is_the_same(

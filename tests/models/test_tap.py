@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from models import InputError, TapError, observe
-from models.tap import _TAPS
+from models import InputError, TapError, gated, observe
+from models.common.row_mask import RowMask
+from models.tap import _TAPS, Block
 
 INPUT = {"input_ids": torch.arange(5, 17).view(2, 6)}
 
@@ -193,3 +197,163 @@ def test_probabilities_sum_to_one_and_padding_gets_nothing(tiny: Any, ragged_bat
 
     with torch.no_grad(), observe(model, look):
         model(**ragged_batch)
+
+
+class Blocks:
+    """An observer that takes blocks, and puts the maps together again."""
+
+    in_blocks = True
+
+    def __init__(self) -> None:
+        self.maps: dict[int, torch.Tensor] = {}
+        self.keys: dict[int, list[slice]] = {}
+        self.ended: list[int] = []
+
+    def __call__(self, layer: int, P: torch.Tensor, V: torch.Tensor) -> None:
+        self.maps[layer] = P
+
+    def block(self, layer: int, block: Block, V: torch.Tensor) -> None:
+        b, h, m, _ = block.probabilities.shape
+        if block.rows.start == 0:
+            self.maps[layer], self.keys[layer] = torch.zeros(b, h, 0, V.shape[2]), []
+        rows = torch.zeros(b, h, m, V.shape[2])
+        rows[..., block.keys] = block.probabilities
+        assert block.rows == slice(self.maps[layer].shape[2], self.maps[layer].shape[2] + m)
+        self.maps[layer] = torch.cat([self.maps[layer], rows], dim=2)
+        self.keys[layer].append(block.keys)
+        if block.last:
+            self.ended.append(layer)
+
+
+def watched(model: Any, batch: Any, observer: Any, layers: Any = None) -> torch.Tensor:
+    with torch.no_grad(), observe(model, observer, layers):
+        return model(**batch).last_hidden_state
+
+
+@pytest.mark.parametrize("rows", [1, 5, 16])
+def test_blocks_put_together_are_the_whole_maps(
+    tiny: Any, ragged_batch: Any, in_blocks: Any, rows: int
+) -> None:
+    model = tiny.build()
+    whole, blocks = Blocks(), Blocks()
+    right = watched(model, ragged_batch, whole)
+    assert not whole.keys  # short inputs are not cut
+    in_blocks(rows)
+    found = watched(model, ragged_batch, blocks)
+    assert blocks.ended == list(whole.maps)
+    assert len(blocks.keys[0]) == -(-17 // rows)
+    torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
+    for layer, maps in whole.maps.items():
+        # Scores of these models are large: a product of thinner matrices rounds them otherwise.
+        torch.testing.assert_close(blocks.maps[layer], maps, rtol=0, atol=2e-5)
+
+
+def test_a_block_has_only_the_keys_that_its_queries_see(all_tiny: Any, in_blocks: Any) -> None:
+    batch = {"input_ids": torch.arange(5, 35)[None]}
+    seen = {name: Blocks() for name in ("llama", "modernbert", "bert")}
+    in_blocks(8)
+    for name, observer in seen.items():
+        watched(all_tiny[name].build(), batch, observer)
+    assert seen["llama"].keys[0] == [slice(0, 8), slice(0, 16), slice(0, 24), slice(0, 30)]
+    assert seen["modernbert"].keys[0] == 4 * [slice(0, 30)]
+    assert seen["modernbert"].keys[1] == [slice(0, 11), slice(5, 19), slice(13, 27), slice(21, 30)]
+    assert seen["bert"].keys[0] == 4 * [slice(0, 30)]
+
+
+def test_a_query_that_sees_nothing_attends_evenly_in_blocks_too(all_tiny: Any, in_blocks: Any) -> None:
+    """As the first tokens of an input that is padded on the left do in eager attention."""
+    model = all_tiny["llama"].build()
+    batch = {"input_ids": torch.arange(5, 17)[None], "attention_mask": (torch.arange(12) > 5).long()[None]}
+    whole, blocks = Blocks(), Blocks()
+    watched(model, batch, whole)
+    in_blocks(5)
+    watched(model, batch, blocks)
+    assert float(whole.maps[0][0, 0, 0, -1]) == pytest.approx(1 / 12)
+    torch.testing.assert_close(blocks.maps[0], whole.maps[0], rtol=0, atol=1e-6)
+
+
+def test_observers_that_take_no_blocks_get_whole_maps(
+    tiny_bert: Any, ragged_batch: Any, in_blocks: Any
+) -> None:
+    in_blocks(4)
+    blocks, seen = Blocks(), []
+    with torch.no_grad(), observe(tiny_bert, lambda layer, P, V: seen.append(P), layers=[1]):
+        watched(tiny_bert, ragged_batch, blocks)
+    assert set(blocks.keys) == {0, 2}
+    assert torch.equal(seen[0], blocks.maps[1])
+    blocks.in_blocks = False
+    watched(tiny_bert, ragged_batch, blocks)
+    assert set(blocks.maps) == {0, 1, 2}
+
+
+def test_layers_that_nobody_watches_compute_the_same_in_blocks(
+    tiny: Any, ragged_batch: Any, in_blocks: Any
+) -> None:
+    model = tiny.build()
+    real = ragged_batch["attention_mask"].bool()
+    right = watched(model, ragged_batch, Blocks())
+    in_blocks(5)
+    found = watched(model, ragged_batch, Blocks(), layers=[1])
+    torch.testing.assert_close(found[real], right[real], rtol=1e-4, atol=1e-4)
+
+
+def test_later_tokens_of_a_cache_are_seen_in_blocks(all_tiny: Any, in_blocks: Any) -> None:
+    model = all_tiny["qwen2"].build()
+    ids = torch.arange(5, 25)[None]
+    whole, blocks = Blocks(), Blocks()
+    watched(model, {"input_ids": ids}, whole)
+    in_blocks(3)
+    with torch.no_grad():
+        cache = model(input_ids=ids[:, :9]).past_key_values
+    watched(model, {"input_ids": ids[:, 9:], "past_key_values": cache}, blocks)
+    torch.testing.assert_close(blocks.maps[2], whole.maps[2][:, :, 9:], rtol=0, atol=2e-5)
+
+
+def test_gates_act_and_gradients_flow_in_blocks(tiny_bert: Any, ragged_batch: Any, in_blocks: Any) -> None:
+    def gradient() -> torch.Tensor:
+        gates = torch.full((3, 4), 0.5, requires_grad=True)
+        with observe(tiny_bert, Blocks()), gated(tiny_bert, heads=gates):
+            tiny_bert(**ragged_batch).last_hidden_state[:, 0].square().sum().backward()
+        assert gates.grad is not None
+        return gates.grad
+
+    right = gradient()
+    in_blocks(6)
+    torch.testing.assert_close(gradient(), right, rtol=1e-4, atol=1e-4)
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any tensor has that is made meanwhile."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        made = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and not isinstance(t, RowMask)]
+        # A view, such as a mask expanded to the batch, takes no memory of its own.
+        self.numbers = max([self.numbers, *(t.untyped_storage().nbytes() // t.element_size() for t in made)])
+        return result
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", ["bert", "modernbert", "llama"])
+def test_no_tensor_grows_with_the_square_of_a_long_input(
+    all_tiny: Any, monkeypatch: pytest.MonkeyPatch, name: str, padded: bool
+) -> None:
+    config = copy.deepcopy(all_tiny[name].config)
+    config.max_position_embeddings = 1024
+    model = dataclasses.replace(all_tiny[name], config=config).build()
+
+    def largest(n: int, observer: Any) -> int:
+        ids = torch.ones(2, n, dtype=torch.long)
+        mask = (torch.arange(n) < torch.tensor([[n], [n - 7 * padded]])).long()
+        with Largest() as mode:
+            watched(model, {"input_ids": ids, "attention_mask": mask}, observer)
+        return mode.numbers
+
+    for constant in ("_WHOLE", "_CELLS"):
+        monkeypatch.setattr(f"models.tap.{constant}", 2**12)
+    quiet = Blocks()
+    quiet.block = lambda layer, block, values: None  # type: ignore[method-assign]
+    assert largest(1024, quiet) <= 2.1 * largest(512, quiet)
+    assert largest(1024, lambda *_: None) >= 2 * 4 * 1024 * 1024

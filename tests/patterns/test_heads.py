@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from models import InputError, Subnetwork, UnsupportedModelError, compact, gated
+from models import InputError, Subnetwork, UnsupportedModelError, compact, gated, observe
+from models.anatomy import anatomy_of
 from patterns import PatternClassifier, attention_maps, classify_heads, load_classifier
-from patterns.maps.examples import ExampleMaps
+from patterns.heads import Classification
+from patterns.maps.examples import SIDE, ExampleMaps
 from patterns.taxonomy import PATTERNS
 
 ROWS = [
@@ -394,3 +396,80 @@ def test_maps_can_be_had_on_the_way_without_their_padding(minilm: Any) -> None:
             kept = got[row["idx"], layer, kind]
             assert kept.shape == (12, found.n_tokens[e], found.n_tokens[e])
             np.testing.assert_allclose(kept, maps[0], rtol=1e-3, atol=1e-5)
+
+
+LONG = [
+    (text * 9, None)
+    for text in ("the film was long and so good ", "nobody left before it ended ", "bad plot, ")
+]
+"""Longer than what is kept of a map to look at; :data:`ROWS` are shorter."""
+TEXTS = [(row["question1"], row["question2"]) for row in ROWS] + LONG
+
+
+@pytest.mark.parametrize("rows", [7, 40])
+def test_long_inputs_in_blocks_have_the_patterns_of_whole_maps(
+    minilm: Any, in_blocks: Any, rows: int
+) -> None:
+    def look() -> tuple[Any, list[Any]]:
+        examples = ExampleMaps()
+        found = classify_heads(minilm.model, minilm.tokenizer, TEXTS, batch_size=4, examples=examples)
+        return found, examples.of_heads()
+
+    found, maps = look()
+    in_blocks(rows)
+    again, maps_again = look()
+    assert max(found.n_tokens) > SIDE > min(found.n_tokens)
+    for kind in found.kinds:
+        np.testing.assert_allclose(again.probabilities[kind], found.probabilities[kind], atol=2e-5)
+        assert again.distribution(kind) == pytest.approx(found.distribution(kind), abs=2e-3)
+    alike = 0
+    for (one, why), (other, other_why) in zip(maps, maps_again, strict=True):
+        a, b = ((m.kind, m.layer, m.head, m.pattern, m.input.example) for m in (one, other))
+        if a == b:
+            assert why == other_why
+            assert one.peak == pytest.approx(other.peak, rel=1e-4)
+            assert np.abs(one.cells.astype(int) - other.cells).max() <= 1
+            alike += 1
+    assert alike > 0.98 * len(maps)  # the surest of two that are equally sure may be the other
+
+
+@pytest.mark.parametrize("name", ["llama", "modernbert"])
+def test_images_in_blocks_are_those_of_whole_maps_where_not_all_is_seen(
+    all_tiny: Any, ragged_batch: Any, in_blocks: Any, name: str
+) -> None:
+    model = all_tiny[name].build()
+    lengths = ragged_batch["attention_mask"].sum(dim=1)
+
+    def images() -> list[torch.Tensor]:
+        seen: list[torch.Tensor] = []
+
+        class Keeper(PatternClassifier):
+            def classify_images(self, images: torch.Tensor) -> torch.Tensor:
+                seen.append(images)
+                return torch.full((*images.shape[:-2], 5), 0.2)
+
+        kinds = {kind: Keeper(kind).eval() for kind in ("raw", "norm")}
+        kept = {kind: np.zeros((4, 3, 4, 5), dtype=np.float32) for kind in kinds}
+        looking = Classification(anatomy_of(model), kinds, kept)
+        looking.start([0, 1, 2, 3], lengths)
+        with torch.no_grad(), observe(model, looking):
+            model(**ragged_batch)
+        return seen
+
+    whole = images()
+    in_blocks(5)
+    for found, right in zip(images(), whole, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+
+
+def test_whole_maps_are_there_for_a_sink_however_long_the_input(minilm: Any, in_blocks: Any) -> None:
+    in_blocks(7)
+    seen: dict[tuple[int, int, str], Any] = {}
+
+    def sink(example: int, layer: int, encoded: Any, kind: str, maps: Any) -> None:
+        seen[example, layer, kind] = maps
+
+    classify_heads(minilm.model, minilm.tokenizer, LONG[:1], sink=sink)
+    batch = minilm.tokenizer(LONG[0][0], return_tensors="pt")
+    for layer, kind, maps, _ in attention_maps(minilm.model, batch):
+        np.testing.assert_allclose(seen[0, layer, kind], maps[0], atol=1e-6)

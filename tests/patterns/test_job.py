@@ -542,3 +542,42 @@ class TestTexts:
         code, _, err = run_command(cli.classify_heads, "--model", minilm_folder)
         assert code == 2
         assert "Give either --task" in err
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_result_says_in_which_precision_the_model_was(
+    done: Any, options: dict[str, Any], dtype: str
+) -> None:
+    assert done[0].summary["provenance"]["dtype"] == "float32"
+    assert not [said for said in done[0].patterns.warnings if "computes in" in said]
+    found = ClassifyHeads(**options, dtype=dtype, control=True).run()
+    assert found.summary["provenance"]["dtype"] == dtype
+    (said,) = [said for said in found.patterns.warnings if "computes in" in said]
+    assert said.startswith(f"The model computes in {dtype}, which moves")
+    right = done[0].patterns
+    for kind in right.kinds:
+        assert found.patterns.distribution(kind) == pytest.approx(right.distribution(kind), abs=0.05)
+        assert not np.array_equal(found.patterns.probabilities[kind], right.probabilities[kind])
+
+
+def test_a_model_that_accelerate_placed_has_the_same_patterns(done: Any, options: dict[str, Any]) -> None:
+    found = ClassifyHeads(**options | {"device": "auto"}, device_map="auto").run()
+    for kind in found.patterns.kinds:
+        right = done[0].patterns.probabilities[kind]
+        np.testing.assert_allclose(found.patterns.probabilities[kind], right, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--dtype", "half"), "--dtype half: give one of float32, bfloat16, float16, auto."),
+        (("--device-map", "cuda"), "--device-map cuda: give auto, or leave it out."),
+        (("--device", "cpu", "--device-map", "auto"), "--device cpu --device-map auto: the map chooses"),
+    ],
+)
+def test_a_precision_or_a_map_that_there_is_not_is_refused(
+    command: Any, words: tuple[str, ...], message: str
+) -> None:
+    code, _, said = command("--model", "nowhere", "--task", "qqp", *words)
+    assert code == 2
+    assert message in said

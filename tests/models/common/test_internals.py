@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from models import LibraryError, Subnetwork, UnsupportedModelError, compact, observe
-from models.common.internals import IMMATERIAL, check_call, conv1d, loading_report
+from models.common.internals import IMMATERIAL, check_call, conv1d, loading_report, rows_of_mask
 
 ROOT = Path(__file__).parents[3]
 INPUT = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
@@ -49,6 +49,22 @@ def test_one_module_alone_reaches_into_the_library() -> None:
 def call(module: Any = None, mask: Any = None, kv: int = 4, **others: Any) -> None:
     query, key = torch.zeros(2, 4, 5, 6), torch.zeros(2, kv, 5, 6)
     check_call(module or torch.nn.Identity(), query, key, key, mask, others)
+
+
+def test_a_mask_of_some_queries_that_is_not_part_of_the_whole_one_is_noticed(monkeypatch: Any) -> None:
+    from transformers import AttentionMaskInterface
+
+    library = AttentionMaskInterface()["eager"]
+
+    def without_offsets(**given: Any) -> torch.Tensor:
+        return library(**given | {"q_offset": 0})
+
+    monkeypatch.setattr("models.common.internals.eager_mask", lambda: without_offsets)
+    rows_of_mask.cache_clear()
+    with pytest.raises(LibraryError, match="the mask of some queries"):
+        rows_of_mask()
+    monkeypatch.undo()
+    rows_of_mask()
 
 
 class TestAttentionCall:

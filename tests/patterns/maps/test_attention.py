@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from models import InputError
+from models import InputError, observe
+from models.anatomy import anatomy_of
 from patterns import attention_maps
 from patterns.maps.attention import ValueNorms, lengths_of
 
@@ -144,3 +145,28 @@ def test_an_unknown_kind_is_refused(minilm: Any, batch: Any) -> None:
         attention_maps(minilm.model, batch, kinds=("rollout",))
     with pytest.raises(InputError, match="raw, norm"):
         attention_maps(minilm.model, batch, kinds=())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_a_model_in_half_precision_has_maps_in_float32_from_its_own_scores(
+    all_tiny: Any, ragged_batch: Any, name: str, dtype: torch.dtype
+) -> None:
+    with torch.no_grad():
+        eager = all_tiny[name].build("eager").to(dtype)(**ragged_batch, output_attentions=True).attentions
+    model = all_tiny[name].build().to(dtype)
+    values: list[torch.Tensor] = []
+    with torch.no_grad(), observe(model, lambda layer, P, V: values.append(V)):
+        model(**ragged_batch)
+    found = {(layer, kind): maps for layer, kind, maps, _ in attention_maps(model, ragged_batch)}
+    real = ragged_batch["attention_mask"].bool()
+    pairs = (real[:, None, :, None] & real[:, None, None, :]).expand(-1, 4, -1, -1)
+    for layer, expected in enumerate(eager):
+        raw, norm = found[layer, "raw"], found[layer, "norm"]
+        assert raw.dtype == norm.dtype == torch.float32
+        assert torch.equal(raw[pairs].to(dtype), expected[pairs])  # the library rounds what it shows
+        sums = raw.sum(dim=-1)[real[:, None].expand(-1, 4, -1)]
+        torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-5)
+        slices = anatomy_of(model).output_slices(layer, 4).float()
+        norms = torch.einsum("bhjd,hod->bhjo", values[layer].float(), slices).norm(dim=-1)
+        torch.testing.assert_close(norm, raw * norms[:, :, None], rtol=1e-4, atol=1e-6)

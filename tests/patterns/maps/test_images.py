@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patterns.classifier.network import images_of
-from patterns.maps.images import image_pair, relative, resampling_matrices
+from patterns.maps.images import Resampling, SummedImages, image_pair, relative, resampling_matrices
 
 
 def slow_image(values: np.ndarray, size: int) -> np.ndarray:
@@ -79,3 +79,30 @@ def test_the_scale_of_a_map_does_not_matter(scale: float) -> None:
 
 def test_an_image_that_is_all_zero_stays_so() -> None:
     assert relative(torch.zeros(2, 4, 4)).abs().sum() == 0
+
+
+@given(
+    lengths=st.lists(st.integers(1, 70), min_size=1, max_size=4),
+    size=st.integers(1, 40),
+    step=st.integers(1, 80),
+    causal=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_images_put_together_from_blocks_of_rows_are_those_of_whole_maps(
+    lengths: list[int], size: int, step: int, causal: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    n = max(lengths)
+    P = torch.rand(len(lengths), 3, n, n, generator=generator)
+    P = P.tril() if causal else P
+    norms, values = torch.rand(len(lengths), 3, n, generator=generator), torch.zeros(len(lengths), 3, n, 2)
+    resampling = Resampling.of(torch.tensor(lengths), n, size)
+    images = SummedImages(resampling, norms, values)
+    for first in range(0, n, step):
+        rows = slice(first, min(first + step, n))
+        keys = slice(0, rows.stop if causal else n)
+        images.add(P[:, :, rows, keys], rows, keys)
+    raw, norm = image_pair(P, norms, resampling.matrices)
+    torch.testing.assert_close(images.raw, raw, rtol=0, atol=1e-6)
+    torch.testing.assert_close(images.norm, norm, rtol=0, atol=1e-6)
