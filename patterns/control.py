@@ -55,4 +55,4 @@ def redrawn(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
     as_configured(new)
     if any(not torch.isfinite(parameter).all() for parameter in new.parameters()):
         raise InputError("The configuration's own initialisation gives weights that are not finite.")
-    return new.to(model.device).eval()
+    return new.to(model.device).eval()  # pyright: ignore[reportArgumentType]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -56,6 +56,9 @@ ThresholdOption = Annotated[
     float, typer.Option("--threshold", help="Share of the full model's score to hold.")
 ]
 BatchOption = Annotated[int, typer.Option("--batch-size", help="Inputs per pass.")]
+
+if TYPE_CHECKING:
+    from .search.records import HeadsSummary
 
 
 @resumable
@@ -332,7 +335,11 @@ def _show(summary: Mapping[str, Any], output: Path, as_json: bool) -> None:
 
         steps = (output / HISTORY).read_text(encoding="utf-8").splitlines()
         print()
-        print_kept(Subnetwork.load(output / SUBNETWORK_FILE), [json.loads(step) for step in steps], summary)
+        print_kept(
+            Subnetwork.load(output / SUBNETWORK_FILE),
+            [json.loads(step) for step in steps],
+            cast("HeadsSummary", summary),
+        )
     elif "majority_score" in summary:
         print_text(f"always saying the commonest label: {summary['majority_score']:.4f}")
     say(f"written to {output}")

@@ -124,7 +124,8 @@ def run_study(
     (others,) = shared_out("run_study", options, RunStudy, given=("study", "output"))
     chosen, folder = study_of(study, output, model=model, data=data)
     file = Path(study) if isinstance(study, str | Path) and Path(study).is_file() else None
-    job = RunStudy(chosen, folder, **({"source": file} | others))
+    asked: dict[str, Any] = {"source": file, **others}
+    job = RunStudy(chosen, folder, **asked)
     done = job.run()
     whole = not (done["failed"] or done["left"] or job.only)
     return {**done, "report": write_report(folder) if whole else None}

@@ -25,7 +25,7 @@ from models.common.files import write_json
 from models.common.outputs import Output
 from models.common.provenance import Provenance, SourceRecord, provenance
 from models.tap import observe
-from models.tasks.inputs import Encoded, batches
+from models.tasks.inputs import Encoded, batches, padding_of
 from models.tasks.rows import RowsRecord, load_rows, select_rows
 from models.tasks.task import Task, task_named
 from models.tasks.token_text import shown_tokens
@@ -34,7 +34,7 @@ from patterns.distribution import by_pattern, check_seed
 from patterns.heads import check_sizes, classify_heads
 from patterns.maps import store
 from patterns.maps.attention import ValueNorms, check_kinds
-from patterns.maps.names import MapNames, of_one_head
+from patterns.maps.names import MapNames, head_id, of_one_head
 from patterns.maps.store import MapRow
 from patterns.result import HeadPatterns
 from patterns.taxonomy import KINDS, PATTERNS
@@ -210,8 +210,9 @@ class SampleMaps:
             names.row(place.example, look.encoded[place.example], place.layer, place.head, place.kind, values)
             for place, values in zip(places, maps, strict=True)
         ]
-        versions = {kind: classifier.version for kind, classifier in classifiers.items()}
-        predictions = prediction_frame(chosen, probabilities, versions)
+        predictions = prediction_frame(
+            chosen, probabilities, {kind: classifier.version for kind, classifier in classifiers.items()}
+        )
         report: SampleReport = {
             "model": model_record(checkpoint),
             "base_model": self.base_model,
@@ -243,15 +244,11 @@ class SampleMaps:
         }
         if not task.own:
             del report["task_definition"]
+        tokens = [
+            shown_tokens(checkpoint.tokenizer, look.encoded[place.example].input_ids) for place in places
+        ]
         with self._output.making() as folder:
-            AnnotatedMaps(chosen).save(folder)
-            predictions.to_parquet(folder / PREDICTIONS, index=False, write_page_checksum=True)
-            tokens = [
-                shown_tokens(checkpoint.tokenizer, look.encoded[place.example].input_ids) for place in places
-            ]
-            texts = {"id": pa.array([row.id for row in chosen]), "tokens": pa.array(tokens, _TOKENS)}
-            pq.write_table(pa.table(texts), folder / TEXTS, write_page_checksum=True)
-            write_json(folder / SAMPLE, report)
+            _write(folder, chosen, predictions, tokens, report)
         return report
 
     def _taken(
@@ -260,9 +257,9 @@ class SampleMaps:
         """Return ``[E, L, H]``, of which (example, layer, head) an excluded folder has a map."""
         taken = np.zeros((len(found.examples), *found.heads.shape), dtype=bool)
         for e, example in enumerate(found.examples.tolist() if excluded else ()):
-            prefix = names.example(example, look.encoded[example])
+            start = names.example(example, look.encoded[example])
             for layer, head in np.ndindex(found.heads.shape):
-                taken[e, layer, head] = f"{prefix}_{layer}_{head}" in excluded
+                taken[e, layer, head] = head_id(start, layer, head) in excluded
         return taken
 
     def _choose(
@@ -397,9 +394,7 @@ def take_maps(
             total=len(inputs), unit="example", desc="taking maps", disable=None if progress else True
         ) as bar,
     ):
-        for positions, tensors in batches(
-            inputs, batch_size, checkpoint.tokenizer.pad_token_id, model.device
-        ):
+        for positions, tensors in batches(inputs, batch_size, padding_of(checkpoint.tokenizer), model.device):
             batch = positions
             model(**tensors)
             bar.update(len(positions))
@@ -424,3 +419,18 @@ def prediction_frame(
     columns["margin"] = margins(probabilities)
     columns["classifier_version"] = [versions[row.kind] for row in rows]
     return pd.DataFrame(columns)
+
+
+def _write(
+    folder: Path,
+    chosen: list[MapRow],
+    predictions: pd.DataFrame,
+    tokens: Sequence[Sequence[str]],
+    report: SampleReport,
+) -> None:
+    """Write maps, what is predicted of each, each map's tokens, and how they were sampled."""
+    AnnotatedMaps(chosen).save(folder)
+    predictions.to_parquet(folder / PREDICTIONS, index=False, write_page_checksum=True)
+    texts = {"id": pa.array([row.id for row in chosen]), "tokens": pa.array(tokens, _TOKENS)}
+    pq.write_table(pa.table(texts), folder / TEXTS, write_page_checksum=True)
+    write_json(folder / SAMPLE, report)

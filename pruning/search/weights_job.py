@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,11 +15,13 @@ from models.common.files import atomic_file, known
 from models.evaluation import Examples, predict
 from models.weights import WEIGHT_MASKS_FILE, WeightMasks, survival
 
-from ..magnitude import Iteration, MagnitudeOrder, magnitude_search
+from ..magnitude import Iteration, MagnitudeOrder, MagnitudeSearch, magnitude_search
 from ..structured import check_score
 from .folder import SURVIVAL, Say, SearchFolder, components
 from .records import WeightsLine, WeightsSettings, WeightsSummary
 from .subject import Loaded, Subject
+
+Folder: TypeAlias = SearchFolder[WeightsLine, WeightsSummary]
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class PruneWeights:
             "max_steps": self.max_steps,
             "last_bias": self.last_bias,
         }
-        folder: SearchFolder[WeightsLine, WeightsSummary] = SearchFolder(
+        folder: Folder = SearchFolder(
             self.output,
             {"command": "prune-weights", **loaded.record(), **settings},
             {**loaded.provenance(), "device": str(loaded.model.device)},
@@ -112,7 +115,16 @@ class PruneWeights:
         found = magnitude_search(
             measure, order.shares, self.threshold, max_steps=self.max_steps, metric=metric, record=record
         )
-        masks = order.masks(found.found.step)
+        return self._finish(folder, loaded, found, order.masks(found.found.step), settings)
+
+    def _finish(
+        self,
+        folder: Folder,
+        loaded: Loaded,
+        found: MagnitudeSearch,
+        masks: WeightMasks,
+        settings: WeightsSettings,
+    ) -> WeightsSummary:
         masks.save(folder.path / WEIGHT_MASKS_FILE)
         with atomic_file(folder.path / SURVIVAL) as temporary:
             survival_frame(masks, loaded).to_parquet(temporary, index=False, write_page_checksum=True)
@@ -120,7 +132,7 @@ class PruneWeights:
             "command": "prune-weights",
             **loaded.record(),
             **settings,
-            "metric": metric,
+            "metric": loaded.metric,
             "full_score": found.full_score,
             "score": found.found.score,
             **loaded.floor(found.full_score, self.threshold),
