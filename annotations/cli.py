@@ -147,8 +147,10 @@ def _print_agreement(report: Report) -> None:
         ):
             print_text(f"{name}: {_number(of['value'], of['ci95'])}")
         print(f"\n{'pattern':18} {'labels':>6} {'agreement':>9} {'alpha':>6}")
-        for pattern, of in report["patterns"].items():
-            print(f"{pattern:18} {of['labels']:6d} {_number(of['agreement']):>9} {_number(of['alpha']):>6}")
+        for pattern, one in report["patterns"].items():
+            print(
+                f"{pattern:18} {one['labels']:6d} {_number(one['agreement']):>9} {_number(one['alpha']):>6}"
+            )
     for pair in report["pairs"]:
         a, b = printable(pair["a"]), printable(pair["b"])
         if not pair["maps"]:
@@ -166,12 +168,12 @@ def _print_agreement(report: Report) -> None:
         majority = dict(report["majority"])
         ties = f"; {ties} tied" if (ties := majority.pop("none")) else ""
         print_text(f"\nlabel of the majority: {_counted(majority)}{ties}")
-    if of := report["dawid_skene"]:
+    if found := report["dawid_skene"]:
         print_text(
-            f"Dawid and Skene: {_counted(of['labels'])}; {of['changed']} against the majority, "
-            f"{of['decided']} where it was tied"
+            f"Dawid and Skene: {_counted(found['labels'])}; {found['changed']} against the majority, "
+            f"{found['decided']} where it was tied"
         )
-        accuracies = (f"{printable(name)} {a['accuracy']:.3f}" for name, a in of["annotators"].items())
+        accuracies = (f"{printable(name)} {a['accuracy']:.3f}" for name, a in found["annotators"].items())
         print_text(f"estimated share of right labels: {', '.join(accuracies)}")
     for note in report["notes"]:
         print_text(printable(note))

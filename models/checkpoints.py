@@ -88,12 +88,7 @@ def load_checkpoint(
             class has no place for, or has no tokenizer.
         HeadError: it has no classification head, or one for other labels than the task's.
     """
-    from transformers import (
-        AutoConfig,
-        AutoModel,
-        AutoModelForSequenceClassification,
-        AutoModelForTextEncoding,
-    )
+    from transformers import AutoConfig
 
     task = None if task is None else task_named(task)
     check_loading(dtype, device_map)
@@ -123,61 +118,116 @@ def load_checkpoint(
         settle(config, raw, where)
         if task is not None:
             _settle_head(config, raw, task, name)
-        auto: Any = AutoModel if task is None else AutoModelForSequenceClassification
-        if task is None and any(kind.endswith("EncoderModel") for kind in config.architectures or ()):
-            auto = AutoModelForTextEncoding  # T5's encoder alone, as sentence models have it
-        if hasattr(config, STRUCTURE):
-            if folder is None:
-                raise InputError(f"--model {name} is a compacted model; download it and give its folder.")
-            if device_map:
-                raise InputError(
-                    f"--model {name} is a compacted model, read onto one device: give --device, no --device-map."
-                )
-            # This reader of ours refuses itself what would be reported, but for the weights of a head.
-            model, new = read_model(folder, auto)
-            model = model.to(_precision(raw if dtype == "auto" else {"dtype": dtype}))
-            report: dict[str, Any] = {"missing_keys": new, "mismatched_keys": [], "unexpected_keys": []}
-        else:
-            if folder is not None:
-                check_files(folder, where)
-                try:
-                    check_weights(folder, config)
-                except InputError as error:
-                    raise InputError(f"--model {name}: {error}") from error
-            settings: dict[str, Any] = {
-                "config": config,
-                "dtype": "auto" if dtype == "auto" else getattr(torch, dtype),
-                "ignore_mismatched_sizes": True,  # they are reported, and refused below
-                "output_loading_info": True,
-            }
-            placing = {"device_map": device_map} if device_map else {}
-            model, said = auto.from_pretrained(name, **settings, **placing, **source)
-            report = loading_report(said)
-            place = folder or stored_file(name, "config.json", **source)
-            if (
-                report["unexpected_keys"]
-                and any("pooler" not in key for key in report["missing_keys"])
-                and place
-            ):
-                stored = read_weights(place if place.is_dir() else place.parent)
-                plain = unwrapped(stored, model)
-                if plain.keys() != stored.keys():
-                    if device_map:
-                        raise InputError(
-                            f"--model {name} names its weights otherwise than the library does, and is read onto one "
-                            "device: give --device, no --device-map."
-                        )
-                    model, said = type(model).from_pretrained(None, state_dict=plain, **settings)
-                    report = loading_report(said)
+        model, report = _read(name, folder, config, raw, task is not None, source, dtype, device_map)
     except HeadscopeError:
         raise
     except Exception as error:  # a corrupt file shows as almost any type: the library passes all of them on
         raise InputError(_no_model(name, folder, source["local_files_only"], error)) from error
-    layer = re.compile(re.escape(family_of(config).layers) + r"\.(\d+)\.")
+    _check_report(name, model, report, task)
+    tokenizer = load_tokenizer(name, raw, **source)
+    if task is not None:
+        try:
+            class_ids(task, config)
+        except InputError as error:
+            raise HeadError(f"--model {name}: {error}", missing=False) from error
+        set_padding(model.config, tokenizer)
+    if not as_configured(model).segments:
+        kept = [kind for kind in tokenizer.model_input_names if kind != "token_type_ids"]
+        tokenizer.model_input_names = kept
+    model.eval()
+    return Checkpoint(
+        model=model if device_map else model.to(device),
+        tokenizer=tokenizer,
+        name=name,
+        revision=getattr(model.config, "_commit_hash", None) or revision,
+        sha256=_digest(folder) if folder else None,
+        files=_digests(folder) if folder else {},
+        warnings=_foreign_class(name, raw, type(model).__name__),
+    )
+
+
+def _read(
+    name: str,
+    folder: Path | None,
+    config: PreTrainedConfig,
+    raw: Mapping[str, Any],
+    headed: bool,
+    source: dict[str, Any],
+    dtype: str,
+    device_map: str | None,
+) -> tuple[Any, dict[str, Any]]:
+    """Return a model and the library's report of what its files lack, or hold besides.
+
+    Args:
+        name: Hub id or folder.
+        folder: the folder, if it is one.
+        config: of the model.
+        raw: what its file says.
+        headed: whether it is loaded with its classification head.
+        source: from where the library may read.
+        dtype: one of :data:`DTYPES`.
+        device_map: one of :data:`DEVICE_MAPS`, or None.
+    """
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTextEncoding
+
+    auto: Any = AutoModelForSequenceClassification if headed else AutoModel
+    if not headed and any(kind.endswith("EncoderModel") for kind in config.architectures or ()):
+        auto = AutoModelForTextEncoding  # T5's encoder alone, as sentence models have it
+    if hasattr(config, STRUCTURE):
+        if folder is None:
+            raise InputError(f"--model {name} is a compacted model; download it and give its folder.")
+        if device_map:
+            raise InputError(
+                f"--model {name} is a compacted model, read onto one device: give --device, no --device-map."
+            )
+        # This reader of ours refuses itself what would be reported, but for the weights of a head.
+        model, new = read_model(folder, auto)
+        model = torch.nn.Module.to(model, _precision(raw if dtype == "auto" else {"dtype": dtype}))
+        return model, {"missing_keys": new, "mismatched_keys": [], "unexpected_keys": []}
+    if folder is not None:
+        check_files(folder, f"--model {name}")
+        try:
+            check_weights(folder, config)
+        except InputError as error:
+            raise InputError(f"--model {name}: {error}") from error
+    settings: dict[str, Any] = {
+        "config": config,
+        "dtype": "auto" if dtype == "auto" else getattr(torch, dtype),
+        "ignore_mismatched_sizes": True,  # they are reported, and refused later
+        "output_loading_info": True,
+    }
+    placing = {"device_map": device_map} if device_map else {}
+    found: Any = auto.from_pretrained(name, **settings, **placing, **source)
+    model, report = found[0], loading_report(found[1])
+    place = folder or stored_file(name, "config.json", **source)
+    if report["unexpected_keys"] and any("pooler" not in key for key in report["missing_keys"]) and place:
+        stored = read_weights(place if place.is_dir() else place.parent)
+        plain = unwrapped(stored, model)
+        if plain.keys() != stored.keys():
+            if device_map:
+                raise InputError(
+                    f"--model {name} names its weights otherwise than the library does, and is read onto one "
+                    "device: give --device, no --device-map."
+                )
+            model, said = type(model).from_pretrained(None, state_dict=plain, **settings)
+            report = loading_report(said)
+    return model, report
+
+
+def _check_report(name: str, model: Any, report: Mapping[str, Any], task: Task | None) -> None:
+    """Refuse a model whose files lack weights, hold others, or hold them in other shapes.
+
+    Raises:
+        InputError: that is so.
+        HeadError: it has no classification head.
+    """
+    where = f"--model {name}"
+    layer = re.compile(re.escape(family_of(model.config).layers) + r"\.(\d+)\.")
     indices = [int(found[1]) for key in report["unexpected_keys"] if (found := layer.search(key))]
-    if indices and max(indices) >= config.num_hidden_layers:
+    if indices and max(indices) >= model.config.num_hidden_layers:
         raise InputError(
-            f"--model {name} has weights of layer {max(indices)}, but its config has {config.num_hidden_layers} layers."
+            f"--model {name} has weights of layer {max(indices)}, but its config has "
+            f"{model.config.num_hidden_layers} layers."
         )
     check_left_over(where, model, report["unexpected_keys"], task is not None)
     # A wrong prefix would leave weights at random without a word; a missing pooler matters only to a head.
@@ -201,26 +251,6 @@ def load_checkpoint(
         raise InputError(
             f"--model {name}: {key} has the shape {list(stored_shape)}, but its config asks for {list(wanted)}."
         )
-    tokenizer = load_tokenizer(name, raw, **source)
-    if task is not None:
-        try:
-            class_ids(task, config)
-        except InputError as error:
-            raise HeadError(f"--model {name}: {error}", missing=False) from error
-        set_padding(model.config, tokenizer)
-    if not as_configured(model).segments:
-        kept = [kind for kind in tokenizer.model_input_names if kind != "token_type_ids"]
-        tokenizer.model_input_names = kept
-    model.eval()
-    return Checkpoint(
-        model=model if device_map else model.to(device),
-        tokenizer=tokenizer,
-        name=name,
-        revision=getattr(model.config, "_commit_hash", None) or revision,
-        sha256=_digest(folder) if folder else None,
-        files=_digests(folder) if folder else {},
-        warnings=_foreign_class(name, raw, type(model).__name__),
-    )
 
 
 def check_loading(dtype: str, device_map: str | None, device: str = "auto") -> None:
@@ -277,6 +307,7 @@ def _foreign_class(name: str, raw: dict[str, Any], used: str) -> tuple[str, ...]
 
 def set_padding(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Name a padding token that has an embedding: the head of a decoder looks for the last other token."""
+    choices: tuple[Any, ...]
     choices = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     config.pad_token_id = next(i for i in choices if i is not None and 0 <= i < config.vocab_size)
 

@@ -170,7 +170,7 @@ def settle(config: PreTrainedConfig, raw: Mapping[str, Any], name: str) -> None:
         )
     pruned = raw.get("pruned_heads")
     if hasattr(config, "pruned_heads"):
-        del config.pruned_heads
+        del config.pruned_heads  # pyright: ignore[reportAttributeAccessIssue]
     if not pruned or getattr(config, STRUCTURE, None):
         return
     layers, heads = config.num_hidden_layers, config.num_attention_heads

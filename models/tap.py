@@ -88,7 +88,7 @@ class _Tap:
         self.observers: list[tuple[Observer, frozenset[int]]] = []
         self._model = model
         self._calls = 0
-        self._previous = ""
+        self._previous: Any = ""
         self._hooks: list[Any] = []
 
     def install(self) -> None:

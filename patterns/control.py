@@ -61,4 +61,4 @@ def redrawn(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
     as_configured(new)
     if any(not torch.isfinite(parameter).all() for parameter in new.parameters()):
         raise InputError("The configuration's own initialisation gives weights that are not finite.")
-    return new.to(device=model.device, dtype=model.dtype).eval()
+    return new.to(device=model.device, dtype=model.dtype).eval()  # pyright: ignore[reportArgumentType, reportCallIssue]

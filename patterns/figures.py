@@ -236,7 +236,8 @@ def pattern_key() -> list[Swatch]:
 
 def _strength_key(missing: bool, outlined: bool, zero: bool) -> list[Swatch]:
     """The opacity scale; what a grey cell, a 0 and an outline mean, if there are any."""
-    scale = [Swatch(f"{share:.0%}", (1 - 0.8 * share,) * 3) for share in (0.25, 0.5, 1.0)]
+    greys = {share: 1 - 0.8 * share for share in (0.25, 0.5, 1.0)}
+    scale = [Swatch(f"{share:.0%}", (grey, grey, grey)) for share, grey in greys.items()]
     grey = [Swatch("not counted", to_rgb(MISSING))] if missing else []
     frame = [Swatch("survives", to_rgb("white"), INK)] if outlined else []
     empty = [Swatch(f"maps {ZERO_WORDS}", to_rgb(MISSING), letter=ZERO)] if zero else []

@@ -16,7 +16,7 @@ from models.common.errors import InputError
 from models.common.placement import home_of, is_quantised
 from models.subnetwork import Subnetwork
 from models.tap import Block, observe
-from models.tasks.inputs import Encoded, TextPair, as_texts, batches, feed
+from models.tasks.inputs import Encoded, TextPair, as_texts, batches, feed, padding_of
 from models.tasks.rows import Row, row_ids
 from models.tasks.task import Task, task_named
 
@@ -79,8 +79,6 @@ def classify_heads(
             without any head left.
         UnsupportedModelError: the model's family is not supported.
     """
-    from tqdm import tqdm
-
     kinds = check_kinds(kinds)
     check_sizes(batch_size, max_length)
     check_seed(seed)
@@ -94,15 +92,11 @@ def classify_heads(
     there = Subnetwork.of_structure((anatomy.kept, anatomy.kept_mlps), anatomy.n_heads).heads
     if not there.any():
         raise InputError("The model has no attention head left, so there is no pattern to see.")
-    home = home_of(model)
-    chosen = _classifiers(kinds, classifiers, home)
+    chosen = _classifiers(kinds, classifiers, home_of(model))
     task = None if task is None else task_named(task)
     fed = feed(model, tokenizer, as_texts(rows, task), max_length)
-    everything = fed.inputs
-    usable = [i for i, encoded in enumerate(everything) if len(encoded) >= MIN_TOKENS]
-    if not usable:
-        raise InputError(f"None of the {len(rows)} rows has the {MIN_TOKENS} tokens that a pattern needs.")
-    inputs = [everything[i] for i in usable]
+    usable = _usable(fed.inputs)
+    inputs = [fed.inputs[i] for i in usable]
     ids = np.array(row_ids(rows), dtype=np.int64)[usable]
     if examples is not None:
         examples.begin(tokenizer)
@@ -110,27 +104,10 @@ def classify_heads(
     shape = (len(inputs), *there.shape, len(PATTERNS))
     probabilities = {kind: np.zeros(shape, dtype=np.float32) for kind in kinds}
     seen = Classification(anatomy, chosen, probabilities, examples)
-    with (
-        torch.inference_mode(),
-        observe(model, seen, stack=stack),
-        tqdm(
-            total=len(inputs), unit="example", desc="classifying heads", disable=None if progress else True
-        ) as bar,
-    ):
-        for positions, tensors in batches(inputs, batch_size, tokenizer.pad_token_id, home):
-            seen.start(positions, tensors["attention_mask"].sum(dim=1))
-            members = [_read(inputs[i], anatomy) for i in positions]
-            seen.sink = sink and _cropped(sink, ids[positions], members)
-            if examples is not None:
-                examples.start(ids[positions], members)
-            model(**anatomy.fed(tensors))
-            bar.update(len(positions))
+    _look(model, tokenizer, anatomy, inputs, ids, seen, batch_size, sink, progress)
     _check_finite(probabilities, ids)
-    labels = {kind: probabilities[kind].argmax(axis=-1).astype(np.int8) for kind in kinds}
-    for kind, empty in seen.empty.items():
-        labels[kind][empty], probabilities[kind][empty] = EMPTY, np.nan
     return HeadPatterns(
-        labels=labels,
+        labels=_labels(probabilities, seen.empty),
         probabilities=probabilities,
         examples=ids,
         n_tokens=np.array([len(encoded) for encoded in inputs]),
@@ -139,7 +116,7 @@ def classify_heads(
         inputs=fed.record,
         warnings=(
             *fed.warnings,
-            *_input_warnings(everything, fed.limit, chosen),
+            *_input_warnings(fed.inputs, fed.limit, chosen),
             *_precision_warnings(model, anatomy),
             *_anatomy_warnings(anatomy, kinds),
             *_empty_warnings(seen.empty, len(inputs)),
@@ -148,6 +125,55 @@ def classify_heads(
             kind: chosen[kind].confusions.cpu().numpy() for kind in kinds if len(chosen[kind].confusions)
         },
     )
+
+
+def _look(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    anatomy: Anatomy,
+    inputs: Sequence[Encoded],
+    ids: npt.NDArray[np.int64],
+    seen: Classification,
+    batch_size: int,
+    sink: MapSink | None,
+    progress: bool,
+) -> None:
+    """Run the model on inputs, whose rows are `ids`, while `seen` watches."""
+    from tqdm import tqdm
+
+    with (
+        torch.inference_mode(),
+        observe(model, seen, stack=anatomy.family.stack),
+        tqdm(
+            total=len(inputs), unit="example", desc="classifying heads", disable=None if progress else True
+        ) as bar,
+    ):
+        for positions, tensors in batches(inputs, batch_size, padding_of(tokenizer), home_of(model)):
+            seen.start(positions, tensors["attention_mask"].sum(dim=1))
+            members = [_read(inputs[i], anatomy) for i in positions]
+            seen.sink = sink and _cropped(sink, ids[positions], members)
+            if seen.examples is not None:
+                seen.examples.start(ids[positions], members)
+            model(**anatomy.fed(tensors))
+            bar.update(len(positions))
+
+
+def _usable(inputs: Sequence[Encoded]) -> list[int]:
+    """Return the places of the inputs that are long enough for a pattern."""
+    usable = [i for i, encoded in enumerate(inputs) if len(encoded) >= MIN_TOKENS]
+    if not usable:
+        raise InputError(f"None of the {len(inputs)} rows has the {MIN_TOKENS} tokens that a pattern needs.")
+    return usable
+
+
+def _labels(
+    probabilities: Mapping[str, npt.NDArray[np.float32]], empty: Mapping[str, npt.NDArray[np.bool_]]
+) -> dict[str, npt.NDArray[np.int8]]:
+    """Return by kind the most probable pattern of each map; probabilities of empty maps become NaN."""
+    labels = {kind: of_kind.argmax(axis=-1).astype(np.int8) for kind, of_kind in probabilities.items()}
+    for kind, places in empty.items():
+        labels[kind][places], probabilities[kind][places] = EMPTY, np.nan
+    return labels
 
 
 def check_sizes(batch_size: int, max_length: int) -> None:
@@ -193,7 +219,7 @@ class Classification:
         self._value_norms = ValueNorms(anatomy)
         self._classifiers = classifiers
         self._probabilities = probabilities
-        self._examples = examples
+        self.examples = examples
         self.sink: Callable[[int, str, torch.Tensor], None] | None = None
         self.empty = {kind: np.zeros(found.shape[:-1], dtype=bool) for kind, found in probabilities.items()}
         """By kind, ``[E, L, H]``: which maps are zero in every cell."""
@@ -202,7 +228,7 @@ class Classification:
         """Prepare for a batch: its positions in the result and its lengths ``[B]``."""
         n = int(lengths.max())
         self._positions = positions
-        self._small = None if self._examples is None else small_maps(lengths, n)
+        self._small = None if self.examples is None else small_maps(lengths, n)
         self._resampling = {
             size: Resampling.of(lengths, n, size)
             for size in {classifier.size for classifier in self._classifiers.values()}
@@ -224,11 +250,11 @@ class Classification:
         if block.last:
             pairs = {size: (images.raw, images.norm) for size, images in self._sums.items()}
             for kind, found, empty in self._classified(layer, pairs):
-                if self._examples is not None and self._shown:
+                if self.examples is not None and self._shown:
                     shown = self._shown.raw if kind == "raw" else self._shown.norm
                     assert shown is not None  # or nothing of its kind would be classified
                     gather = partial(_gather, shown, None)
-                    self._examples.see(kind, layer, self._kept[layer], found, gather, empty)
+                    self.examples.see(kind, layer, self._kept[layer], found, gather, empty)
             del self._sums, self._shown
 
     def __call__(self, layer: int, probabilities: torch.Tensor, values: torch.Tensor) -> None:
@@ -239,10 +265,10 @@ class Classification:
             for size, resampling in self._resampling.items()
         }
         for kind, found, empty in self._classified(layer, pairs):
-            if self._examples is not None:
+            if self.examples is not None:
                 factors = None if kind == "raw" else norms
                 gather = partial(_gather, probabilities, factors)
-                self._examples.see(kind, layer, self._kept[layer], found, gather, empty)
+                self.examples.see(kind, layer, self._kept[layer], found, gather, empty)
             if self.sink:
                 maps = probabilities if kind == "raw" or norms is None else probabilities * norms[:, :, None]
                 self.sink(layer, kind, maps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from models.common.commands import JsonOption, command, resumable, say
 from models.common.options import Maker, takes
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .comparison.job import CompareSurvivors
     from .search.heads_job import PruneHeads
     from .search.weights_job import PruneWeights
+
+if TYPE_CHECKING:
+    from .search.records import HeadsSummary
 
 
 @resumable
@@ -120,7 +123,11 @@ def _show(summary: Mapping[str, Any], output: Path, as_json: bool) -> None:
 
         steps = (output / HISTORY).read_text(encoding="utf-8").splitlines()
         print()
-        print_kept(Subnetwork.load(output / SUBNETWORK_FILE), [json.loads(step) for step in steps], summary)
+        print_kept(
+            Subnetwork.load(output / SUBNETWORK_FILE),
+            [json.loads(step) for step in steps],
+            cast("HeadsSummary", summary),
+        )
     elif "majority_score" in summary:
         print_text(f"always saying the commonest label: {summary['majority_score']:.4f}")
     say(f"written to {output}")

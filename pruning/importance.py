@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -183,20 +183,7 @@ def head_importance(
             if (labels := inputs.pop("labels", None)) is None:
                 raise InputError("Importance is a gradient of the loss: each batch needs 'labels'.")
             gates = [gate.expand(len(labels), *gate.shape).clone().requires_grad_() for gate in open_gates]
-            with gated(model, *gates):
-                output = model(**inputs)
-            logits = getattr(output, "logits", None)
-            if logits is None or logits.ndim != 2:
-                raise InputError(
-                    f"{type(model).__name__} has no classification head; load a fine-tuned model with its head."
-                )
-            each = losses(logits, labels)
-            if not bool(each.isfinite().all()):
-                raise InputError("The loss is not finite: the model's weights are broken or overflow.")
-            if not each.requires_grad:  # nothing is left to have an importance
-                gradients: tuple[torch.Tensor | None, ...] = (None, None)
-            else:
-                gradients = torch.autograd.grad(each.sum(), gates, allow_unused=True)
+            logits, each, gradients = _gradients(model, inputs, labels, gates)
             for total, gradient in zip(totals, gradients, strict=True):
                 if gradient is not None:  # else nothing of that sort is left
                     total.add(gradient)
@@ -208,6 +195,31 @@ def head_importance(
     heads, mlps = (total.value(examples).cpu().numpy() for total in totals)
     found = Importance(heads, mlps, examples, loss_sum / examples, torch.cat(answers).numpy())
     return found.of(full)
+
+
+def _gradients(
+    model: PreTrainedModel,
+    inputs: Mapping[str, torch.Tensor],
+    labels: torch.Tensor,
+    gates: Sequence[torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor | None, ...]]:
+    """Return the logits ``[B, C]`` and losses ``[B]`` of a batch, and their sum's gradients by the gates.
+
+    A gradient is None where nothing of that sort is left.
+    """
+    with gated(model, *gates):
+        output = model(**inputs)
+    logits = getattr(output, "logits", None)
+    if logits is None or logits.ndim != 2:
+        raise InputError(
+            f"{type(model).__name__} has no classification head; load a fine-tuned model with its head."
+        )
+    each = losses(logits, labels)
+    if not bool(each.isfinite().all()):
+        raise InputError("The loss is not finite: the model's weights are broken or overflow.")
+    if not each.requires_grad:  # nothing is left to have an importance
+        return logits, each, (None, None)
+    return logits, each, torch.autograd.grad(each.sum(), gates, allow_unused=True)
 
 
 @contextmanager

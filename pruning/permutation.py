@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -249,7 +250,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     from statsmodels.stats.multitest import multipletests
 
     known = [p for p in p_values if p is not None]
-    adjusted = iter(multipletests(known, method="holm")[1] if known else ())
+    found: Any = multipletests(known, method="holm")[1] if known else ()
+    adjusted = iter(found)
     return [None if p is None else float(next(adjusted)) for p in p_values]
 
 

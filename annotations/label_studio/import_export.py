@@ -155,7 +155,7 @@ class Import:
         add_maps(self.folder, new)
         if passes != held.passes:
             write_passes(self.folder, passes)
-        said = said.assign(id=[same.get(id, id) for id in said["id"]])
+        said = said.assign(id=said["id"].map(lambda id: same.get(str(id), id)))
         return summary(
             self.folder, reading, add_annotations(self.folder, said), taken=len(said), maps=len(new)
         )

@@ -216,7 +216,8 @@ class Push:
 
     def _deliver(self, server: LabelStudio, number: int, batch: list[dict[str, Any]], last: int) -> int:
         """Send tasks until they are there, each once; return how many replies were lost."""
-        for lost in range(3):
+        lost = 0
+        while True:
             try:
                 server.add_tasks(number, batch)
                 return lost
@@ -232,7 +233,9 @@ class Push:
                 if time.monotonic() > end:
                     break
                 time.sleep(min(1.0, self.patience / 10))
-        raise reason
+            lost += 1
+            if lost == 3:
+                raise reason
 
     def _tidy(
         self,

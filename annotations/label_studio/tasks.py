@@ -64,18 +64,15 @@ def choices_of(project: Mapping[str, Any]) -> tuple[str, str, dict[Pattern, str]
         first, labels, shown = ((tag.get(key) or [None]) for key in ("inputs", "labels", "to_name"))
         if not all(isinstance(one, list) for one in (first, labels, shown)) or tag.get("type") != "Choices":
             continue
-        if (
-            not isinstance(first[0], dict)
-            or first[0].get("value") != "image"
-            or not isinstance(shown[0], str)
-        ):
+        source, where = first[0], shown[0]
+        if not (isinstance(source, dict) and source.get("value") == "image" and isinstance(where, str)):
             continue
         try:
             named = {parse_label(str(label), name): str(label) for label in labels}
         except InputError:
             continue
         if len(named) == len(Pattern) == len(labels):
-            found.append((name, shown[0], named))
+            found.append((name, where, named))
     if len(found) != 1:
         raise InputError(
             f"project {project.get('title')!r} is set up for other labels: it needs one Choices control with "

@@ -26,7 +26,7 @@ from models.common.outputs import Output
 from models.common.placement import home_of
 from models.common.provenance import Provenance, SourceRecord, provenance
 from models.tap import observe
-from models.tasks.inputs import Encoded, batches
+from models.tasks.inputs import Encoded, batches, padding_of
 from models.tasks.rows import RowsRecord, select_rows
 from models.tasks.source import RowSource
 from models.tasks.task import Task
@@ -36,7 +36,7 @@ from patterns.distribution import by_pattern, check_seed
 from patterns.heads import check_sizes, classify_heads
 from patterns.maps import store
 from patterns.maps.attention import ValueNorms, check_kinds
-from patterns.maps.names import MapNames, of_one_head
+from patterns.maps.names import MapNames, head_id, of_one_head
 from patterns.maps.store import MapRow
 from patterns.result import HeadPatterns
 from patterns.taxonomy import KINDS, PATTERNS
@@ -209,8 +209,9 @@ class SampleMaps:
             names.row(place.example, look.encoded[place.example], place.layer, place.head, place.kind, values)
             for place, values in zip(places, maps, strict=True)
         ]
-        versions = {kind: classifier.version for kind, classifier in classifiers.items()}
-        predictions = prediction_frame(chosen, probabilities, versions)
+        predictions = prediction_frame(
+            chosen, probabilities, {kind: classifier.version for kind, classifier in classifiers.items()}
+        )
         report: SampleReport = {
             "model": model_record(checkpoint),
             "base_model": self.base_model,
@@ -242,15 +243,11 @@ class SampleMaps:
         }
         if not task.own:
             del report["task_definition"]
+        tokens = [
+            shown_tokens(checkpoint.tokenizer, look.encoded[place.example].input_ids) for place in places
+        ]
         with self._output.making() as folder:
-            AnnotatedMaps(chosen).save(folder)
-            predictions.to_parquet(folder / PREDICTIONS, index=False, write_page_checksum=True)
-            tokens = [
-                shown_tokens(checkpoint.tokenizer, look.encoded[place.example].input_ids) for place in places
-            ]
-            texts = {"id": pa.array([row.id for row in chosen]), "tokens": pa.array(tokens, _TOKENS)}
-            pq.write_table(pa.table(texts), folder / TEXTS, write_page_checksum=True)
-            write_json(folder / SAMPLE, report)
+            _write(folder, chosen, predictions, tokens, report)
         return report
 
     def _taken(
@@ -259,9 +256,9 @@ class SampleMaps:
         """Return ``[E, L, H]``, of which (example, layer, head) an excluded folder has a map."""
         taken = np.zeros((len(found.examples), *found.heads.shape), dtype=bool)
         for e, example in enumerate(found.examples.tolist() if excluded else ()):
-            prefix = names.example(example, look.encoded[example])
+            start = names.example(example, look.encoded[example])
             for layer, head in np.ndindex(found.heads.shape):
-                taken[e, layer, head] = f"{prefix}_{layer}_{head}" in excluded
+                taken[e, layer, head] = head_id(start, layer, head) in excluded
         return taken
 
     def _choose(
@@ -397,7 +394,7 @@ def take_maps(
         ) as bar,
     ):
         for positions, tensors in batches(
-            inputs, batch_size, checkpoint.tokenizer.pad_token_id, home_of(model)
+            inputs, batch_size, padding_of(checkpoint.tokenizer), home_of(model)
         ):
             batch = positions
             model(**anatomy.fed(tensors))
@@ -423,3 +420,18 @@ def prediction_frame(
     columns["margin"] = margins(probabilities)
     columns["classifier_version"] = [versions[row.kind] for row in rows]
     return pd.DataFrame(columns)
+
+
+def _write(
+    folder: Path,
+    chosen: list[MapRow],
+    predictions: pd.DataFrame,
+    tokens: Sequence[Sequence[str]],
+    report: SampleReport,
+) -> None:
+    """Write maps, what is predicted of each, each map's tokens, and how they were sampled."""
+    AnnotatedMaps(chosen).save(folder)
+    predictions.to_parquet(folder / PREDICTIONS, index=False, write_page_checksum=True)
+    texts = {"id": pa.array([row.id for row in chosen]), "tokens": pa.array(tokens, _TOKENS)}
+    pq.write_table(pa.table(texts), folder / TEXTS, write_page_checksum=True)
+    write_json(folder / SAMPLE, report)

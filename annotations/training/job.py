@@ -14,7 +14,7 @@ from models.common.errors import InputError
 from models.common.files import read_json, write_json
 from models.common.outputs import Output
 from models.common.provenance import Provenance, SourceRecord, provenance
-from patterns.classifier.scores import Scores
+from patterns.classifier.scores import GroupedScores, Metric
 from patterns.distribution import by_pattern
 from patterns.taxonomy import KINDS, PATTERNS, Pattern
 
@@ -57,6 +57,15 @@ def _training() -> Training:
     return Training()
 
 
+_SCORES: dict[Metric, str] = {
+    "macro_f1": "macro-F1",
+    "log_loss": "log-loss",
+    "brier": "Brier score (0 to 2)",
+    "ece": "expected calibration error",
+}
+"""What the card shows besides the accuracy."""
+
+
 class TrainingProvenance(Provenance):
     """Where a classifier comes from."""
 
@@ -80,7 +89,7 @@ class TrainingReport(TypedDict):
     note: str
     folds: int
     fold_sizes: list[int] | None
-    out_of_fold: Scores | None
+    out_of_fold: GroupedScores | None
     temperature: float
     training: dict[str, object]
     provenance: TrainingProvenance
@@ -93,7 +102,7 @@ class EvaluationProvenance(TrainingProvenance):
     classifier: dict[str, str]
 
 
-class Evaluation(Scores):
+class Evaluation(GroupedScores):
     """What ``evaluate-classifier`` finds."""
 
     kind: str
@@ -288,10 +297,11 @@ def card(report: TrainingReport) -> str:
                 return "-" if value is None else f"{value:.3f}"
             return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
+        least, most = report["fold_sizes"] or (0, 0)
         lines += [
             f"{report['folds']}-fold cross-validation on {scores['maps']} {kind} maps of {scores['groups']} heads: "
             "each map is predicted by a classifier that has seen neither its head nor, where that is known, its input "
-            f"({report['fold_sizes'][0]} to {report['fold_sizes'][1]} maps to learn from, where the classifier that is "
+            f"({least} to {most} maps to learn from, where the classifier that is "
             f"kept had {sum(report['maps'].values())} and should err less). Intervals (95%) "
             "resample heads; the temperature of each fold was fitted on the others.",
             "",
@@ -299,15 +309,7 @@ def card(report: TrainingReport) -> str:
             "|---|---|",
             f"| accuracy (always the commonest label: {scores['majority_accuracy']:.3f}) | "
             f"{cell(scores['accuracy'], within['accuracy'])} |",
-            *(
-                f"| {name} | {cell(scores[key], within[key])} |"
-                for key, name in (
-                    ("macro_f1", "macro-F1"),
-                    ("log_loss", "log-loss"),
-                    ("brier", "Brier score (0 to 2)"),
-                    ("ece", "expected calibration error"),
-                )
-            ),
+            *(f"| {name} | {cell(scores[key], within[key])} |" for key, name in _SCORES.items()),
             *(
                 f"| F1 of {p} ({scores['support'][p]} maps) | {cell(scores['f1'][p], within['f1'][p])} |"
                 for p in map(str, PATTERNS)

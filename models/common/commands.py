@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import inspect
+import io
 import os
 import re
 import signal
@@ -112,7 +113,7 @@ def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
             sys.stdout,
             sys.stderr,
         ):  # whatever names and texts hold, and whatever the terminal knows
-            if hasattr(stream, "reconfigure"):
+            if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         quiet_libraries()
         keep_freed_memory()

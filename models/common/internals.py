@@ -410,8 +410,9 @@ def reporting_callbacks(names: Iterable[str]) -> list[Any]:
     Raises:
         ValueError, ImportError, RuntimeError: there is none of this name, or it is not installed.
     """
-    import transformers.integrations as integrations
+    import transformers
 
+    integrations: Any = transformers.integrations
     if not hasattr(integrations, "get_reporting_integration_callbacks"):
         changed("its reporting integrations are found otherwise")
     return list(integrations.get_reporting_integration_callbacks(list(names)))

@@ -39,7 +39,7 @@ from .result import Epoch
 from .settings import FineTuning
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 _STATE = "headscope.json"
 """Written last into a checkpoint, with the checksums of its other files: without it, the checkpoint is not whole."""
@@ -48,6 +48,8 @@ _OF_STATE = {
     "resumed": "list",
 }
 _BEST = "best.safetensors"
+_CHECKPOINT = "checkpoint-"
+"""What the library's names of checkpoints begin with; then comes the step."""
 
 
 @dataclass
@@ -111,8 +113,6 @@ def train(
         InputError: the loss is not finite, memory runs out, a setting does not work on the device, or the masks are
             of another model.
     """
-    from transformers import TrainingArguments
-
     processes = n_processes()
     if settings.batch_size % processes:
         raise InputError(
@@ -121,30 +121,7 @@ def train(
         )
     with ExitStack() as stack:
         place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        try:
-            arguments = TrainingArguments(
-                output_dir=str(place),
-                num_train_epochs=settings.epochs,
-                learning_rate=settings.learning_rate,
-                lr_scheduler_type="linear",
-                warmup_steps=settings.warmup,  # below 1, a share
-                adam_epsilon=settings.adam_epsilon,
-                weight_decay=settings.weight_decay,
-                max_grad_norm=settings.max_grad_norm,
-                per_device_train_batch_size=settings.batch_size // processes,
-                bf16=settings.precision == "bf16",
-                use_cpu=device.type == "cpu",
-                # What is left of an MLP that was cut out has weights of size 0, which no pass uses.
-                ddp_find_unused_parameters=kept_of(model) is not None,
-                dataloader_pin_memory=device.type == "cuda",
-                seed=settings.seed,
-                logging_strategy="epoch",
-                save_strategy="no",  # the callback says when
-                report_to=list(settings.report_to) or "none",
-                disable_tqdm=True,  # its bar prints to stdout; ours follows
-            )
-        except (ValueError, ImportError) as error:  # bf16 where there is none
-            raise InputError(f"These settings do not work on {device}: {reason(error)}.") from error
+        arguments = _arguments(settings, model, device, place)
         _check_reporting(settings)
         one_gpu(arguments)
         course, checkpoint, damaged = _newest(folder)
@@ -176,26 +153,75 @@ def train(
             for what in damaged:
                 print(f"warning: {what} The training {goes_on}.", file=sys.stderr)
         _wait()
-        try:
+        with _explained(trainer, settings, device, folder):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except (MemoryError, RuntimeError) as error:
-            if "without overflow" in str(error):  # PyTorch before 2.9: a step that is too large for float32
-                step = trainer.state.global_step + 1
-                _diverged("A weight is not finite", step, trainer, settings, folder)
-            if not memory_ran_out(error):
-                raise
-            raise InputError(
-                f"Memory ran out on {device}; give a --batch-size below {settings.batch_size} or a smaller "
-                "--max-length."
-            ) from error
         if settings.keep == "best" and folder and (folder / _BEST).is_file():
-            from safetensors.torch import load_file
-
-            _wait()
-            verify_safetensors(folder / _BEST, "the best epoch's weights")
-            model.load_state_dict(load_file(folder / _BEST), strict=False)  # tied weights stand once
+            _load_best(model, folder / _BEST)
     model.eval()
     return course
+
+
+def _load_best(model: PreTrainedModel, file: Path) -> None:
+    from safetensors.torch import load_file
+
+    _wait()
+    verify_safetensors(file, "the best epoch's weights")
+    model.load_state_dict(load_file(file), strict=False)  # tied weights stand once
+
+
+def _arguments(
+    settings: FineTuning, model: PreTrainedModel, device: torch.device, place: Path
+) -> TrainingArguments:
+    """Return the settings as the Trainer takes them.
+
+    Raises:
+        InputError: one of them does not work on this device.
+    """
+    from transformers import TrainingArguments
+
+    try:
+        return TrainingArguments(
+            output_dir=str(place),
+            num_train_epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=settings.warmup,  # below 1, a share
+            adam_epsilon=settings.adam_epsilon,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            per_device_train_batch_size=settings.batch_size // n_processes(),
+            bf16=settings.precision == "bf16",
+            use_cpu=device.type == "cpu",
+            # What is left of an MLP that was cut out has weights of size 0, which no pass uses.
+            ddp_find_unused_parameters=kept_of(model) is not None,
+            dataloader_pin_memory=device.type == "cuda",
+            seed=settings.seed,
+            logging_strategy="epoch",
+            save_strategy="no",  # the callback says when
+            report_to=list(settings.report_to) or "none",
+            disable_tqdm=True,  # its bar prints to stdout; ours follows
+        )
+    except (ValueError, ImportError) as error:  # bf16 where there is none
+        raise InputError(f"These settings do not work on {device}: {reason(error)}.") from error
+
+
+@contextmanager
+def _explained(
+    trainer: Any, settings: FineTuning, device: torch.device, folder: Path | None
+) -> Iterator[None]:
+    """Turn errors of a training that a user can do something about into a sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if "without overflow" in str(error):  # PyTorch before 2.9: a step that is too large for float32
+            step = trainer.state.global_step + 1
+            _diverged("A weight is not finite", step, trainer, settings, folder)
+        if not memory_ran_out(error):
+            raise
+        raise InputError(
+            f"Memory ran out on {device}; give a --batch-size below {settings.batch_size} or a smaller "
+            "--max-length."
+        ) from error
 
 
 def _check_reporting(settings: FineTuning) -> None:
@@ -214,9 +240,13 @@ def _wait() -> None:
 
 def _checkpoints(folder: Path) -> list[Path]:
     found = (
-        path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()
+        path for path in folder.glob(f"{_CHECKPOINT}*") if path.name.removeprefix(_CHECKPOINT).isdecimal()
     )
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    return sorted(found, key=_step_of)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(_CHECKPOINT))
 
 
 def _newest(folder: Path | None) -> tuple[Course, Path | None, list[str]]:
@@ -233,7 +263,7 @@ def _newest(folder: Path | None) -> tuple[Course, Path | None, list[str]]:
         except InputError as error:
             damaged.append(str(error))
             continue
-        course.resumed.append(int(checkpoint.name.split("-")[1]))
+        course.resumed.append(_step_of(checkpoint))
         if not is_main_process():  # the first process has the losses of all
             course.loss = 0.0
         return course, checkpoint, damaged
@@ -320,116 +350,152 @@ def _loss(
 
 def _diverged(what: str, step: int, trainer: Any, settings: FineTuning, folder: Path | None) -> None:
     last = _newest(folder)[1]
-    kept = f"the checkpoint of step {last.name.split('-')[1]} is kept in {folder}; " if last else ""
+    kept = f"the checkpoint of step {_step_of(last)} is kept in {folder}; " if last else ""
     raise InputError(
         f"{what} at step {step} of {trainer.state.max_steps}; {kept}give a lower --learning-rate than "
         f"{settings.learning_rate:g}, or check the weights of --model."
     )
 
 
-def _conductor(
-    trainer: Any,
-    sampler: LengthGroups,
-    settings: FineTuning,
-    course: Course,
-    score: Callable[[], dict[str, float]] | None,
-    metric: str,
-    folder: Path | None,
-    progress: bool,
-) -> TrainerCallback:
-    from safetensors.torch import save_model
-    from tqdm import tqdm
+def _conductor(*told: Any) -> TrainerCallback:
+    """Return a :class:`_Conductor` as the library wants it: its own class takes long to import."""
     from transformers import TrainerCallback
 
-    def of_all(value: float) -> float:
-        """The sum over all processes."""
+    class Callback(_Conductor, TrainerCallback):
+        pass
+
+    return Callback(*told)
+
+
+class _Conductor:
+    """Counts, scores, says when a checkpoint is due, and shows how far it is; a callback of the Trainer.
+
+    Args:
+        trainer: which.
+        sampler: of its rows.
+        settings: see :class:`FineTuning`.
+        course: how far it is; kept up.
+        score: scores the model as it is.
+        metric: the one of these scores that decides.
+        folder: where checkpoints are kept.
+        progress: show a bar, and a line an epoch.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        sampler: LengthGroups,
+        settings: FineTuning,
+        course: Course,
+        score: Callable[[], dict[str, float]] | None,
+        metric: str,
+        folder: Path | None,
+        progress: bool,
+    ) -> None:
+        self.trainer, self.sampler, self.settings, self.course = trainer, sampler, settings, course
+        self.score, self.metric, self.folder = score, metric, folder
+        self.shown = progress and is_main_process()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show a bar."""
+        from tqdm import tqdm
+
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            unit="step",
+            desc="fine-tuning",
+            disable=None if self.shown else True,
+        )
+        self.since = time.perf_counter()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the sampler."""
+        self.sampler.set_epoch(int((state.epoch or 0) + 1e-9))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Have a checkpoint written when it is due."""
+        self.bar.update(state.global_step - self.bar.n)
+        if self.course.steps:
+            self.bar.set_postfix(loss=f"{self.course.loss / self.course.steps:.4f}", refresh=False)
+        ends = state.global_step >= state.max_steps or state.epoch == int(state.epoch)
+        if self.folder and not ends and state.global_step % self.settings.checkpoint_steps == 0:
+            self.check(state)
+            control.should_save = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Score the model, write down how it went, and keep it if it is the best and asked for."""
+        course = self.course
+        if not self.sampler.drawn:
+            changed("its Trainer orders the rows by itself")
+        course.seconds += time.perf_counter() - self.since
+        self.check(state)
+        loss = self.of_all(course.loss) / course.steps
+        course.loss, course.steps = 0.0, 0
+        found = self.score() if self.score else {}
+        course.history.append(
+            {
+                "epoch": state.epoch,
+                "step": state.global_step,
+                "loss": loss,
+                "learning_rate": kwargs["lr_scheduler"].get_last_lr()[0],
+                "scores": found,
+            }
+        )
+        if self.settings.report_to:
+            self.trainer.log({f"eval_{name}": value for name, value in found.items()})
+        if self.shown:
+            told = "".join(f", {name} {value:.3f}" for name, value in found.items())
+            self.bar.write(
+                f"epoch {state.epoch:g} of {self.settings.epochs:g}: loss {loss:.4f}{told} "
+                f"({course.seconds:.0f} s of training)",
+                file=sys.stderr,
+            )
+        if self.folder and self.settings.keep == "best":
+            self.keep_best(found[self.metric], self.folder)
+        self.since = time.perf_counter()
+        control.should_save = self.folder is not None
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mark a checkpoint as whole, and delete those before it."""
+        assert self.folder is not None
+        self.course.seconds += time.perf_counter() - self.since
+        self.since = time.perf_counter()
+        loss = self.of_all(self.course.loss)
+        _wait()  # until each process has written its part
+        if not is_main_process():
+            return
+        checkpoint = self.folder / f"{_CHECKPOINT}{state.global_step}"
+        told = {**asdict(self.course), "loss": loss, "files": _digests(checkpoint)}
+        write_json(checkpoint / _STATE, {**told, "checksum": json_digest(told)})
+        for earlier in _checkpoints(self.folder):
+            if earlier != checkpoint:
+                shutil.rmtree(earlier)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
+
+    def of_all(self, value: float) -> float:
+        """Return the sum over all processes."""
         if n_processes() == 1:
             return value
-        part = torch.tensor(value, dtype=torch.float64, device=trainer.args.device)
-        return float(trainer.accelerator.reduce(part, "sum"))
+        part = torch.tensor(value, dtype=torch.float64, device=self.trainer.args.device)
+        return float(self.trainer.accelerator.reduce(part, "sum"))
 
-    class Conductor(TrainerCallback):
-        """Counts, scores, says when a checkpoint is due, and shows how far it is."""
+    def check(self, state: Any) -> None:
+        """Stop a training whose weights are not finite."""
+        if not all(bool(weight.isfinite().all()) for weight in self.trainer.model.parameters()):
+            _diverged("A weight is not finite", state.global_step, self.trainer, self.settings, self.folder)
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            shown = progress and is_main_process()
-            self.bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                unit="step",
-                desc="fine-tuning",
-                disable=None if shown else True,
-            )
-            self.since = time.perf_counter()
+    def keep_best(self, score: float, folder: Path) -> None:
+        """Keep the weights if none before had such a score."""
+        from safetensors.torch import save_model
 
-        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            sampler.set_epoch(int((state.epoch or 0) + 1e-9))
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.bar.update(state.global_step - self.bar.n)
-            if course.steps:
-                self.bar.set_postfix(loss=f"{course.loss / course.steps:.4f}", refresh=False)
-            ends = state.global_step >= state.max_steps or state.epoch == int(state.epoch)
-            if folder and not ends and state.global_step % settings.checkpoint_steps == 0:
-                self.check(state)
-                control.should_save = True
-
-        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if not sampler.drawn:
-                changed("its Trainer orders the rows by itself")
-            course.seconds += time.perf_counter() - self.since
-            self.check(state)
-            loss = of_all(course.loss) / course.steps
-            course.loss, course.steps = 0.0, 0
-            found = score() if score else {}
-            course.history.append(
-                {
-                    "epoch": state.epoch,
-                    "step": state.global_step,
-                    "loss": loss,
-                    "learning_rate": kwargs["lr_scheduler"].get_last_lr()[0],
-                    "scores": found,
-                }
-            )
-            if settings.report_to:
-                trainer.log({f"eval_{name}": value for name, value in found.items()})
-            if progress and is_main_process():
-                told = "".join(f", {name} {value:.3f}" for name, value in found.items())
-                self.bar.write(
-                    f"epoch {state.epoch:g} of {settings.epochs:g}: loss {loss:.4f}{told} "
-                    f"({course.seconds:.0f} s of training)",
-                    file=sys.stderr,
-                )
-            if folder and settings.keep == "best" and (course.best is None or found[metric] > course.best):
-                course.best = found[metric]
-                if is_main_process():
-                    with atomic_file(folder / _BEST) as temporary:
-                        save_model(trainer.model, str(temporary), metadata={CHECKSUM: UNSET})
-                        seal_safetensors(temporary)
-            self.since = time.perf_counter()
-            control.should_save = folder is not None
-
-        def check(self, state: Any) -> None:
-            if not all(bool(weight.isfinite().all()) for weight in trainer.model.parameters()):
-                _diverged("A weight is not finite", state.global_step, trainer, settings, folder)
-
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Mark a checkpoint as whole, and delete those before it."""
-            assert folder is not None
-            course.seconds += time.perf_counter() - self.since
-            self.since = time.perf_counter()
-            loss = of_all(course.loss)
-            _wait()  # until each process has written its part
-            if not is_main_process():
-                return
-            checkpoint = folder / f"checkpoint-{state.global_step}"
-            told = {**asdict(course), "loss": loss, "files": _digests(checkpoint)}
-            write_json(checkpoint / _STATE, {**told, "checksum": json_digest(told)})
-            for earlier in _checkpoints(folder):
-                if earlier != checkpoint:
-                    shutil.rmtree(earlier)
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.bar.close()
-
-    return Conductor()
+        if self.course.best is not None and not score > self.course.best:
+            return
+        self.course.best = score
+        if is_main_process():
+            with atomic_file(folder / _BEST) as temporary:
+                save_model(self.trainer.model, str(temporary), metadata={CHECKSUM: UNSET})
+                seal_safetensors(temporary)

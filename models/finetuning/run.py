@@ -70,11 +70,10 @@ def finetune(
     tokenised: dict[str, Examples] | None = None,
     search: Mapping[str, object] | None = None,
 ) -> FineTuneResult:
-    """Fine-tune a model and write it, its tokenizer, ``metrics.json`` and a learning curve to a folder.
+    """Fine-tune a model, write it, its tokenizer, ``metrics.json`` and a learning curve, and return what these say.
 
     The folder is whole or absent. While it is in the making, checkpoints lie beside it in ``<output>.partial``, and
     a second call with the same arguments goes on from the last of them, or returns what is there if all is done.
-
     The same seed gives the same weights bit for bit on the same machine, device, number of threads and of
     processes, stopped in between or not. The global generators of Python, NumPy and PyTorch are seeded.
 
@@ -96,27 +95,21 @@ def finetune(
         search: how the subnetwork was found, see :func:`search_of`; the result says whether that saw the rows that
             are reported on.
 
-    Returns:
-        What ``metrics.json`` holds: ``scores`` on the dev rows reported on, ``metric`` (the one that pruning goes by)
-        and ``score``, its value; ``selection`` (which model is kept and what it was selected on); ``baselines``;
-        ``settings``, ``training``, ``warnings``, ``provenance``.
-
     Raises:
         InputError: the model, a row, the subnetwork or the output folder is not what it should be, memory runs
             out, or the loss is not finite.
     """
     from transformers import set_seed
 
-    task = task_named(task)
-    output = Path(output)
+    task, output = task_named(task), Path(output)
     written = Output(output, COMMAND, overwrite, (model_name,))
     if overwrite or not (output / METRICS).is_file():
         written.check()  # before anything is loaded
     place = _training_device(device)
     set_seed(settings.seed)
     checkpoint, warnings = with_head(model_name, revision, task)
-    parts = _Parts.of(task, train_rows, dev_rows, mismatched_rows)
-    asked = _Asked(model_name, task, settings, subnetwork, parts, model_record(checkpoint))
+    parts, record = _Parts.of(task, train_rows, dev_rows, mismatched_rows), model_record(checkpoint)
+    asked = _Asked(model_name, task, settings, subnetwork, parts, record)
     partial = output.with_name(f"{output.name}.partial")
     if done := _earlier(output, partial, asked.config, overwrite):
         return done
@@ -139,11 +132,16 @@ def finetune(
         if is_main_process():
             with written.making() as folder:
                 save(model, folder, tokenizer=checkpoint.tokenizer)
-                save_figure(learning_curve(result), folder / CURVE)
-                if (logs := checkpoints / "runs").is_dir():  # TensorBoard's
-                    shutil.copytree(logs, folder / "runs")
-                write_json(folder / METRICS, {**result, _CHECKSUM: json_digest(result)})
+                _write(folder, result, checkpoints)
     return result
+
+
+def _write(folder: Path, result: FineTuneResult, checkpoints: Path) -> None:
+    """Write the learning curve, TensorBoard's logs if there are some, and last ``metrics.json``."""
+    save_figure(learning_curve(result), folder / CURVE)
+    if (logs := checkpoints / "runs").is_dir():
+        shutil.copytree(logs, folder / "runs")
+    write_json(folder / METRICS, {**result, _CHECKSUM: json_digest(result)})
 
 
 def _cut(

@@ -69,6 +69,12 @@ class Fed:
     """What a result says of them, ready for JSON: special tokens, segments, and the first row as the model reads it."""
 
 
+def padding_of(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the number of the padding token, if there is one."""
+    number: Any = tokenizer.pad_token_id
+    return None if number is None else int(number)
+
+
 def feed(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -92,7 +98,7 @@ def feed(
     }
     if first := next((one for one in inputs if len(one)), None):
         tokens = shown_tokens(tokenizer, first.input_ids)
-        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        special = [i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id]
         record["special_tokens"] = [t for t, i in zip(tokens, first.input_ids, strict=True) if i in special]
         record["example"] = {
             "tokens": tokens,
@@ -151,7 +157,7 @@ def encode(
     with _unchanged(tokenizer):
         for first, second in pairs:
             # As batches of one: the library takes an empty text that stands alone for no text.
-            texts = ([first],) if second is None else ([first], [second])
+            texts: tuple[Any, ...] = ([first],) if second is None else ([first], [second])
             whole = tokenizer(*texts, truncation=False, padding=False, verbose=False)
             truncated = len(whole["input_ids"][0]) > max_length
             if truncated and max_length > 0:

@@ -28,7 +28,7 @@ def f1(predictions: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
     """Return F1 of the second label, 0 where it is neither there nor said."""
     from sklearn.metrics import f1_score
 
-    return float(f1_score(targets == 1, predictions == 1, zero_division=0.0))
+    return float(f1_score(targets == 1, predictions == 1, zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
 
 def matthews(predictions: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
@@ -43,14 +43,20 @@ def pearson(predictions: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
     """Return Pearson's coefficient; 0 where nothing is told apart."""
     from scipy.stats import pearsonr
 
-    return 0.0 if _constant(predictions, targets) else float(pearsonr(predictions, targets).statistic)
+    if _constant(predictions, targets):
+        return 0.0
+    found: Any = pearsonr(predictions, targets)
+    return float(found.statistic)
 
 
 def spearman(predictions: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
     """Return Spearman's coefficient; 0 where nothing is told apart."""
     from scipy.stats import spearmanr
 
-    return 0.0 if _constant(predictions, targets) else float(spearmanr(predictions, targets).statistic)
+    if _constant(predictions, targets):
+        return 0.0
+    found: Any = spearmanr(predictions, targets)
+    return float(found.statistic)
 
 
 def pearson_spearman(predictions: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:

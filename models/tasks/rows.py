@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -634,7 +634,9 @@ def _from_hub(task: Task, dataset: str, split: str) -> Rows:
             table = _from_cache(dataset, task.config or task.name, split)
     # Besides its own, the library lets errors of the HTTP client through, which are of no common type.
     except Exception as error:
-        if isinstance(error, datasets.exceptions.DataFilesNotFoundError) or "nknown split" in str(error):
+        from datasets.exceptions import DataFilesNotFoundError
+
+        if isinstance(error, DataFilesNotFoundError) or "nknown split" in str(error):
             raise MissingSplitError(
                 f"The Hub data set {dataset} has no split {split!r}: {reason(error)}."
             ) from error
@@ -647,8 +649,9 @@ def _from_hub(task: Task, dataset: str, split: str) -> Rows:
         raise InputError(f"{what} {problem}; {advice}.") from error
     label = (getattr(table, "features", None) or {}).get(task.label)
     names = list(getattr(label, "names", None) or [])
+    read: Iterable[Any] = table
     rows: list[Row] = [
-        FileRow(_by_name(row, task, names), number) for number, row in enumerate(table, start=1)
+        FileRow(_by_name(row, task, names), number) for number, row in enumerate(read, start=1)
     ]
     source = f"{dataset}/{task.config or task.name}/{split}"
     check_rows(rows, task, source)
@@ -659,6 +662,7 @@ def _from_cache(dataset: str, config: str, split: str) -> Any:
     """Read what an earlier download left; ``load_dataset`` would ask the Hub for half a minute first."""
     from datasets.packaged_modules.cache.cache import Cache
 
+    options: dict[str, Any]
     options = {"repo_id": dataset, "dataset_name": dataset.split("/")[-1], "version": "auto", "hash": "auto"}
     try:
         cached = Cache(config_name=config, **options)

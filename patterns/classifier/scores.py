@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, TypedDict, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -58,8 +58,13 @@ class Scores(TypedDict):
     support: dict[str, int]
     confusion: list[list[int]]
     """``[5][5]``, rows labels, columns predictions, in Pattern order."""
-    groups: NotRequired[int]
-    ci95: NotRequired[Intervals]
+
+
+class GroupedScores(Scores):
+    """The same with intervals over groups of maps."""
+
+    groups: int
+    ci95: Intervals
     """None with a single group."""
 
 
@@ -70,6 +75,12 @@ class Difference(TypedDict):
     ci95: list[float]
 
 
+@overload
+def score(labels: Sequence[Pattern], probabilities: Floats, groups: None = None, seed: int = 0) -> Scores: ...
+@overload
+def score(
+    labels: Sequence[Pattern], probabilities: Floats, groups: Groups, seed: int = 0
+) -> GroupedScores: ...
 def score(
     labels: Sequence[Pattern],
     probabilities: Floats,
@@ -105,23 +116,27 @@ def score(
         "support": {pattern.value: int(support[i]) for i, pattern in enumerate(PATTERNS)},
         "confusion": statistics[:, : _N * _N].sum(axis=0).reshape(_N, _N).astype(int).tolist(),
     }
-    if groups is not None:
-        summed = _by_group(statistics, groups)
-        metrics, f1 = _metrics(_resample(len(summed), seed) @ summed)
+    if groups is None:
+        return result
+    summed = _by_group(statistics, groups)
+    metrics, f1 = _metrics(_resample(len(summed), seed) @ summed)
 
-        def bounds(values: Floats) -> Bounds:
-            return _interval(values, len(summed))
+    def bounds(values: Floats) -> Bounds:
+        return _interval(values, len(summed))
 
-        result["groups"] = len(summed)
-        result["ci95"] = {
+    grouped: GroupedScores = {
+        **result,
+        "groups": len(summed),
+        "ci95": {
             "accuracy": bounds(metrics["accuracy"]),
             "macro_f1": bounds(metrics["macro_f1"]),
             "log_loss": bounds(metrics["log_loss"]),
             "brier": bounds(metrics["brier"]),
             "ece": bounds(metrics["ece"]),
             "f1": {pattern.value: bounds(values) for pattern, values in zip(PATTERNS, f1.T, strict=True)},
-        }
-    return result
+        },
+    }
+    return grouped
 
 
 def difference(

@@ -23,7 +23,7 @@ from ..taxonomy import PATTERNS, Pattern
 from .augmentation import RandomContrast, RandomNoise, RandomWindow
 from .generator import generate_maps
 from .network import Member, PatternClassifier, images_of
-from .profiles import SMALLEST
+from .profiles import SMALLEST, Profiles
 from .scores import Groups
 
 _GENERATED = 2000
@@ -238,46 +238,66 @@ def train(
             disable=None if progress else True,
         )
 
-        def fit(model: nn.Module, show: _Step, steps: int) -> None:
-            optimiser = torch.optim.AdamW(
-                model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
-            )
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimiser, training.learning_rate, total_steps=max(steps, 2)
-            )
-            for _ in range(steps):
-                chosen = torch.multinomial(chance, training.batch_size, replacement=True)
-                loss = nn.functional.cross_entropy(
-                    model(show(chosen)), targets[chosen], label_smoothing=training.label_smoothing
-                )
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                bar.update()
-
+        fit = _Fit(training, targets, chance, bar.update)
         for member in classifier.members:
             model = _WithBatchNorm(cast(Member, member), training.dropout).train()
             fit(model, images.changed, steps)
             model.fold()
         if (profiles := classifier.profiles) is not None:
             torch.manual_seed(training.seed)  # whatever the others have drawn
-            # Measured once for all of them, [1 + versions, N, F]; first as they are.
-            shown = [images.unchanged] + [images.changed] * _VERSIONS
-            measured = torch.stack([images.of_all(show, profiles.measure) for show in shown])
-            profiles.get_used_to(measured[0, :annotated][chance[:annotated] > 0])
-            usual = profiles.usual(measured)
-
-            def drawn(chosen: torch.Tensor) -> torch.Tensor:
-                """Return measurements of these maps, of each in a version drawn at random."""
-                version = torch.randint(1, len(usual), chosen.shape)
-                return usual[version * (torch.rand(chosen.shape) >= _UNCHANGED), chosen]
-
+            used = (chance > 0) & (torch.arange(len(chance)) < annotated)
+            drawn = _measured(profiles, images, used)
             for network in profiles.networks:
                 learning = _WithDropout(cast(nn.Sequential, network), training.dropout)
                 fit(learning.train(), drawn, _PASSES * steps)
         bar.close()
         return classifier.eval()
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Trains one network after the other on the same maps."""
+
+    training: Training
+    targets: torch.Tensor
+    chance: torch.Tensor
+    """Of each map, to be drawn."""
+    told: Callable[[], object]
+    """Called after every step."""
+
+    def __call__(self, model: nn.Module, show: _Step, steps: int) -> None:
+        """Take so many steps on maps drawn by chance, as `show` shows them."""
+        how = self.training
+        optimiser = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, how.learning_rate, total_steps=max(steps, 2)
+        )
+        for _ in range(steps):
+            chosen = torch.multinomial(self.chance, how.batch_size, replacement=True)
+            loss = nn.functional.cross_entropy(
+                model(show(chosen)), self.targets[chosen], label_smoothing=how.label_smoothing
+            )
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            self.told()
+
+
+def _measured(profiles: Profiles, images: _Images, used: torch.Tensor) -> _Step:
+    """Get profiles used to the maps that are used, and return what shows measurements of maps in random versions."""
+    # Measured once for all of them, [1 + versions, N, F]; first as they are.
+    shown = [images.unchanged] + [images.changed] * _VERSIONS
+    measured = torch.stack([images.of_all(show, profiles.measure) for show in shown])
+    profiles.get_used_to(measured[0][used])
+    usual = profiles.usual(measured)
+
+    def drawn(chosen: torch.Tensor) -> torch.Tensor:
+        """Return measurements of these maps, of each in a version drawn at random."""
+        version = torch.randint(1, len(usual), chosen.shape)
+        return usual[version * (torch.rand(chosen.shape) >= _UNCHANGED), chosen]
+
+    return drawn
 
 
 def split_folds(
@@ -401,7 +421,8 @@ def fit_temperature(logits: npt.NDArray[np.floating], labels: Sequence[Pattern])
         scaled = log_softmax(logits / np.exp(log_temperature), axis=1)
         return -float(scaled[np.arange(len(targets)), targets].mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded").x))
+    best: Any = minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded")
+    return float(np.exp(best.x))
 
 
 def calibrated(

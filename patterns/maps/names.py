@@ -19,6 +19,11 @@ from .store import MapRow
 _KINDS = tuple(f"_{kind}" for kind in KINDS)
 
 
+def head_id(start: str, layer: int, head: int) -> str:
+    """Return what the ids of one head's maps of one input begin with; then comes the kind."""
+    return f"{start}_{layer}_{head}"
+
+
 def of_one_head(id: str) -> str | None:
     """Return the part of a map's id that the head's maps of other kinds share; None of an id that is not ours."""
     return id.rpartition("_")[0] if id.endswith(_KINDS) else None
@@ -57,7 +62,7 @@ class MapNames:
     ) -> MapRow:
         """Return one map ``[n, n]`` with what is known of it; InputError if it is no map."""
         return MapRow(
-            id=f"{self.example(example, encoded)}_{layer}_{head}_{kind}",
+            id=f"{head_id(self.example(example, encoded), layer, head)}_{kind}",
             kind=kind,
             base_model=self.base_model,
             model=self.checkpoint.name,

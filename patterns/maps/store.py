@@ -190,7 +190,7 @@ class MapWriter:
         if self._writer is None:
             self._files.append(self.folder / f"maps-{len(self._files):05d}.parquet")
             temporary = self._open_file.enter_context(atomic_file(self._files[-1]))
-            names = ["kind", "base_model", "model", "task"]
+            names: Any = ["kind", "base_model", "model", "task"]
             self._writer = pq.ParquetWriter(
                 temporary, SCHEMA, compression="zstd", use_dictionary=names, write_page_checksum=True
             )

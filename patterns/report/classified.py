@@ -33,30 +33,37 @@ class Asked(Protocol):
     @property
     def model(self) -> str:
         """Folder or Hub id."""
+        ...
 
     @property
     def task(self) -> object:
         """None where a file of texts stands in its place."""
+        ...
 
     @property
     def split(self) -> str:
         """Of the data."""
+        ...
 
     @property
     def seed(self) -> int:
         """Of the draw of rows and of the bootstrap."""
+        ...
 
     @property
     def subnetwork(self) -> str | None:
         """Whose heads are counted."""
+        ...
 
     @property
     def subnetwork_mode(self) -> str:
         """What happens to the rest."""
+        ...
 
     @property
     def classifiers(self) -> Mapping[str, str | None] | None:
         """By kind, those that are not shipped."""
+        ...
 
 
 def write_classified(

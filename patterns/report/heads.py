@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Unpack
@@ -100,54 +100,10 @@ def page_data(views: Sequence[HeadsView]) -> dict[str, object]:
         offset += values.size
         return start
 
-    shown = []
-    for view, found in zip(views, every, strict=True):
-        maps = []
-        for one, why in found:
-            number = inputs.setdefault(id(one.input), (len(inputs), one.input))[0]
-            cells = one.averaged(side)
-            maps.append(
-                {
-                    "kind": one.kind,
-                    "layer": one.layer,
-                    "head": one.head,
-                    "pattern": one.pattern,
-                    "probabilities": [round(float(p), 4) for p in one.probabilities],
-                    "input": number,
-                    "why": [role for role in (SURE, DRAWN, UNSURE) if role in why],
-                    "side": len(cells),
-                    "peak": float(f"{one.peak:.4g}"),
-                    "at": put(cells),
-                }
-            )
-        patterns = view.patterns
-        strip = np.argsort(patterns.n_tokens, kind="stable")
-        strip = strip[np.linspace(0, len(strip) - 1, min(len(strip), _STRIP)).round().astype(int)]
-        shown.append(
-            {
-                "name": view.name,
-                "kinds": list(patterns.kinds),
-                "shape": list(view.shape),
-                "seeds": view.seeds,
-                "annotate": view.annotate,
-                "heads": [
-                    {key: _plain(value) for key, value in row.items()}
-                    for row in view.frame.drop(columns=[f"mean_prob_{p}" for p in PATTERNS]).to_dict(
-                        "records"
-                    )
-                ],
-                "maps": maps,
-                "examples": len(patterns.examples),
-                "strip": len(strip),
-                "tokens": patterns.n_tokens[strip].tolist(),
-                "labels": {
-                    kind: put(
-                        np.ascontiguousarray(np.moveaxis(labels[strip], 0, -1)).astype(np.uint8)
-                    )  # EMPTY: 255
-                    for kind, labels in patterns.labels.items()
-                },
-            }
-        )
+    def number(input: Input) -> int:
+        return inputs.setdefault(id(input), (len(inputs), input))[0]
+
+    shown = [_view_data(view, found, side, number, put) for view, found in zip(views, every, strict=True)]
     return {
         "patterns": [
             {"name": p.value, "title": TITLES[p], "letter": ABBREVIATIONS[p], "colour": COLOURS[p]} for p in PATTERNS
@@ -167,6 +123,69 @@ def page_data(views: Sequence[HeadsView]) -> dict[str, object]:
         ],
         "blob": base64.b64encode(zlib.compress(b"".join(blob), 9)).decode(),
     }  # fmt: skip
+
+
+def _view_data(
+    view: HeadsView,
+    maps: Sequence[tuple[ExampleMap, Collection[str]]],
+    side: int,
+    number: Callable[[Input], int],
+    put: Callable[[npt.NDArray[np.uint8]], int],
+) -> dict[str, object]:
+    """Return what the page's script reads of one view.
+
+    Args:
+        view: which.
+        maps: those to look at, and what each was kept for.
+        side: of a map, in cells.
+        number: of an input, in the list of all.
+        put: keeps bytes, and says where.
+    """
+    patterns = view.patterns
+    strip = np.argsort(patterns.n_tokens, kind="stable")
+    strip = strip[np.linspace(0, len(strip) - 1, min(len(strip), _STRIP)).round().astype(int)]
+    return {
+        "name": view.name,
+        "kinds": list(patterns.kinds),
+        "shape": list(view.shape),
+        "seeds": view.seeds,
+        "annotate": view.annotate,
+        "heads": [
+            {key: _plain(value) for key, value in row.items()}
+            for row in view.frame.drop(columns=[f"mean_prob_{p}" for p in PATTERNS]).to_dict("records")
+        ],
+        "maps": [_map_data(one, why, side, number, put) for one, why in maps],
+        "examples": len(patterns.examples),
+        "strip": len(strip),
+        "tokens": patterns.n_tokens[strip].tolist(),
+        "labels": {
+            kind: put(np.ascontiguousarray(np.moveaxis(labels[strip], 0, -1)).astype(np.uint8))  # EMPTY: 255
+            for kind, labels in patterns.labels.items()
+        },
+    }
+
+
+def _map_data(
+    one: ExampleMap,
+    why: Collection[str],
+    side: int,
+    number: Callable[[Input], int],
+    put: Callable[[npt.NDArray[np.uint8]], int],
+) -> dict[str, object]:
+    """Return what the page's script reads of one map; see :func:`_view_data`."""
+    place, cells = number(one.input), one.averaged(side)
+    return {
+        "kind": one.kind,
+        "layer": one.layer,
+        "head": one.head,
+        "pattern": one.pattern,
+        "probabilities": [round(float(p), 4) for p in one.probabilities],
+        "input": place,
+        "why": [role for role in (SURE, DRAWN, UNSURE) if role in why],
+        "side": len(cells),
+        "peak": float(f"{one.peak:.4g}"),
+        "at": put(cells),
+    }
 
 
 def read_importance(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float64] | None:

@@ -132,7 +132,7 @@ class CompareSurvivors:
             }
             looked = None if self.data is None else self._patterns(groups, announce, looks)
             if looked is not None:
-                self._add(summary, looked)
+                summary = self._with(summary, looked)
             done = Compared(groups, summary)
             if folder is not None:
                 write_results(folder, done)
@@ -212,20 +212,25 @@ class CompareSurvivors:
             list(dict.fromkeys(warnings)),
         )
 
-    def _add(self, summary: Summary, looked: _Looked) -> None:
-        """Add to a summary what was found by looking at heads."""
+    def _with(self, summary: Summary, looked: _Looked) -> Summary:
+        """Return a summary with what was found by looking at heads."""
         for name, measured in looked.measured.items():
             task = summary["tasks"][name]
             task["examples"] = int(next(iter(measured.labels.values())).shape[1])
             task["models"] = [model.name for model in measured.models]
             task["inputs"] = dict(measured.patterns[0].inputs)
             task["patterns"] = looked.patterns[name]
-        summary["notes"]["intervals"] = INTERVALS
-        summary["provenance"].update(looked.provenance)
-        warnings = [*summary.pop("warnings"), *looked.warnings]  # they stand last
-        summary["split"], summary["subnetwork_mode"] = self.split, self.subnetwork_mode
-        summary["maps"] = list(looked.provenance["classifiers"])
-        summary["warnings"] = warnings
+        return {
+            "tasks": summary["tasks"],
+            "shared_heads": summary["shared_heads"],
+            "seed": summary["seed"],
+            "notes": {**summary["notes"], "intervals": INTERVALS},
+            "provenance": {**summary["provenance"], **looked.provenance},
+            "split": self.split,
+            "subnetwork_mode": self.subnetwork_mode,
+            "maps": list(looked.provenance["classifiers"]),
+            "warnings": [*summary["warnings"], *looked.warnings],
+        }
 
     def _write_report(
         self, path: Path, done: Compared, looked: _Looked | None, looks: Mapping[str, ExampleMaps]
@@ -235,12 +240,18 @@ class CompareSurvivors:
         from .report import heads_view, write_comparison
 
         options = {name: value for name, value in options_of(self).items() if name != "runs"}
-        views = [
-            heads_view(
-                group, looked.measured[group.name], looked.patterns[group.name], looks[group.task], options
-            )
-            for group in (done.groups if looked else ())
-        ]
+        views = []
+        if looked is not None:
+            views = [
+                heads_view(
+                    group,
+                    looked.measured[group.name],
+                    looked.patterns[group.name],
+                    looks[group.task],
+                    options,
+                )
+                for group in done.groups
+            ]
         table = patterns_frame(done.patterns) if done.patterns else None
         write_comparison(path, self.runs, options, done.groups, done.summary, views, table)
 

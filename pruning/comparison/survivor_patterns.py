@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ from ..search.runs import Group, Run
 from ..survivors import super_survivors
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SideName = Literal["super_survivors", "non_survivors", "all", "super_survivors_alone"]
 SIDES: tuple[SideName, ...] = ("super_survivors", "non_survivors", "all", "super_survivors_alone")
@@ -217,12 +217,11 @@ def measure(
     """
     found: list[HeadPatterns] = []
     alone: dict[Source, HeadPatterns] = {}
-    warnings: list[str] = []
     survivors = super_survivors(group.subnetworks)
-    separately = mode != "select" and survivors.n_heads > 0
+    separately, warnings = mode != "select" and survivors.n_heads > 0, list[str]()
 
     def classified(
-        run: Run, model: PreTrainedModel, tokenizer: Any, keep: ExampleMaps | None = None
+        model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, keep: ExampleMaps | None = None
     ) -> HeadPatterns:
         return classify_heads(
             model,
@@ -243,39 +242,45 @@ def measure(
             if announce:
                 announce(f"{group.name}, seed {run.seed}: {model.name}")
             checkpoint = load(model)
-            _check_size(run, checkpoint)
-            warnings += checkpoint.warnings
-            if model.name == run.model and run.sha256 not in (None, checkpoint.sha256):
-                warnings.append(f"{model.name} has other weights now than when {run.source} pruned it.")
+            warnings += _checked(run, model, checkpoint)
             if key not in cache:
                 if examples is not None and len(set(models)) > 1:
                     examples.source = f"seed {run.seed}"
-                cache[key] = classified(run, checkpoint.model, checkpoint.tokenizer, examples)
+                cache[key] = classified(checkpoint.model, checkpoint.tokenizer, examples)
             if separately:
                 with isolated(checkpoint.model, survivors, mode) as left:
-                    alone[model] = classified(run, left, checkpoint.tokenizer)
+                    alone[model] = classified(left, checkpoint.tokenizer)
         found.append(cache[key])
+    common = _common(group, found)
+    return Measured(
+        labels=_labels_of(found, common),
+        alone=_labels_of([alone[model] for model in models], common) if separately else {},
+        models=tuple(models),
+        patterns=tuple(found),
+        warnings=(*warnings, *_told(group, found)),
+    )
+
+
+def _common(group: Group, found: Sequence[HeadPatterns]) -> set[int]:
+    """Return the examples that all have."""
     common = set.intersection(*(set(patterns.examples.tolist()) for patterns in found))
     if not common:
         raise InputError(f"The checkpoints of {group.name} have no usable example in common.")
+    return common
 
-    def labels(of: Sequence[HeadPatterns]) -> dict[str, npt.NDArray[np.int8]]:
-        chosen = [[i for i, example in enumerate(p.examples.tolist()) if example in common] for p in of]
-        return {
-            kind: np.stack([p.labels[kind][places] for p, places in zip(of, chosen, strict=True)])
-            for kind in classifiers
-        }
 
-    return Measured(
-        labels=labels(found),
-        alone=labels([alone[model] for model in models]) if separately else {},
-        models=tuple(models),
-        patterns=tuple(found),
-        warnings=(
-            *warnings,
-            *dict.fromkeys(f"{group.name}: {message}" for p in found for message in p.warnings),
-        ),
-    )
+def _told(group: Group, found: Sequence[HeadPatterns]) -> list[str]:
+    """Return what was warned of when a group's models were looked at, once each."""
+    return list(dict.fromkeys(f"{group.name}: {message}" for one in found for message in one.warnings))
+
+
+def _labels_of(several: Sequence[HeadPatterns], common: Set[int]) -> dict[str, npt.NDArray[np.int8]]:
+    """Return by kind the labels ``[S, E, L, H]`` of the examples in common."""
+    chosen = [[i for i, example in enumerate(p.examples.tolist()) if example in common] for p in several]
+    return {
+        kind: np.stack([p.labels[kind][places] for p, places in zip(several, chosen, strict=True)])
+        for kind in several[0].kinds
+    }
 
 
 def compare(
@@ -379,7 +384,8 @@ def _corrected(tests: Sequence[Tested]) -> list[Difference]:
     ]
 
 
-def _check_size(run: Run, checkpoint: Checkpoint) -> None:
+def _checked(run: Run, model: Source, checkpoint: Checkpoint) -> list[str]:
+    """Refuse a checkpoint of another size than a run's subnetwork; return what else to say of it."""
     anatomy = anatomy_of(checkpoint.model)
     shape = (anatomy.n_layers, anatomy.n_heads)
     if shape != run.subnetwork.heads.shape:
@@ -387,3 +393,7 @@ def _check_size(run: Run, checkpoint: Checkpoint) -> None:
         raise InputError(
             f"{run.source} is of a model of {one} heads (layers x heads), but --model {checkpoint.name} has {other}."
         )
+    warnings = list(checkpoint.warnings)
+    if model.name == run.model and run.sha256 not in (None, checkpoint.sha256):
+        warnings.append(f"{model.name} has other weights now than when {run.source} pruned it.")
+    return warnings

@@ -19,7 +19,7 @@ from ..permutation import UNTESTABLE
 from ..search.records import HeadsLine, HeadsSummary
 from ..stability import NULLS, WHAT, What
 from .consistency import COCHRAN, PAIRS, Level, SharedHeads
-from .summary import Summary, TaskSummary
+from .summary import Patterns, Summary, TaskSummary, patterns_of
 from .survivor_patterns import PatternComparison, SideName
 
 INTERVALS = (
@@ -67,23 +67,23 @@ def print_comparison(summary: Summary, *, file: IO[str] | None = None, width: in
         if task["untestable"]:
             console.print(Text(f"{name}: {UNTESTABLE}, {task['untestable']}.", "bold"))
             console.print()
-    looked_at = {name: task for name, task in tasks.items() if "patterns" in task}
-    for kind in summary.get("maps", ()):
+    looked_at, kinds = patterns_of(summary), summary.get("maps", [])
+    for kind in kinds:
         _print(
             console,
             f"Patterns of {kind} maps: shares over super-survivors, the other heads, and all; 95% intervals of "
             "heterogeneous",
-            _patterns({name: task["patterns"][kind] for name, task in looked_at.items()}),
+            _patterns({name: found[kind] for name, found in looked_at.items()}),
         )
     if looked_at:
         title = "Are super-survivors more often heterogeneous than the other heads of their layers? In percent points"
         if console.width < _WIDE:
             console.print(Text(title, "bold"))
-            for line in _test_lines(looked_at, summary["maps"]):
+            for line in _test_lines(looked_at, kinds):
                 console.print(line)
             console.print()
         else:
-            _print(console, title, _tests(looked_at, summary["maps"]))
+            _print(console, title, _tests(looked_at, kinds))
         console.print(Text(INTERVALS, "dim"))
         console.print()
 
@@ -215,11 +215,11 @@ def _patterns(found: Mapping[str, PatternComparison]) -> Table:
     return table
 
 
-def _tests(tasks: Mapping[str, TaskSummary], kinds: Sequence[str]) -> Table:
+def _tests(patterns: Patterns, kinds: Sequence[str]) -> Table:
     table = _table("task", "maps", "super - others", "by layers", "difference", "[95%]", "p", "verdict")
-    for name, task in tasks.items():
+    for name, found in patterns.items():
         for kind in kinds:
-            one = task["patterns"][kind]["difference"]
+            one = found[kind]["difference"]
             tested = one["verdict"] != UNTESTABLE
             points = [points_words(value) for value in (one["total"], one["by_layers"], one["value"])]
             bounds = interval_words(one["ci95"]) if tested else ""
@@ -228,12 +228,12 @@ def _tests(tasks: Mapping[str, TaskSummary], kinds: Sequence[str]) -> Table:
     return table
 
 
-def _test_lines(tasks: Mapping[str, TaskSummary], kinds: Sequence[str]) -> list[str]:
+def _test_lines(patterns: Patterns, kinds: Sequence[str]) -> list[str]:
     """The same in sentences, where a table of eight columns does not fit."""
     lines = []
-    for name, task in tasks.items():
+    for name, found in patterns.items():
         for kind in kinds:
-            one = task["patterns"][kind]["difference"]
+            one = found[kind]["difference"]
             line = f"{name}, {kind} maps: {one['verdict']}"
             if one["verdict"] != UNTESTABLE:
                 bounds, p = interval_words(one["ci95"]), p_words(one["p_holm"])

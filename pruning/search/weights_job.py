@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,13 @@ from models.common.files import atomic_file, known
 from models.evaluation import Examples, predict
 from models.weights import WEIGHT_MASKS_FILE, WeightMasks, survival
 
-from ..magnitude import Iteration, MagnitudeOrder, MagnitudePruning, magnitude_search
+from ..magnitude import Iteration, MagnitudeOrder, MagnitudePruning, MagnitudeSearch, magnitude_search
 from ..structured import check_score
 from .folder import SURVIVAL, Say, SearchFolder, components
 from .records import WeightsLine, WeightsSummary
 from .subject import Loaded, Subject
+
+Folder: TypeAlias = SearchFolder[WeightsLine, WeightsSummary]
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class PruneWeights:
             HeadscopeError: the model or the data is not what it should be, or the folder holds another search.
         """
         loaded, how = self.subject.load(), self.search
-        folder: SearchFolder[WeightsLine, WeightsSummary] = SearchFolder(
+        folder: Folder = SearchFolder(
             self.output,
             {"command": "prune-weights", **loaded.record(), **self.search.record()},
             {**loaded.provenance(), "device": str(loaded.model.device)},
@@ -91,7 +94,15 @@ class PruneWeights:
         found = magnitude_search(
             measure, order.shares, how.threshold, max_steps=how.max_steps, metric=metric, record=record
         )
-        masks = order.masks(found.found.step)
+        return self._finish(folder, loaded, found, order.masks(found.found.step))
+
+    def _finish(
+        self,
+        folder: Folder,
+        loaded: Loaded,
+        found: MagnitudeSearch,
+        masks: WeightMasks,
+    ) -> WeightsSummary:
         masks.save(folder.path / WEIGHT_MASKS_FILE)
         with atomic_file(folder.path / SURVIVAL) as temporary:
             survival_frame(masks, loaded).to_parquet(temporary, index=False, write_page_checksum=True)
@@ -99,16 +110,16 @@ class PruneWeights:
             "command": "prune-weights",
             **loaded.record(),
             **self.search.record(),
-            "metric": metric,
+            "metric": loaded.metric,
             "full_score": found.full_score,
             "score": found.found.score,
-            **loaded.floor(found.full_score, how.threshold),
+            **loaded.floor(found.full_score, self.search.threshold),
             "weights": {"kept": masks.kept, "all": masks.total},
             "ended": found.ended,
             "iterations": len(found.history) - 1,
             "reported_on": loaded.report(lambda held: _scored(masks, loaded, held)),
             "inputs": loaded.examples.inputs,
-            "warnings": loaded.warnings(found.full_score, how.threshold),
+            "warnings": loaded.warnings(found.full_score, self.search.threshold),
             "provenance": loaded.provenance(),
         }
         folder.finish(summary)

@@ -38,7 +38,7 @@ class Workers:
         """
         if self._parallel is None:
             with joblib.parallel_config(n_jobs=self._jobs, **self._config):
-                self._parallel = joblib.Parallel(batch_size=1)
+                self._parallel = joblib.Parallel(batch_size=1)  # pyright: ignore[reportArgumentType]
             self._parallel.__enter__()
         try:
             self._parallel(joblib.delayed(function)(argument) for argument in arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Required, TypedDict
+from typing import NotRequired, Required, TypedDict
 
 from ..search.records import Size
 
@@ -55,18 +55,32 @@ class PrunedResult(TypedDict):
     subnetwork: SubnetworkRecord
 
 
-class StepResult(TypedDict, total=False):
+class StepResult(TypedDict):
     """What is read of a finished step, whatever its kind; each kind has more."""
 
-    step: Required[StepRecord]
+    step: StepRecord
+    testable: NotRequired[bool]
+    """Of a search: whether its threshold lies above the commonest label's score."""
+    warnings: NotRequired[list[str]]
+
+
+class ScoredResult(StepResult):
+    """Of a step that scores a model."""
+
     metric: str
     score: float | None
+
+
+class TunedResult(ScoredResult):
+    """Of the full model's fine-tuning."""
+
     baselines: dict[str, dict[str, float]]
+
+
+class PrunedStepResult(ScoredResult):
+    """Of a step that scores what a subnetwork leaves."""
+
     subnetwork: SubnetworkRecord
-    """Of a step that scored one."""
-    testable: bool
-    """Of a search: whether its threshold lies above the commonest label's score."""
-    warnings: list[str]
 
 
 class Outcome(TypedDict):

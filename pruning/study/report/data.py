@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from ...search.folder import IMPORTANCE, IMPORTANCE_COLUMNS, SURVIVAL, SURVIVAL_
 from ...search.runs import Group, find_groups
 from ..folder import StudyFolder
 from ..plan import JOINT, WEIGHTS, Plan, Step, search_step
-from ..records import SubnetworkRecord
+from ..records import PrunedStepResult, ScoredResult, SubnetworkRecord, TunedResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,11 +84,12 @@ class StudyData:
         for step in self.done:
             if step.kind not in ("fine-tune", "pruned", "fine-tuned"):
                 continue
-            found = self.folder.read(step)
+            # By its kind, it was looked at when it was read.
+            found = cast("ScoredResult", self.folder.read(step))
             metric = found["metric"]
             row: dict[str, object] = {"task": step.task, "seed": step.seed}
             if step.drawn is None:
-                always = found["baselines"]
+                always = cast("TunedResult", found)["baselines"]
                 baselines[step.task, step.seed] = {
                     "majority": always["majority"][metric],
                     "guessing": always["random"][metric],
@@ -99,7 +100,7 @@ class StudyData:
                 row |= {"method": of.method, "subnetwork": of.kind, "draw": of.draw}
                 row["state"] = STATES[0] if step.kind == "pruned" else STATES[1]
                 if step.kind == "pruned":
-                    sizes[step.path] = _size(found["subnetwork"])
+                    sizes[step.path] = _size(cast("PrunedStepResult", found)["subnetwork"])
                 row |= sizes.get(step.path if step.kind == "pruned" else step.inputs[0], {})
             rows.append(row | {"metric": metric, "score": found["score"]})
             models.append((step.task, step.seed))
@@ -335,7 +336,7 @@ def within_range(mean: float, half: float, span: tuple[float, float]) -> tuple[f
 def _size(about: SubnetworkRecord) -> dict[str, object]:
     """What the table of scores says of a subnetwork."""
     return {
-        "encoder_share": about["encoder_share"],
+        "encoder_share": about.get("encoder_share"),
         "heads": about["heads"]["kept"] if "heads" in about else None,
         "mlps": about["mlps"]["kept"] if "mlps" in about else None,
         "topped_up_heads": about.get("topped_up_heads"),
