@@ -181,9 +181,10 @@ def _read(
                 f"--model {name} is a compacted model, read onto one device: give --device, no --device-map."
             )
         # This reader of ours refuses itself what would be reported, but for the weights of a head.
-        model, new = read_model(folder, auto)
-        model = torch.nn.Module.to(model, _precision(raw if dtype == "auto" else {"dtype": dtype}))
-        return model, {"missing_keys": new, "mismatched_keys": [], "unexpected_keys": []}
+        read: tuple[Any, list[str]] = read_model(folder, auto)
+        smaller, new = read
+        precision = _precision(raw if dtype == "auto" else {"dtype": dtype})
+        return smaller.to(precision), {"missing_keys": new, "mismatched_keys": [], "unexpected_keys": []}
     if folder is not None:
         check_files(folder, f"--model {name}")
         try:

@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from models.common.drawing import RGB, SMALL, Legend, Page, Swatch, contrast, text_style, text_width
 from models.common.errors import InputError
 from models.common.palette import INK, MISSING
+from models.common.words import interval, percent
 
 from .tables import (
     ZERO,
@@ -21,8 +22,6 @@ from .tables import (
     check_distributions,
     grid_shape,
     head_grids,
-    interval,
-    percent,
 )
 from .taxonomy import ABBREVIATIONS, COLOURS, INTERPRETABLE, PATTERNS, TITLES, Pattern
 

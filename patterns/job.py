@@ -15,6 +15,7 @@ from models.common.files import known, write_json
 from models.common.outputs import Output
 from models.common.placement import home_of
 from models.common.provenance import provenance, source_record
+from models.common.words import percent
 from models.families.family import STACKS
 from models.isolating import check_mode, isolated
 from models.subnetwork import Subnetwork, mask_files
@@ -44,7 +45,6 @@ from .report.summary import (
     Summary,
 )
 from .result import CONTROLLED, HeadPatterns, name_of, shown_correction
-from .tables import percent
 from .taxonomy import INTERPRETABLE, KINDS, PATTERNS
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from rich.theme import Theme
 
 from models.common.errors import InputError
 from models.common.terminal import print_table
+from models.common.words import interval, percent
 
 from .taxonomy import ABBREVIATIONS, COLOURS, COLOURS_OF_16, INTERPRETABLE, KINDS, PATTERNS, TITLES, Pattern
 
@@ -154,16 +155,6 @@ def check_distributions(
         if not (math.isnan(lo) or math.isnan(hi) or -1e-9 <= lo <= hi <= 1 + 1e-9):
             raise InputError(f"[{lo}, {hi}] is no interval of shares; that of {key!r} must lie in [0, 1].")
     return result
-
-
-def percent(share: float) -> str:
-    """`0.1234` as `12.3%`."""
-    return f"{100 * share:.1f}%"
-
-
-def interval(lo: float, hi: float) -> str:
-    """`0.101, 0.15` as `[10.1, 15.0]`, in percent; nothing where a bound is nan."""
-    return "" if math.isnan(lo) or math.isnan(hi) else f"[{100 * lo:.1f}, {100 * hi:.1f}]"
 
 
 def _pattern(name: object, where: str) -> Pattern:

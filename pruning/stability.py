@@ -6,7 +6,7 @@ Every function takes subnetworks of one model, one a seed, and ``what``: ``"head
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -20,9 +20,34 @@ Bools = npt.NDArray[np.bool_]
 What = Literal["heads", "mlps"]
 WHAT: tuple[What, ...] = ("heads", "mlps")
 """What is kept or pruned."""
-NULLS = ("size", "size-per-layer")
-"""What a random subnetwork has in common with the one it stands for: its number of heads (or MLPs), or that
-number in every layer. The second is harder to beat: it also explains seeds that agree on layers only."""
+
+
+@dataclass(frozen=True)
+class Null:
+    """What random subnetworks have in common with those that they stand for: how many are kept of each group."""
+
+    groups: Callable[[Bools], Bools]
+    """From masks ``[S, L]`` or ``[S, L, H]`` to ``[S, G, N]``: G groups of N heads or MLPs."""
+    words: str
+
+    def drawn(self, masks: Bools, rng: np.random.Generator) -> Bools:
+        """Return random masks like these in shape, ``[S, L]`` or ``[S, L, H]``."""
+        return rng.permuted(self.groups(masks), axis=-1).reshape(masks.shape)
+
+    def draws(self, masks: Bools) -> bool:
+        """Whether there is anything to draw: of the MLPs of a layer, which has one, there is not."""
+        return self.groups(masks).shape[-1] > 1
+
+
+NULLS: Mapping[str, Null] = {
+    "size": Null(lambda masks: masks.reshape(len(masks), 1, -1), "as many at random"),
+    "size-per-layer": Null(
+        lambda masks: masks.reshape(len(masks), masks.shape[1], -1), "as many in every layer"
+    ),
+}
+"""By name, the one that is harder to beat last: as many in every layer also explains seeds that agree on layers only.
+One more is an entry here."""
+HARDEST = list(NULLS)[-1]
 
 _TIE = 1e-12
 
@@ -212,10 +237,8 @@ def randomised(subnetwork: Subnetwork, rng: np.random.Generator, null: str = "si
 
     The MLPs of a subnetwork are one a layer, so that with ``size-per-layer`` they stay as they are.
     """
-    if null == "size-per-layer":
-        return Subnetwork(rng.permuted(subnetwork.heads, axis=1), subnetwork.mlps)
-    heads = rng.permutation(subnetwork.heads.ravel()).reshape(subnetwork.heads.shape)
-    return Subnetwork(heads, rng.permutation(subnetwork.mlps))
+    heads, mlps = (NULLS[null].drawn(mask[None], rng)[0] for mask in (subnetwork.heads, subnetwork.mlps))
+    return Subnetwork(heads, mlps)
 
 
 def stacked(subnetworks: Sequence[Subnetwork], what: str, least: int = 1) -> Bools:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from . import palette
 from .drawing import SMALL, save_figure
 from .files import atomic_file
+from .words import percent
 
 if TYPE_CHECKING:
     import jinja2
@@ -90,7 +91,7 @@ class TableBlock:
         )
         percents = [column in shares for column in frame.columns]
         rows = tuple(
-            tuple(_cell(value, percent) for value, percent in zip(row, percents, strict=True))
+            tuple(_cell(value, share) for value, share in zip(row, percents, strict=True))
             for row in frame.head(_ROWS_SHOWN).itertuples(index=False, name=None)
         )
         if len(frame) > _ROWS_SHOWN:
@@ -236,11 +237,6 @@ def short_name(model: str) -> str:
     return model if not Path(model).is_dir() or not parts else parts[-1]
 
 
-def percent_words(share: float) -> str:
-    """`0.0312` as `3.1%`."""
-    return f"{100 * share:.1f}%"
-
-
 def save_figure_to(figure: Figure, buffer: io.BytesIO) -> None:
     """Write a figure as PNG into memory, as :func:`models.common.drawing.save_figure` does into a file."""
     import tempfile
@@ -277,14 +273,14 @@ def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _cell(value: Any, percent: bool) -> Cell:
+def _cell(value: Any, share: bool) -> Cell:
     value = value.item() if hasattr(value, "item") else value
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return Cell("–", None)
     if isinstance(value, bool):
         return Cell("yes" if value else "no", int(value))
     if isinstance(value, float):
-        return Cell(percent_words(value) if percent else f"{value:.4g}", value)
+        return Cell(percent(value) if share else f"{value:.4g}", value)
     return Cell(str(value), value)
 
 

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.common.pages import Section, TableBlock, command_line, options_of, percent_words, short_name
+from models.common.pages import Section, TableBlock, command_line, options_of, short_name
+from models.common.words import interval, percent
 from models.subnetwork import IMPORTANCE_FILE
 from models.tasks.task import TASKS
 
 from ..distribution import COVERS, bootstrap_ci95, interpretable_shares
 from ..maps.examples import ExampleMaps
 from ..result import HeadPatterns
-from ..tables import interval
 from ..taxonomy import INTERPRETABLE
 from .heads import head_findings, read_importance, sampling_command, write_report
 from .summary import KindSummary, Summary
@@ -122,7 +122,7 @@ def write_classified(
             (str(counted), "heads" if counted == all_heads else f"of {all_heads} heads"),
             (str(examples), "examples"),
             *(
-                (percent_words(part["interpretable_ratio"]), f"of {whose}{kind} maps heterogeneous{_beside(part)}")
+                (percent(part["interpretable_ratio"]), f"of {whose}{kind} maps heterogeneous{_beside(part)}")
                 for kind, part in summary["maps"].items()
             ),
         ],
@@ -152,8 +152,8 @@ def beside_full(part: HeadPatterns, full: HeadPatterns, seed: int) -> tuple[pd.D
         words = interval(low, high)
         sentences.append(
             f"Of the {kind} maps of the subnetwork's {int(part.heads.sum())} heads "
-            f"{percent_words(part.interpretable_ratio(kind))} are heterogeneous, of all heads "
-            f"{percent_words(full.interpretable_ratio(kind))}: {100 * apart.mean():+.1f} percentage points"
+            f"{percent(part.interpretable_ratio(kind))} are heterogeneous, of all heads "
+            f"{percent(full.interpretable_ratio(kind))}: {100 * apart.mean():+.1f} percentage points"
             + (f", 95% interval {words}, which covers {COVERS}" if words else "")
             + ". Whether survivors differ from other heads takes several seeds: see compare-survivors."
         )
@@ -162,7 +162,7 @@ def beside_full(part: HeadPatterns, full: HeadPatterns, seed: int) -> tuple[pd.D
 
 def _beside(part: KindSummary) -> str:
     control = part["control"]
-    return "" if control is None else f" (control {percent_words(control['interpretable_ratio'])})"
+    return "" if control is None else f" (control {percent(control['interpretable_ratio'])})"
 
 
 def repeat_command(job: Asked, summary: Summary) -> str:

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from models.common import palette
 from models.common.errors import InputError
 from models.common.files import known
-from models.common.pages import PageText, Section, command_line, percent_words, write_page
+from models.common.pages import PageText, Section, command_line, write_page
 from models.common.reading import read_frame
+from models.common.words import percent
 
 from ..maps.examples import DRAWN, SURE, UNSURE, ExampleMap, Input
 from ..maps.rendering import visible
@@ -229,7 +230,7 @@ def head_findings(view: HeadsView) -> list[str]:
     for kind in patterns.kinds:
         row = distribution_row(kind, patterns.distribution(kind), patterns.interpretable_ratio_ci95(kind))
         most = max(PATTERNS, key=lambda p: patterns.distribution(kind)[p])
-        share = percent_words(patterns.distribution(kind)[most])
+        share = percent(patterns.distribution(kind)[most])
         sentences.append(
             f"{row.ratio}{' ' + row.words if row.words else ''} of the {kind} maps{whose} are heterogeneous, "
             f"at most which could be interpretable; {share} are {TITLES[most]}."

@@ -15,12 +15,13 @@ from matplotlib.colors import to_rgb
 from models.common import palette
 from models.common.drawing import contrast
 from models.common.files import known
-from models.common.pages import TableBlock, percent_words
+from models.common.pages import TableBlock
+from models.common.words import interval, percent
 
 from ..distribution import COVERS, EMPTY, distribution
 from ..maps.examples import ExampleMaps
 from ..result import HeadPatterns
-from ..tables import ZERO, ZERO_WORDS, interval
+from ..tables import ZERO, ZERO_WORDS
 from ..taxonomy import ABBREVIATIONS, COLOURS, INTERPRETABLE, PATTERNS, TITLES, Pattern
 
 _HEAD_TITLES = {
@@ -168,7 +169,9 @@ class HeadsView:
                 grids[row["kind"]][row["layer"]][row["head"]] = _zero_cell(row)
                 continue
             pattern, share = Pattern(row["dominant"]), float(row["dominant_share"])
-            words = f"layer {row['layer']}, head {row['head']}: {TITLES[pattern]}, {percent_words(share)} of its maps"
+            words = (
+                f"layer {row['layer']}, head {row['head']}: {TITLES[pattern]}, {percent(share)} of its maps"
+            )
             if "survives" in row:
                 words += "; survives" if row["survives"] else "; pruned"
             grids[row["kind"]][row["layer"]][row["head"]] = GridCell(
@@ -218,8 +221,8 @@ def distribution_row(
     return Bar(
         name,
         kind,
-        [(p.value, TITLES[p], shares[p], percent_words(shares[p])) for p in PATTERNS],
-        percent_words(ratio),
+        [(p.value, TITLES[p], shares[p], percent(shares[p])) for p in PATTERNS],
+        percent(ratio),
         None if low is None or high is None else (low, high),
         "" if low is None or high is None else interval(low, high),
     )

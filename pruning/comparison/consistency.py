@@ -108,7 +108,8 @@ class Stable(TypedDict):
 
 def nulls_of(what: str) -> tuple[str, ...]:
     """Return the nulls that say something: a layer has one MLP, so within a layer there is nothing to draw."""
-    return NULLS if what == "heads" else NULLS[:1]
+    masks = np.zeros((1, 2, 2) if what == "heads" else (1, 2), dtype=bool)
+    return tuple(name for name, null in NULLS.items() if null.draws(masks))
 
 
 def random_masks(group: Group, what: str, null: str, draws: int = DRAWS, seed: int = 0) -> Masks:
@@ -118,8 +119,8 @@ def random_masks(group: Group, what: str, null: str, draws: int = DRAWS, seed: i
     """
     masks = stacked(group.subnetworks, what)
     of = zlib.crc32(f"{group.task}/{group.method}/{what}/{null}".encode())
-    rows = masks if null == "size-per-layer" else masks.reshape(len(masks), -1)
-    drawn = np.broadcast_to(rows, (draws, *rows.shape))
+    groups = NULLS[null].groups(masks)
+    drawn = np.broadcast_to(groups, (draws, *groups.shape))
     return np.random.default_rng([seed, of]).permuted(drawn, axis=-1).reshape(draws, len(masks), -1)
 
 

@@ -14,8 +14,9 @@ from matplotlib.patches import Rectangle
 from models.common.drawing import RGB, SMALL, Legend, Page, Swatch, text_style, text_width
 from models.common.errors import InputError
 from models.common.palette import ALWAYS, FAINT, GREY, INK, NEVER
+from models.common.words import interval
 from patterns.figures import draw_bar, draw_whisker, pattern_key, plain_ticks, tick_positions
-from patterns.tables import check_distributions, interval
+from patterns.tables import check_distributions
 from patterns.taxonomy import INTERPRETABLE
 
 from ..search.runs import Group

@@ -15,9 +15,9 @@ from models.common.pages import (
     Section,
     TableBlock,
     command_line,
-    percent_words,
     write_page,
 )
+from models.common.words import percent
 from patterns import HeadPatterns
 from patterns.maps.examples import ExampleMaps
 from patterns.report.heads import read_importance, sampling_command, write_report
@@ -26,7 +26,7 @@ from patterns.report.view import HeadsView, distribution_row
 from ..permutation import HIGHER, LOWER, UNTESTABLE
 from ..search.folder import IMPORTANCE
 from ..search.runs import Group
-from ..stability import NULLS
+from ..stability import HARDEST
 from ..survivors import super_survivors
 from .consistency import COCHRAN, stability_frame, survivors_frame
 from .figures import pattern_bars, survival_maps
@@ -226,7 +226,7 @@ def survival_words(name: str, task: TaskSummary) -> str:
             f"{name}: {part['super_survivors']} of {part['all']} heads survive under every seed; whether that means "
             f"anything is {UNTESTABLE}: {why}."
         )
-    chance = part["chance"]["super_survivors"][NULLS[-1]]
+    chance = part["chance"]["super_survivors"][HARDEST]
     kappa = part["fleiss_kappa"]
     return (
         f"{name}: the searches of {len(numbers)} seeds keep {kept} of {part['all']} heads each, and "
@@ -242,12 +242,12 @@ def pattern_words(name: str, kind: str, found: PatternComparison) -> tuple[str, 
     if survivors is None:
         return f"{name}, {kind} maps: no head survives under every seed, so there is nothing to compare.", ""
     said = (
-        f"{name}, {kind} maps: {percent_words(survivors['interpretable_ratio'])} of the maps of the "
+        f"{name}, {kind} maps: {percent(survivors['interpretable_ratio'])} of the maps of the "
         f"{count_words(survivors['heads'], 'super-survivor')} are heterogeneous"
     )
     if others is None:
         return f"{said}; every head survives, so there is nothing to compare.", ""
-    of_others = percent_words(others["interpretable_ratio"])
+    of_others = percent(others["interpretable_ratio"])
     said += f", {of_others} of those of the {count_words(others['heads'], 'other head')}"
     if one["verdict"] == UNTESTABLE:
         return f"{said}; whether that is more than chance is {UNTESTABLE}: {one['why']}.", ""

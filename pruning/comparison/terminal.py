@@ -11,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from models.common.terminal import print_table
+from models.common.words import interval, percent
 from models.subnetwork import Subnetwork
-from patterns.tables import interval, percent
 from patterns.taxonomy import PATTERNS, TITLES, Pattern
 
 from ..permutation import UNTESTABLE
 from ..search.records import HeadsLine, HeadsSummary
-from ..stability import NULLS, WHAT, What
+from ..stability import HARDEST, WHAT, What
 from .consistency import COCHRAN, PAIRS, Level, SharedHeads
 from .summary import Patterns, Summary, TaskSummary, patterns_of
 from .survivor_patterns import PatternComparison, SideName
@@ -133,7 +133,7 @@ def _shared(pairs: Sequence[SharedHeads], untestable: set[str]) -> Table:
                 _chance(part["chance"] if part else None, "{:.1f}"),
                 UNTESTABLE
                 if untestable & set(pair["tasks"])
-                else p_words(part["chance"][NULLS[-1]]["p_value"])
+                else p_words(part["chance"][HARDEST]["p_value"])
                 if part
                 else _NONE,
             ]

@@ -10,8 +10,9 @@ import pytest
 from tiny import head_frame
 
 from models.common.errors import InputError
+from models.common.words import interval, percent
 from patterns import Pattern
-from patterns.tables import head_grids, interval, percent, print_patterns
+from patterns.tables import head_grids, print_patterns
 from patterns.taxonomy import COLOURS_OF_16
 
 LETTERS = dict(zip(Pattern, ["V", "D", "VD", "B", "H"], strict=True))

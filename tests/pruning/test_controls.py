@@ -40,7 +40,7 @@ def of_shape(value: bool) -> Subnetwork:
     return Subnetwork(np.full((3, 4), value), np.full(3, value))
 
 
-@given(same_model(most=1), SEEDS, st.sampled_from(NULLS))
+@given(same_model(most=1), SEEDS, st.sampled_from(list(NULLS)))
 @settings(max_examples=60, deadline=None)
 def test_random_subnetworks_have_exactly_the_size(of: list[Subnetwork], seed: int, null: str) -> None:
     drawn = random_subnetworks(of[0], 4, seed, null)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import InputError
-from pruning import Subnetwork, never_survivors, stability, super_survivors
+from pruning import Subnetwork, controls, never_survivors, stability, super_survivors
 
 SEEDS = ("1337", "42", "86", "71", "166")
 TASKS = ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI")
@@ -189,3 +189,19 @@ def test_where_there_is_nothing_to_compare_the_answer_is_nan() -> None:
 def test_bad_input_is_named(call: Any, match: str) -> None:
     with pytest.raises(InputError, match=match):
         call(random_subnetworks(3))
+
+
+def test_one_more_null_is_an_entry_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many in the lower and in the upper half of the layers."""
+    halves = stability.Null(lambda masks: masks.reshape(len(masks), 2, -1), "as many in each half")
+    monkeypatch.setitem(stability.NULLS, "size-per-half", halves)  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    one = Subnetwork(rng.random((4, 6)) < 0.4, np.array([True, False, True, True]))
+    for draw in controls.random_subnetworks(one, 20, seed=1, null="size-per-half"):
+        assert draw.heads[:2].sum() == one.heads[:2].sum()
+        assert draw.mlps[2:].all()
+    assert any(
+        (draw.heads != one.heads).any() for draw in controls.random_subnetworks(one, 3, 1, "size-per-half")
+    )
+    level = stability.chance_level(lambda tasks: tasks[0][0].n_heads, [[one]], null="size-per-half", draws=5)
+    assert (level.mean, level.null) == (one.n_heads, "size-per-half")

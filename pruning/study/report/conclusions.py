@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from models.common.files import known
 from models.tasks.measures import range_of
 
 from ...comparison.consistency import kappas, random_masks
@@ -27,7 +28,7 @@ from ...permutation import (
     sign_flip_test,
     verdict,
 )
-from ...stability import WHAT, What, at_least
+from ...stability import NULLS, WHAT, What, at_least
 from ..records import Conclusion
 from .data import METHODS, STATES, StudyData
 
@@ -39,7 +40,6 @@ BELOW_MAJORITY = "the threshold lies below the commonest label's score"
 """Why a task's survivors are not testable."""
 _SHARES = (-1.0, 1.0)  # of a difference of shares
 _OVERALL = {ACROSS_RUNS: "over all runs (these tasks, other seeds)", ACROSS_TASKS: "over tasks"}
-_NULLS = {"size": "as many at random", "size-per-layer": "as many in every layer"}
 _UNITS = {
     "good": "seeds",
     "stable": "heads or MLPs",
@@ -141,7 +141,7 @@ def adjusted(found: Sequence[Finding]) -> list[Finding]:
         for i, p, least, level in zip(places, holm(values), best, holm_levels(values), strict=True):
             one = replace(found[i], p_holm=p, smallest_holm=least)
             ends = one.interval(level) if one.testable and one.interval else (math.nan, math.nan)
-            told[i] = replace(one, low=_known(ends[0]), high=_known(ends[1]))
+            told[i] = replace(one, low=known(ends[0]), high=known(ends[1]))
     return told
 
 
@@ -356,10 +356,6 @@ def _one(
     )
 
 
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
 def _stable(data: StudyData) -> list[Finding]:
     """Fleiss' kappa less its mean by chance; test and interval are one-sided, of the same random subnetworks."""
     found = []
@@ -369,7 +365,7 @@ def _stable(data: StudyData) -> list[Finding]:
             part = data.stability[group.name][what]
             kappa = part["fleiss_kappa"]
             for null, level in part["chance"].get("fleiss_kappa", {}).items():
-                name = f"{'MLPs' if what == 'mlps' else what}: kappa above chance ({_NULLS[null]})"
+                name = f"{'MLPs' if what == 'mlps' else what}: kappa above chance ({NULLS[null].words})"
                 why = BELOW_MAJORITY if group.untestable else ""
                 one = Finding(
                     "stable",

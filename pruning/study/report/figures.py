@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -194,7 +195,8 @@ def shared(frame: pd.DataFrame) -> Figure:
     axes = page.axes(left, 0.75, page.width - left - 0.15, height)
     for row, (one, other) in enumerate(pairs):
         part = frame[(frame["task"] == one) & (frame["other"] == other)]
-        for (null, shift), colour in zip(zip(NULLS, (-0.13, 0.13), strict=True), (FAINT, GREY), strict=True):
+        shifts = np.linspace(-0.13, 0.13, len(NULLS))
+        for null, shift, colour in zip(NULLS, shifts, cycle((FAINT, GREY)), strict=False):
             level = part[part["null"] == null]
             axes.plot(
                 [level["low"].item(), level["high"].item()],
