@@ -13,7 +13,7 @@ UPGRADE ?=
 # Damaged files that each reader gets from make fuzz; make test-all gives it 150.
 FUZZ ?= 5000
 
-.PHONY: help demo docs test test-all test-slow test-services test-gpu fuzz test-lowest test-latest lint lock \
+.PHONY: help demo docs test test-all test-types test-slow test-services test-gpu fuzz test-lowest test-latest lint lock \
 	families bench bench-classifier bench-annotation clean
 
 help:
@@ -86,7 +86,11 @@ $(LABEL_STUDIO)/stamp: locks/label-studio.txt
 test-services: $(VENV)/all.stamp $(LABEL_STUDIO)/stamp
 	HEADSCOPE_LABEL_STUDIO="$(LABEL_STUDIO)/bin/label-studio" $(BIN)/python -m pytest -m label_studio
 
-test-all: test docs test-slow test-services
+# A second type checker, which brings a Node.js of its own.
+test-types: $(VENV)/all.stamp
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test-all: test test-types docs test-slow test-services
 
 # uv resolves for several systems and Pythons at once, and to the lowest versions; pip does neither.
 UV := .uv/bin/uv
@@ -100,7 +104,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 # The larger lock first; the smaller ones take its versions.
 lock: $(UV)
 	@$(COMPILE) pyproject.toml --group build --extra dev --extra docs --extra browser --extra ray --extra dask \
-		--output-file locks/all.txt
+		--extra types --output-file locks/all.txt
 	@$(COMPILE) pyproject.toml --group build --extra dev --constraint locks/all.txt --output-file locks/dev.txt
 	@$(COMPILE) pyproject.toml --group build --extra demo --constraint locks/all.txt --output-file locks/demo.txt
 	@$(COMPILE) locks/label-studio.in --output-file locks/label-studio.txt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..labellers import read_passes, united, write_passes
 from ..table import ANNOTATION_SCHEMA, ANNOTATIONS, read_annotations
 from . import writing as exporting
 from .matching import CONTROL, NO_ID, NO_LABEL, MapIndex
-from .reading import Reading, read_export
+from .reading import Reading, number_name, number_of, read_export
 from .tasks import read_tokens
 
 FORMATS = ("label-studio", "json-min", "csv", "tsv", "published", "dataset")
@@ -322,20 +321,21 @@ def one_name(
     same: list[tuple[bool, str, str]] = []
     for names, found in pairs.groupby(["annotator", "annotator_there"]):
         here, other = map(str, names)
-        digits = {n for one in (here, other) if (n := _number_of(one))}
-        bare = other == f"user {_number_of(other)}"
-        number, name = (other, here) if bare or not _number_of(here) else (here, other)
+        digits = {n for one in (here, other) if (n := number_of(one))}
+        bare = other == number_name(number_of(other))
+        number, name = (other, here) if bare or not number_of(here) else (here, other)
         agreed, against = int(found["same"].sum()), int((~found["same"]).sum())
         if not agreed or len(digits) != 1:
             continue
-        plain = f"user {digits.pop()}"
+        digit = digits.pop()
+        plain = number_name(digit)
         told = numbers.get(name) == plain
         if (told and agreed > against) or (not against and (found["same"] & found["alone"]).any()):
             same.append((told, here, other))
         elif not against and name not in numbers and plain not in owned:
             raise InputError(
                 f"{source}: {name} and {number} may be one person, but their labels carry the same time as others'; "
-                f"say who it is: --annotator {plain.removeprefix('user ')}={name}, or the name of somebody else."
+                f"say who it is: --annotator {digit}={name}, or the name of somebody else."
             )
     renamed: dict[str, str] = {}
     for told, here, other in sorted(same, reverse=True):  # what the export says first
@@ -354,12 +354,6 @@ def _telling_times(labels: pd.DataFrame) -> set[Any]:
     by_time = labels.groupby("time")["annotator"].agg(["size", "nunique"])
     fraction = by_time.index != pd.DatetimeIndex(by_time.index).floor("s")
     return set(by_time.index[(by_time["size"] == 1) | ((by_time["nunique"] == 1) & fraction)])
-
-
-def _number_of(name: str) -> str:
-    """Return the number in ``user 3`` or ``user 3 of HOST``; nothing of another name."""
-    match = re.fullmatch(r"user (\d+)( of .+)?", name)
-    return match[1] if match else ""
 
 
 def summary(

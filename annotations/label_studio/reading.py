@@ -48,6 +48,17 @@ _GAPS = ("NaN", "nan", "NaT", "<NA>")
 _MAX_DEPTH = 100  # of lists and records in each other
 
 
+def number_name(number: object, server: str = "") -> str:
+    """Return what an annotator is called of whom only the number is known, on a server if it is known which."""
+    return f"user {number} of {server}" if server else f"user {number}"
+
+
+def number_of(name: str) -> str:
+    """Return the number in a :func:`number_name`; nothing of another name."""
+    match = re.fullmatch(r"user (\d+)( of .+)?", name)
+    return match[1] if match else ""
+
+
 @dataclass
 class Reading:
     """What a file holds: the labels taken, and of everything else how much and why."""
@@ -120,7 +131,7 @@ def read_export(
         raise InputError(f"{path} is empty; give an export as JSON, JSON_MIN, CSV or TSV.")
     reader = _Reader(maps, control, id_field, annotators or {}, server)
     reading = reader.reading
-    reading.numbers |= {name: f"user {number}" for number, name in (annotators or {}).items()}
+    reading.numbers |= {name: number_name(number) for number, name in (annotators or {}).items()}
     with path.open("rb") as handle:
         if handle.read(3) != b"\xef\xbb\xbf":
             handle.seek(0)
@@ -189,7 +200,7 @@ class _Reader:
                 ours = one.get("annotator")  # our own exports name whoever made the label
                 annotator = ours if isinstance(ours, str) and ours else self._annotator(who)
                 if number := _number(who.get("id") if isinstance(who, dict) else self.server and who):
-                    self.reading.numbers.setdefault(annotator, f"user {number}")
+                    self.reading.numbers.setdefault(annotator, number_name(number))
                 source = one.get("source") if isinstance(one.get("source"), str) else None
                 if source is None:
                     source = "label-studio" + {
@@ -251,7 +262,7 @@ class _Reader:
         if text in self.names:
             return self.names[text]
         if text.isdecimal():
-            return f"user {text} of {self.server}" if self.server else f"user {text}"
+            return number_name(text, self.server)
         return text
 
 

@@ -22,7 +22,7 @@ from models.common.words import percent
 
 from ..maps.examples import DRAWN, SURE, UNSURE, ExampleMap, Input
 from ..maps.rendering import visible
-from ..taxonomy import ABBREVIATIONS, COLOURS, MEANINGS, PATTERNS, TITLES
+from ..taxonomy import ABBREVIATIONS, COLOURS, KINDS, MEANINGS, PATTERNS, TITLES
 from .view import HeadsView, distribution_row, ink_on
 
 TEMPLATE, SCRIPT = "patterns/report/templates/heads.html", "patterns/report/templates/heads.js"
@@ -43,7 +43,9 @@ _SAMPLING = (
     "batch_size",
     "max_length",
     "seed",
+    *(f"{kind}_classifier" for kind in KINDS),
 )
+"""Options of a run that ``annotate-maps sample`` has too."""
 
 
 def write_report(
@@ -214,9 +216,7 @@ def sampling_command(options: Mapping[str, object]) -> str:
     Args:
         options: of the run that is reported; those that ``annotate-maps sample`` has too are passed on.
     """
-    shared = {
-        name: value for name, value in options.items() if name in _SAMPLING or name.endswith("_classifier")
-    }
+    shared = {name: value for name, value in options.items() if name in _SAMPLING}
     return command_line(
         ["annotate-maps", "sample"], shared | {"strategy": "uncertain-diverse", "output": "my-maps"}
     )

@@ -26,6 +26,7 @@ from .summary import Patterns
 from .survivor_patterns import PatternComparison, Side, SideName
 from .terminal import count_words
 
+SURVIVAL_FIGURE, PATTERNS_FIGURE = "survival.png", "patterns.png"
 _WIDTH = 6.9  # inches: the text width of a two-column page
 _NEVER, _ALWAYS = np.array(to_rgb(NEVER)), np.array(to_rgb(ALWAYS))
 _BAR, _PAIR, _NEXT = (

@@ -135,8 +135,9 @@ class CompareSurvivors:
                 summary = self._with(summary, looked)
             done = Compared(groups, summary)
             if folder is not None:
-                write_results(folder, done)
-                self._write_report(folder / REPORT, done, looked, looks)
+                figures = done.figures()
+                write_results(folder, done, figures)
+                self._write_report(folder / REPORT, done, looked, looks, figures)
         return done
 
     def _task(self, group: Group) -> TaskSummary:
@@ -233,7 +234,12 @@ class CompareSurvivors:
         }
 
     def _write_report(
-        self, path: Path, done: Compared, looked: _Looked | None, looks: Mapping[str, ExampleMaps]
+        self,
+        path: Path,
+        done: Compared,
+        looked: _Looked | None,
+        looks: Mapping[str, ExampleMaps],
+        figures: Mapping[str, Figure],
     ) -> None:
         from models.common.pages import options_of
 
@@ -253,7 +259,7 @@ class CompareSurvivors:
                 for group in done.groups
             ]
         table = patterns_frame(done.patterns) if done.patterns else None
-        write_comparison(path, self.runs, options, done.groups, done.summary, views, table)
+        write_comparison(path, self.runs, options, done.groups, done.summary, views, table, figures)
 
     def _model_of(self, run: Run) -> Source:
         if self.model is None and run.model is None:
@@ -308,6 +314,13 @@ class Compared:
         data."""
         return patterns_of(self.summary)
 
+    def figures(self) -> dict[str, Figure]:
+        """Draw what there is to draw, by the names of the files in an output folder."""
+        from .figures import PATTERNS_FIGURE, SURVIVAL_FIGURE
+
+        drawn = {SURVIVAL_FIGURE: self.plot()}
+        return drawn | ({PATTERNS_FIGURE: self.plot_patterns()} if self.patterns else {})
+
     def plot(self) -> Figure:
         """Draw how often each head survives, one panel a task."""
         from .figures import survival_maps
@@ -327,19 +340,17 @@ class Compared:
         return pattern_bars(self.patterns)
 
 
-def write_results(folder: Path, done: Compared) -> None:
-    """Write tables, figures and the summary of one run into an existing folder."""
+def write_results(folder: Path, done: Compared, figures: Mapping[str, Figure]) -> None:
+    """Write tables, figures by the names of their files, and the summary of one run into an existing folder."""
     from models.common.drawing import save_figure
-
-    from .figures import pattern_bars, survival_maps
 
     survivors_frame(done.groups).to_parquet(folder / SURVIVORS, index=False)
     frame = stability_frame(done.summary["tasks"], done.summary["shared_heads"])
     frame.to_csv(folder / STABILITY, index=False)
-    save_figure(survival_maps(done.groups), folder / "survival.png")
+    for name, figure in figures.items():
+        save_figure(figure, folder / name)
     if done.patterns:
         patterns_frame(done.patterns).to_csv(folder / PATTERNS, index=False)
-        save_figure(pattern_bars(done.patterns), folder / "patterns.png")
     write_json(folder / SUMMARY, done.summary)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib.figure import Figure
 
 from models.common.pages import (
     FigureBlock,
@@ -29,7 +30,7 @@ from ..search.runs import Group
 from ..stability import HARDEST
 from ..survivors import super_survivors
 from .consistency import COCHRAN, stability_frame, survivors_frame
-from .figures import pattern_bars, survival_maps
+from .figures import PATTERNS_FIGURE, SURVIVAL_FIGURE
 from .summary import Patterns, Summary, TaskSummary, patterns_of
 from .survivor_patterns import COMPARISONS, Measured, PatternComparison, SideName
 from .survivor_patterns import INTERVALS as INTERVALS_COVER
@@ -121,6 +122,7 @@ def write_comparison(
     summary: Summary,
     views: Sequence[HeadsView],
     table: pd.DataFrame | None,
+    figures: Mapping[str, Figure],
 ) -> None:
     """Write what one run of ``compare-survivors`` found.
 
@@ -132,6 +134,7 @@ def write_comparison(
         summary: what ``summary.json`` holds.
         views: the heads of each task, if patterns were looked at.
         table: what ``patterns.csv`` holds, if there is one.
+        figures: by the names of their files.
     """
     tasks, layers_heads = summary["tasks"], groups[0].subnetworks[0].heads.shape
     tested = [
@@ -141,7 +144,7 @@ def write_comparison(
     ]
     kept = [survival_words(name, task) for name, task in tasks.items()]
     searches = [f"{group.name} with {count_words(len(group.runs), 'seed')}" for group in groups]
-    sections = _sections(groups, summary, kept, tested, table)
+    sections = _sections(groups, summary, kept, tested, table, figures)
     page: PageText = {
         "title": f"Heads that survive pruning: {', '.join(tasks)}",
         "about": f"Searches compared: {', '.join(searches)}.",
@@ -171,6 +174,7 @@ def _sections(
     kept: Sequence[str],
     tested: Sequence[tuple[str, str]],
     table: pd.DataFrame | None,
+    figures: Mapping[str, Figure],
 ) -> list[Section]:
     sections = []
     if table is not None:
@@ -184,7 +188,7 @@ def _sections(
             folded=True,
         )
         figure = FigureBlock.of(
-            pattern_bars(patterns),
+            figures[PATTERNS_FIGURE],
             "Stacked bars, one pair a task and kind of maps: patterns of super-survivors above those of all heads. "
             + " ".join(said for said, _ in tested),
             "The line below a bar is the 95% interval of its share of heterogeneous maps: "
@@ -194,7 +198,7 @@ def _sections(
         tests = TableBlock.of(frame_of_tests(patterns), "tests", "The tests in numbers", folded=True)
         sections.append(Section("Full model and subnetwork", words, (figure,), (tests, block)))
     survival = FigureBlock.of(
-        survival_maps(groups),
+        figures[SURVIVAL_FIGURE],
         "Grids of layers and heads, one a task, the darker the more seeds keep a head. " + " ".join(kept),
         "The darker, the more seeds keep the head; a dot is on those that every seed keeps.",
         TableBlock.of(

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from pruning import Subnetwork
+from pruning.comparison import figures
 from pruning.comparison.job import CompareSurvivors
 from pruning.comparison.report import pattern_words, survival_words
 
@@ -86,9 +87,15 @@ def test_its_bars_and_tables_hold_the_summarys_numbers(compared: Any) -> None:
     assert "--examples 8" in html
 
 
-def test_without_data_there_are_survivors_and_no_heads(compared: Any, tmp_path: Path) -> None:
+def test_without_data_there_are_survivors_and_no_heads(
+    compared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    draw = figures.survival_maps
+    monkeypatch.setattr(figures, "survival_maps", lambda groups: (drawn.append("map"), draw(groups))[1])
     folder, _ = compared
     CompareSurvivors(runs=(folder.parent / "searches",), output=tmp_path / "out").run()
+    assert drawn == ["map"]  # once, for its file and for the page
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Who survives" in html
     assert 'id="data"' not in html
