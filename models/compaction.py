@@ -13,7 +13,7 @@ from torch import nn
 
 from .anatomy import STRUCTURE, Anatomy, anatomy_of, is_plain, structure_of, weight_of
 from .common.errors import InputError, UnsupportedModelError
-from .common.internals import check_counts, conv1d, without_heads
+from .common.internals import OwnConfig, check_counts, conv1d, without_heads
 from .families.modules import WithoutHeads
 from .subnetwork import Subnetwork
 
@@ -318,6 +318,8 @@ def _recount(anatomy: Anatomy, attention: Any, number: int, width: int, one_for_
         # What GPT-2 splits three equal parts by: three times nothing has to be said in full.
         nothing: Any = [0, 0, 0] if name == "split_size" else 0
         setattr(attention, name, number * width if number else nothing)
+    if family.config_counts:
+        attention.config = OwnConfig(attention.config, **dict.fromkeys(family.config_counts, number))
     # One key and value head of all heads stays one, see _rows.
     for name, value in (
         *((name, 1 if one_for_all else number) for name in family.kv_counts),
