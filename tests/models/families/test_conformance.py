@@ -87,6 +87,7 @@ def gates(family: Family) -> float:
     return check_gates(family, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "check", "changes"),
     [
@@ -148,6 +149,7 @@ def test_an_mlps_gate_acts_on_what_is_added_to_the_residual_stream(family: Famil
         torch.testing.assert_close(found, conformance.hidden(model, batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
