@@ -13,7 +13,7 @@ from torch import nn
 
 from .anatomy import STRUCTURE, Anatomy, anatomy_of, is_plain, structure_of, weight_of
 from .common.errors import InputError, UnsupportedModelError
-from .common.internals import check_counts, conv1d, without_heads
+from .common.internals import OwnConfig, check_counts, conv1d, without_heads
 from .common.placement import refuse_placed
 from .families.modules import WithoutHeads
 from .subnetwork import Subnetwork
@@ -49,14 +49,16 @@ def compact(model: PreTrainedModel, subnetwork: Subnetwork, *, unshare: bool = F
         unshare: where layers share modules (ALBERT), give each its own copy, so that they can differ.
 
     Raises:
-        UnsupportedModelError: the model's family is not supported, or a linear layer is wrapped or quantised.
+        UnsupportedModelError: the model's family is not supported, or what is to be cut out of it cannot be cut out
+            exactly (:func:`why_not_cut`), or a linear layer is wrapped or quantised.
         InputError: a subnetwork of another model, or of more than a compacted model has left; layers share
             modules and `unshare` is false; the model is being gated or observed, or its weights are offloaded.
     """
     refuse_placed(model, "compact()")
     anatomy = anatomy_of(model)
     _check(anatomy, subnetwork)
-    _check_cuttable(anatomy, subnetwork)
+    if why := why_not_cut(model, subnetwork):
+        raise UnsupportedModelError(f"{why}; close the gates instead (models.gated, --subnetwork-mode gate).")
     hooks = (*anatomy.runs._forward_hooks.values(), *anatomy.runs._forward_pre_hooks.values())
     if any(getattr(hook, "__module__", None) in ("models.gating", "models.tap") for hook in hooks):
         raise InputError("compact() copies the model as it is; call it outside of gated() and observe().")
@@ -91,6 +93,22 @@ def compact(model: PreTrainedModel, subnetwork: Subnetwork, *, unshare: bool = F
     if anatomy.decoder and emptied and check_counts not in base._forward_hooks.values():
         base.register_forward_hook(check_counts, with_kwargs=True)
     return small
+
+
+def why_not_cut(model: PreTrainedModel, subnetwork: Subnetwork) -> str | None:
+    """Return why what `subnetwork` does not keep cannot be cut out of `model` exactly, as a sentence; None if it can.
+
+    Raises:
+        UnsupportedModelError: the model's family is not supported.
+    """
+    anatomy = anatomy_of(model)
+    family = anatomy.family
+    why = family.uncuttable(anatomy.base.config)
+    if why and int(subnetwork.heads.sum()) < sum(map(len, anatomy.kept)):
+        return f"No head of this {family.name} model can be cut out exactly, because {why}"
+    if family.experts and int(subnetwork.mlps.sum()) < sum(anatomy.kept_mlps):
+        return f"The MLPs of a {family.name} model are mixtures of experts, which are not cut out"
+    return None
 
 
 def kept_of(model: PreTrainedModel | PreTrainedConfig) -> Subnetwork | None:
@@ -179,6 +197,9 @@ def size_share(model: PreTrainedModel, subnetwork: Subnetwork, n_tokens: int = 1
         whole += size
         for one, cut in _cuts(anatomy, layer, subnetwork):
             size -= _size(one) - cut.size
+        if anatomy.family.experts and not subnetwork.mlps[layer]:
+            experts = anatomy.mlps[layer].parameters()
+            size -= [sum(parameter.numel() for parameter in experts), _experts_used(anatomy, layer)]
         size[1] -= 2 * n_tokens * width * (len(anatomy.kept[layer]) - int(subnetwork.heads[layer].sum()))
         left += size
     parameters, flops = (float(part / all_) if all_ else 1.0 for part, all_ in zip(left, whole, strict=True))
@@ -218,7 +239,7 @@ def _cuts(anatomy: Anatomy, layer: int, subnetwork: Subnetwork) -> Iterator[tupl
                 module,
                 _Cut(_rows(anatomy, layer, module, places), _all(module, 1), _bias(module) is not None),
             )
-    if anatomy.kept_mlps[layer] and not subnetwork.mlps[layer]:
+    if anatomy.kept_mlps[layer] and not subnetwork.mlps[layer] and not anatomy.family.experts:
         nothing = torch.arange(0)
         for module in anatomy.mlp_inputs[layer]:
             yield module, _Cut(nothing, _all(module, 1), _bias(module) is not None, gone=True)
@@ -299,6 +320,8 @@ def _recount(anatomy: Anatomy, attention: Any, number: int, width: int, one_for_
         # What GPT-2 splits three equal parts by: three times nothing has to be said in full.
         nothing: Any = [0, 0, 0] if name == "split_size" else 0
         setattr(attention, name, number * width if number else nothing)
+    if family.config_counts:
+        attention.config = OwnConfig(attention.config, **dict.fromkeys(family.config_counts, number))
     # One key and value head of all heads stays one, see _rows.
     for name, value in (
         *((name, 1 if one_for_all else number) for name in family.kv_counts),
@@ -326,26 +349,6 @@ def _check(anatomy: Anatomy, subnetwork: Subnetwork) -> None:
                 f"The subnetwork keeps {what} of layer {layer}, which was removed from this model before; "
                 "a compacted model can only shrink."
             )
-
-
-def _check_cuttable(anatomy: Anatomy, subnetwork: Subnetwork) -> None:
-    """Refuse to cut out what cannot be cut out exactly.
-
-    Raises:
-        UnsupportedModelError: saying what, why, and what to do instead.
-    """
-    family = anatomy.family
-    why = family.uncuttable(anatomy.base.config)
-    if why and int(subnetwork.heads.sum()) < sum(map(len, anatomy.kept)):
-        raise UnsupportedModelError(
-            f"No head of this {family.name} model can be cut out exactly, because {why}; close the gates instead "
-            "(models.gated, --subnetwork-mode gate)."
-        )
-    if family.experts and int(subnetwork.mlps.sum()) < sum(anatomy.kept_mlps):
-        raise UnsupportedModelError(
-            f"The MLPs of a {family.name} model are mixtures of experts, which are not cut out; close their gates "
-            "instead (models.gated, --subnetwork-mode gate)."
-        )
 
 
 def _shares(anatomy: Anatomy) -> bool:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .common.errors import InputError
-from .compaction import compact
+from .compaction import compact, why_not_cut
 from .gating import gated
 from .subnetwork import Subnetwork
 
@@ -44,3 +44,16 @@ def isolated(model: PreTrainedModel, subnetwork: Subnetwork, mode: str) -> Itera
             yield model
     else:
         yield model
+
+
+@contextmanager
+def without_the_rest(model: PreTrainedModel, subnetwork: Subnetwork) -> Iterator[PreTrainedModel]:
+    """Yield a model of which only a subnetwork is at work: a smaller copy, or itself with the other gates closed.
+
+    The latter is slower, and done where nothing can be cut out exactly.
+
+    Raises:
+        HeadscopeError: as :func:`models.gated` and :func:`models.compact`.
+    """
+    with isolated(model, subnetwork, "gate" if why_not_cut(model, subnetwork) else "compact") as left:
+        yield left

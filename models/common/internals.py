@@ -14,7 +14,7 @@ the mask that eager attention adds        :func:`eager_mask`, :func:`check_call`
 that mask, a few queries at a time        :func:`rows_of_mask`, which tries it
 one call per layer and forward pass       :class:`models.tap._Tap`, which counts
 the cache among an attention's arguments  :func:`count_tokens` (by its type), :func:`check_counts` (its lengths)
-an attention module's own ``config``      :func:`without_heads`
+an attention module's own ``config``      :func:`without_heads`, :class:`OwnConfig` (by its outputs' shapes)
 ``Conv1D`` holds its weight transposed    :func:`conv1d`
 Falcon's own linear layer is one          :func:`is_linear`
 what is reported of loaded weights        :func:`loading_report`
@@ -188,6 +188,20 @@ def biased(
             f"the position bias of {type(module).__name__} is {list(bias.shape)}, where scores are {[b, h, n, m]}"
         )
     return bias if mask is None else bias + mask
+
+
+class OwnConfig:
+    """A model's config as one of its modules sees it: with some settings of the module's own."""
+
+    def __init__(self, config: Any, **own: Any) -> None:
+        self.__dict__.update(own, _config=config)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_config" or name.startswith(
+            "__"
+        ):  # while it is being copied or unpickled, and for protocols
+            raise AttributeError(name)
+        return getattr(self._config, name)
 
 
 _NO_HEADS = "headscope_no_heads"

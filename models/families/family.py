@@ -69,6 +69,8 @@ class Family:
     """Attributes of the attention module that hold its number of key and value heads."""
     widths: tuple[str, ...] = ()
     """Attributes of the attention module that hold the number of heads times d_head."""
+    config_counts: tuple[str, ...] = ()
+    """Settings of its config by which the attention module counts its heads."""
     replaced_when_empty: bool = False
     """Whether an attention module that has lost all heads cannot run, and another stands in for it."""
     uncuttable: Callable[[PreTrainedConfig], str | None] = lambda config: None

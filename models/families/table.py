@@ -291,7 +291,8 @@ FAMILIES: tuple[Family, ...] = (
         "phi3",
         **_LLAMA | {"projections": ("self_attn.qkv_proj",), "mlp_inputs": ("mlp.gate_up_proj",)},
         fused="side by side",
-        uncuttable=lambda config: "it divides its projection by a number of heads that is one for all layers",
+        config_counts=("num_attention_heads",),
+        kv_counts=("num_key_value_heads",),
     ),
     Family(
         "OPT",

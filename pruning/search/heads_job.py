@@ -14,8 +14,9 @@ import pandas as pd
 from models.common.errors import InputError
 from models.common.files import known
 from models.common.outputs import Output
-from models.compaction import compact, size_share
+from models.compaction import compact, size_share, why_not_cut
 from models.evaluation import predict
+from models.isolating import without_the_rest
 from models.saving import save
 from models.subnetwork import Subnetwork
 from models.weights import SUBNETWORK_FILE
@@ -28,6 +29,8 @@ from .subject import BELOW_MAJORITY, Loaded, Subject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from models.evaluation import Examples
 
 Folder: TypeAlias = SearchFolder[HeadsLine, HeadsSummary]
 
@@ -71,6 +74,8 @@ class PruneHeads:
         if place := self._smaller_model():
             place.check()
         loaded = self.subject.load()
+        if place and (why := why_not_cut(loaded.model, self._nothing_left(loaded.model))):
+            raise InputError(f"--save-model {self.save_model}: {why}.")
         summary = self._search(loaded, progress, say)
         if self.save_model is not None:
             smaller = compact(loaded.model, Subnetwork.load(self.output / SUBNETWORK_FILE), unshare=True)
@@ -82,6 +87,19 @@ class PruneHeads:
                 overwrite=self.overwrite,
             )
         return summary
+
+    def _nothing_left(self, model: PreTrainedModel) -> Subnetwork:
+        """Return what is left after a search that never stops."""
+        full = Subnetwork.full(model)
+        parts = self.search.what.split("-and-")
+        heads, mlps = (
+            part & (name not in parts) for name, part in (("heads", full.heads), ("mlps", full.mlps))
+        )
+        return Subnetwork(heads, mlps)
+
+    def _scores(self, loaded: Loaded, kept: Subnetwork, held: Examples) -> dict[str, float]:
+        with without_the_rest(loaded.model, kept) as model:
+            return held.scores(predict(model, held, self.subject.batch_size))
 
     def _search(self, loaded: Loaded, progress: bool, say: Say) -> HeadsSummary:
         folder: Folder = SearchFolder(
@@ -102,12 +120,14 @@ class PruneHeads:
         def measure(subnetwork: Subnetwork) -> Measurement:
             if (recalled := recall.next(subnetwork)) is not None:
                 return recalled
-            smaller = model if gates or subnetwork == full else compact(model, subnetwork)
+            # Where heads cannot be cut out exactly they are gated, whatever --compaction says.
+            closed = gates or (subnetwork != full and why_not_cut(model, subnetwork) is not None)
+            smaller = model if closed or subnetwork == full else compact(model, subnetwork)
             found = loaded.in_one_pass(
                 lambda batches: head_importance(
                     smaller,
                     batches,
-                    subnetwork=subnetwork if gates else None,
+                    subnetwork=subnetwork if closed else None,
                     protocol=self.search.protocol,
                     progress=progress,
                 ),
@@ -115,7 +135,9 @@ class PruneHeads:
             )
             if subnetwork == full:
                 loaded.check_meaning(found.logits)
-            return Measurement(loaded.score(found.logits), found)
+            score = loaded.score(found.logits)
+            # Closed gates have gradients too, which only the published code looks at.
+            return Measurement(score, found.of(subnetwork) if criterion.of_kept else found)
 
         steps: list[Step] = []
         kept, started = full, time.monotonic()
@@ -163,9 +185,7 @@ class PruneHeads:
             "mlps": {"kept": kept.n_mlps, "all": full.subnetwork.n_mlps},
             "encoder_share": {"parameters": share.parameters, "flops": share.flops},
             "iterations": len(steps) - 1,
-            "reported_on": loaded.report(
-                lambda held: held.scores(predict(compact(loaded.model, kept), held, self.subject.batch_size))
-            ),
+            "reported_on": loaded.report(lambda held: self._scores(loaded, kept, held)),
             "inputs": loaded.examples.inputs,
             "warnings": [
                 *loaded.warnings(full.measured.score, self.search.threshold),
@@ -248,7 +268,7 @@ def importance_frame(step: Step) -> pd.DataFrame:
 
 
 def _is_of(frame: pd.DataFrame, subnetwork: Subnetwork) -> bool:
-    """Whether recorded importances are of this subnetwork: a number for each part kept, none for the others."""
+    """Whether recorded importances are of this subnetwork, with a number for each part kept."""
     kept = np.r_[subnetwork.heads.ravel(), subnetwork.mlps]
     if len(frame) != len(kept):
         return False
@@ -256,7 +276,7 @@ def _is_of(frame: pd.DataFrame, subnetwork: Subnetwork) -> bool:
     return (
         all(np.array_equal(frame[name].to_numpy(), places[name]) for name in places)
         and np.array_equal(frame["kept"].to_numpy(), kept)
-        and np.array_equal(np.isfinite(frame["importance"].to_numpy()), kept)
+        and bool(np.isfinite(frame["importance"].to_numpy()[kept]).all())
     )
 
 

@@ -189,8 +189,9 @@ def _search_weights(job: Job) -> Made:
 
 def _prune(job: Job) -> Made:
     """Draw a subnetwork, and score the fine-tuned model without the rest."""
-    from models.compaction import compact, size_share
+    from models.compaction import size_share
     from models.evaluation import predict
+    from models.isolating import without_the_rest
 
     loaded = _subject(job).load()
     examples = loaded.held_out or loaded.examples
@@ -203,7 +204,8 @@ def _prune(job: Job) -> Made:
         name = WEIGHT_MASKS_FILE
     else:
         masks, about = _subnetwork(job)
-        logits = predict(compact(loaded.model, masks), examples, job.study.batch_size)
+        with without_the_rest(loaded.model, masks) as left:
+            logits = predict(left, examples, job.study.batch_size)
         about |= {
             "heads": {"kept": masks.n_heads, "all": int(masks.heads.size)},
             "mlps": {"kept": masks.n_mlps, "all": int(masks.mlps.size)},

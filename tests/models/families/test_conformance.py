@@ -87,6 +87,7 @@ def gates(family: Family) -> float:
     return check_gates(family, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "check", "changes"),
     [
@@ -148,6 +149,7 @@ def test_an_mlps_gate_acts_on_what_is_added_to_the_residual_stream(family: Famil
         torch.testing.assert_close(found, conformance.hidden(model, batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
@@ -251,3 +253,21 @@ def test_a_compacted_model_is_pickled_and_filled_up_with_zeros(family: Family) -
         expected = conformance.hidden(small, batch)
         assert conformance.off(conformance.hidden(whole, batch), expected) < CLOSE
         assert torch.equal(conformance.hidden(pickle.loads(pickle.dumps(small)), batch), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CUT)
+def test_what_is_cut_twice_is_what_is_cut_at_once(family: Family) -> None:
+    model, batch = conformance.build(family), conformance.batch_of(family)
+    anatomy, rng = anatomy_of(model), np.random.default_rng(1)
+    mlps = np.ones(anatomy.n_layers, dtype=bool)
+    one = Subnetwork(rng.random((anatomy.n_layers, anatomy.n_heads)) < 0.8, mlps)
+    other = one & Subnetwork(rng.random(one.heads.shape) < 0.6, mlps)
+    first = compact(model, one, unshare=True)
+    with torch.no_grad(), gated(model, other.heads):
+        expected = conformance.hidden(model, batch)
+    for small in (compact(first, other), compact(model, other, unshare=True)):
+        with torch.no_grad():
+            assert conformance.off(conformance.hidden(small, batch), expected) < CLOSE
+    with torch.no_grad(), gated(first, other.heads):
+        assert conformance.off(conformance.hidden(first, batch), expected) < CLOSE

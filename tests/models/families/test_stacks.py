@@ -106,8 +106,7 @@ def saved(kind: str, tmp_path: Path, tiny_tokenizer: Any) -> Path:
 class TestClassifyHeads:
     def test_each_stack_is_classified_and_named(self, kind: str, saved: Path, run_command: Any) -> None:
         words = ("--model", saved / kind, "--text", saved / "texts.txt", "--json")
-        shares = {}
-        for stack in (None, "encoder", "decoder"):
+        for stack in (None, "decoder"):
             chosen = () if stack is None else ("--stack", stack)
             code, out, err = run_command(command, *words, *chosen)
             assert code == 0, err
@@ -117,9 +116,8 @@ class TestClassifyHeads:
             said = " ".join(summary["maps"]["raw"]["warnings"])
             assert f"heads of the {stack or 'encoder'}'s self-attention" in said
             assert ("is causal" in said) == (stack == "decoder")
-            shares[stack] = summary["maps"]["raw"]["distribution"]
-        assert shares[None] == shares["encoder"]
 
+    @pytest.mark.parametrize("kind", ["bart"], indirect=True)
     def test_saved_maps_of_a_decoder_are_its_own(self, kind: str, saved: Path, run_command: Any) -> None:
         from patterns.maps.store import read_maps
 
@@ -132,6 +130,7 @@ class TestClassifyHeads:
         for row in rows:
             assert not torch.triu(torch.tensor(row.map), diagonal=1).any()
 
+    @pytest.mark.parametrize("kind", ["bart"], indirect=True)
     def test_cross_attention_is_not_classified(self, kind: str, saved: Path, run_command: Any) -> None:
         words = ("--model", saved / kind, "--text", saved / "texts.txt")
         code, _, err = run_command(command, *words, "--stack", "cross")
