@@ -27,12 +27,14 @@ class RowMask(torch.Tensor):
         cls: type[RowMask], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, make: MakeRows
     ) -> RowMask:
         """Make a mask of this shape from a function that makes a part of it."""
-        mask: RowMask = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)  # type: ignore[attr-defined]
+        mask: RowMask = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
         mask._make, mask._whole, mask._keys = make, None, {}
         return mask
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # as PyTorch's documentation has it
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Compute with the whole mask."""
         args, kwargs = tree_map(whole_mask, (args, kwargs or {}))
         return func(*args, **kwargs)
