@@ -153,12 +153,12 @@ def weight_of(module: nn.Module) -> torch.Tensor:
     """Return the weight of a linear layer as ``[outputs, inputs]``; GPT-2 stores its transpose.
 
     Raises:
-        UnsupportedModelError: it is no plain linear layer, so that its ``weight`` may be anything.
+        UnsupportedModelError: it is quantised, so that its ``weight`` holds no numbers to compute with.
     """
-    if not is_plain(module):
+    if is_quantised(module):
         raise UnsupportedModelError(
-            f"A linear layer is a {type(module).__name__}; this needs plain ones. Merge adapters first (PEFT: "
-            "merge_and_unload()) and load the model without quantisation."
+            f"A linear layer is a {type(module).__name__}, which is quantised; this needs weights that are numbers, so "
+            "load the model without quantisation."
         )
     weight: torch.Tensor = module.weight  # type: ignore[assignment]
     return weight.T if isinstance(module, conv1d()) else weight

@@ -74,7 +74,7 @@ class BlockObserver(Protocol):
 
 
 _WHOLE = 2**25  # cells of probabilities up to which a layer's are whole, and as fast
-_CELLS = 2**22  # of a block's probabilities, on a CPU: what its caches can hold
+_CELLS = 2**23  # of a block's probabilities, on a CPU: what its caches can about hold
 _CELLS_ELSEWHERE = 2**26  # on a GPU, which is idle if it gets little to do at a time
 _LEAST_ROWS = 16  # of a block: products of thinner matrices are slow
 

@@ -251,8 +251,8 @@ class Classification:
             pairs = {size: (images.raw, images.norm) for size, images in self._sums.items()}
             for kind, found, empty in self._classified(layer, pairs):
                 if self.examples is not None and self._shown:
-                    shown = self._shown.raw if kind == "raw" else self._shown.norm
-                    assert shown is not None  # or nothing of its kind would be classified
+                    raw, norm = self._shown.raw, self._shown.norm
+                    shown = raw if kind == "raw" or norm is None else norm
                     gather = partial(_gather, shown, None)
                     self.examples.see(kind, layer, self._kept[layer], found, gather, empty)
             del self._sums, self._shown

@@ -32,7 +32,7 @@ class RowMask(torch.Tensor):
         return mask
 
     @classmethod
-    def __torch_dispatch__(  # type: ignore[override]  # torch calls it with fewer
+    def __torch_dispatch__(  # type: ignore[override]  # as PyTorch's documentation has it
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Compute with the whole mask."""
