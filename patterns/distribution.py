@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Labels = npt.NDArray[np.integer]
 """``[E, L, H]``: index into ``PATTERNS`` for every example, layer and head; :data:`EMPTY` for a map without any."""
+
+Floats = npt.NDArray[np.float64]
 
 EMPTY = -1
 """The label of a map that is zero in every cell, as a head's whose weights are all zero: it has no pattern, and is
@@ -53,6 +56,44 @@ def by_pattern(labels: Iterable[str]) -> dict[str, int]:
     return {pattern.value: found[pattern] for pattern in PATTERNS}
 
 
+def _largest_share(number: Floats) -> Floats:
+    return number.max(axis=-1) / number.sum(axis=-1)
+
+
+def _entropy(number: Floats) -> Floats:
+    shares = number / number.sum(axis=-1, keepdims=True)
+    found: Floats = -np.where(shares == 0, 0, shares * np.log2(shares)).sum(axis=-1) + 0.0
+    return found
+
+
+def _agreement(number: Floats) -> Floats:
+    n = number.sum(axis=-1)
+    return (number * (number - 1)).sum(axis=-1) / (n * (n - 1))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number that a head has, made of how often it shows each pattern."""
+
+    of: Callable[[Floats], Floats]
+    """From counts ``[..., 5]`` to numbers ``[...]``; divisions by zero are meant to be NaN."""
+    title: str
+    is_share: bool
+    """Whether it is shown in percent."""
+
+
+MEASUREMENTS: Mapping[str, Measurement] = {
+    "dominant_share": Measurement(_largest_share, "share", True),
+    "entropy": Measurement(_entropy, "entropy", False),
+    "self_agreement": Measurement(_agreement, "agreement", True),
+}
+"""By the column of ``heads.parquet``; one more is an entry here.
+
+``entropy`` is that of the head's labels, in bits. ``self_agreement`` is the chance that two different examples of the
+head have the same label, ``sum n_k (n_k - 1) / (N (N - 1))``.
+"""
+
+
 def head_frame(kind: str, labels: Labels, probabilities: npt.NDArray[np.floating]) -> pd.DataFrame:
     """Describe every head over its examples, one row a head.
 
@@ -62,12 +103,9 @@ def head_frame(kind: str, labels: Labels, probabilities: npt.NDArray[np.floating
         probabilities: ``[E, L, H, 5]``, columns in Pattern order.
 
     Returns:
-        ``kind, layer, head, n, count_<p>, mean_prob_<p>, dominant, dominant_share, entropy,
-        self_agreement, count_empty``. Of equally frequent patterns the earlier one is dominant. Entropy is that of the
-        head's labels, in bits. Self-agreement is the chance that two different examples of the head have
-        the same label, ``sum n_k (n_k - 1) / (N (N - 1))``; NaN for a single example. ``count_empty`` maps are zero
-        in every cell, and the ``n`` others are what all else is about; of a head without any, ``dominant`` is None
-        and the numbers are NaN.
+        ``kind, layer, head, n, count_<p>, mean_prob_<p>, dominant``, those of :data:`MEASUREMENTS`, ``count_empty``.
+        Of equally frequent patterns the earlier one is dominant. ``count_empty`` maps are zero in every cell, and the
+        ``n`` others are what all else is about; of a head without any, ``dominant`` is None and the numbers are NaN.
     """
     import pandas as pd
 
@@ -76,12 +114,9 @@ def head_frame(kind: str, labels: Labels, probabilities: npt.NDArray[np.floating
     n = number.sum(axis=-1)  # [L, H]
     seen = labels != EMPTY
     with np.errstate(divide="ignore", invalid="ignore"):
-        shares = number / n[..., None]
-        entropy = -np.where(shares > 0, shares * np.log2(shares), 0).sum(axis=-1) + 0.0
-        agreement = (number * (number - 1)).sum(axis=-1) / np.float64(n * (n - 1))
+        measured = {name: one.of(number.astype(np.float64)) for name, one in MEASUREMENTS.items()}
         sums = np.where(seen[..., None], probabilities, 0).sum(axis=0, dtype=np.float64)
         means = sums / n[..., None]
-    entropy[n == 0] = np.nan
     layers, heads = np.indices((n_layers, n_heads))
     dominant = np.where(n == 0, EMPTY, number.argmax(axis=-1))  # the first of equals
     columns: dict[str, object] = {
@@ -95,9 +130,7 @@ def head_frame(kind: str, labels: Labels, probabilities: npt.NDArray[np.floating
     for i, pattern in enumerate(PATTERNS):
         columns[f"mean_prob_{pattern}"] = means[..., i].ravel()
     columns["dominant"] = pattern_names(dominant)
-    columns["dominant_share"] = shares.max(axis=-1).ravel()
-    columns["entropy"] = entropy.ravel()
-    columns["self_agreement"] = agreement.ravel()
+    columns |= {name: values.ravel() for name, values in measured.items()}
     columns["count_empty"] = (~seen).sum(axis=0).ravel()
     return pd.DataFrame(columns)
 

@@ -18,7 +18,7 @@ from models.common.files import known
 from models.common.pages import TableBlock
 from models.common.words import interval, percent
 
-from ..distribution import COVERS, EMPTY, distribution
+from ..distribution import COVERS, EMPTY, MEASUREMENTS, distribution
 from ..maps.examples import ExampleMaps
 from ..result import HeadPatterns
 from ..tables import ZERO, ZERO_WORDS
@@ -28,10 +28,9 @@ _HEAD_TITLES = {
     "n": "maps",
     "count_empty": "maps of zeros",
     "dominant": "pattern",
-    "dominant_share": "share",
-    "self_agreement": "agreement",
+    **{name: one.title for name, one in MEASUREMENTS.items()},
 }
-_SHARES = ("dominant_share", "self_agreement")
+_SHARES = [name for name, one in MEASUREMENTS.items() if one.is_share]
 _ENDS = (("low", "95% from"), ("high", "to"))
 
 

@@ -130,3 +130,18 @@ def test_the_interval_of_a_mean_holds_it_however_skewed_the_values_are(
     values = np.random.default_rng(seed).beta(0.05 * shape, shape, n)
     low, high = bootstrap_ci95(values, 0)
     assert low - 1e-12 <= values.mean() <= high + 1e-12
+
+
+def test_one_more_measurement_is_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    from patterns.distribution import MEASUREMENTS, Measurement
+
+    gini = Measurement(
+        lambda number: 1 - ((number / number.sum(axis=-1, keepdims=True)) ** 2).sum(axis=-1),
+        "impurity",
+        False,
+    )
+    monkeypatch.setitem(MEASUREMENTS, "gini", gini)  # type: ignore[arg-type]
+    labels = np.array([[[0, 1]], [[0, 1]], [[1, 1]], [[4, EMPTY]]])
+    frame = head_frame("raw", labels, np.full((4, 1, 2, 5), 0.2))
+    assert frame["gini"].tolist() == pytest.approx([1 - (4 + 1 + 1) / 16, 0])
+    assert frame.columns.tolist()[-2:] == ["gini", "count_empty"]
