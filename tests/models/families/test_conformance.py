@@ -271,3 +271,21 @@ def test_what_is_cut_twice_is_what_is_cut_at_once(family: Family) -> None:
             assert conformance.off(conformance.hidden(small, batch), expected) < CLOSE
     with torch.no_grad(), gated(first, other.heads):
         assert conformance.off(conformance.hidden(first, batch), expected) < CLOSE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "stack"), GROUPS)
+def test_the_longest_input_is_one_that_the_model_takes(family: Family, stack: str | None) -> None:
+    """And one token more is one too many, where positions are looked up."""
+    model = conformance.build(family)
+    anatomy = anatomy_of(model, stack)
+    limit = min(anatomy.max_tokens, 100)
+    with torch.no_grad():
+        for n in (limit, limit + 1):
+            batch = {"input_ids": torch.full((1, n), 7), "decoder_input_ids": torch.full((1, n), 7)}
+            if not family.stack:
+                batch.pop("decoder_input_ids")
+            try:
+                assert model(**batch).last_hidden_state.isfinite().all()
+            except (IndexError, RuntimeError, ValueError):
+                assert n > limit
