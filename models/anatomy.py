@@ -92,21 +92,22 @@ class Anatomy:
         """Return a batch with what a decoder reads that reads an encoder, where the batch says nothing of that.
 
         It is the batch's own tokens, each one place later, after a start token (so BART is trained, and so the library
-        feeds it for classification); for the encoder's maps, which do not depend on it, the start token alone.
+        feeds it for classification); for the encoder's maps, which do not depend on it, any token.
 
         Raises:
-            InputError: the config names no start token.
+            InputError: the config names no start token, or one that is not in the vocabulary.
         """
         given = dict(batch)
         if not self.family.stack or "decoder_input_ids" in given or not hasattr(self.base, "decoder"):
             return given
         ids, start = given["input_ids"], self.start_token
         if self.family.stack == "encoder":  # no map of its depends on which token this is
-            return given | {"decoder_input_ids": ids.new_full((len(ids), 1), start or 0)}
-        if start is None:
+            return given | {"decoder_input_ids": ids.new_zeros((len(ids), 1))}
+        if start is None or not 0 <= start < len(self.base.get_input_embeddings().weight):  # type: ignore[arg-type]
             raise InputError(
-                f"The config of this {self.family.name} model names no decoder_start_token_id, so it is not known what "
-                "its decoder reads; set it, or give decoder_input_ids in the batch."
+                f"The config of this {self.family.name} model names no token of its vocabulary as "
+                "decoder_start_token_id, so it is not known what its decoder reads; set it, or give decoder_input_ids "
+                "in the batch."
             )
         later = ids.roll(1, dims=1)
         later[:, 0] = start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import conformance
@@ -42,11 +42,14 @@ GROUPS = [
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> None:
+def quiet() -> Iterator[None]:
     """Tiny vocabularies make the library warn of special tokens."""
     from transformers import logging
 
+    before = logging.get_verbosity()
     logging.set_verbosity_error()
+    yield
+    logging.set_verbosity(before)
 
 
 @pytest.mark.parametrize(("family", "stack"), GROUPS)
@@ -213,16 +216,26 @@ def test_the_table_that_users_read_is_of_the_families_there_are() -> None:
     assert f"{len(FAMILIES)} families, each proven" in conformance.TABLE.read_text(encoding="utf-8")
 
 
-CUT = [
-    pytest.param(family, id=family.model_type)
+WHOLE = [
+    pytest.param(
+        family,
+        id=family.model_type,
+        marks=pytest.mark.skipif(not installed(family), reason="could not import: not in this transformers"),
+    )
     for family in FAMILIES
-    if installed(family) and family.uncuttable(conformance.config_of(family)) is None
 ]
 
 
+def cuttable(family: Family) -> bool:
+    """Whether there is anything to cut; that the rest is refused, the first test here shows."""
+    return family.uncuttable(conformance.config_of(family)) is None
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [param for param in CUT if param.values[0].causal])
+@pytest.mark.parametrize("family", [param for param in WHOLE if param.values[0].causal])
 def test_a_decoder_that_lost_all_heads_of_a_layer_goes_on_from_its_cache(family: Family) -> None:
+    if not cuttable(family):
+        return
     model = conformance.build(family)
     heads = np.ones((3, 4), dtype=bool)
     heads[0], heads[1, :2] = False, False
@@ -239,8 +252,10 @@ def test_a_decoder_that_lost_all_heads_of_a_layer_goes_on_from_its_cache(family:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", CUT)
+@pytest.mark.parametrize("family", WHOLE)
 def test_a_compacted_model_is_pickled_and_filled_up_with_zeros(family: Family) -> None:
+    if not cuttable(family):
+        return
     model, batch = conformance.build(family), conformance.batch_of(family)
     small = compact(model, conformance.subnetwork_of(anatomy_of(model)), unshare=True)
     config = copy.deepcopy(small.config)
@@ -256,8 +271,10 @@ def test_a_compacted_model_is_pickled_and_filled_up_with_zeros(family: Family) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", CUT)
+@pytest.mark.parametrize("family", WHOLE)
 def test_what_is_cut_twice_is_what_is_cut_at_once(family: Family) -> None:
+    if not cuttable(family):
+        return
     model, batch = conformance.build(family), conformance.batch_of(family)
     anatomy, rng = anatomy_of(model), np.random.default_rng(1)
     mlps = np.ones(anatomy.n_layers, dtype=bool)
@@ -271,3 +288,21 @@ def test_what_is_cut_twice_is_what_is_cut_at_once(family: Family) -> None:
             assert conformance.off(conformance.hidden(small, batch), expected) < CLOSE
     with torch.no_grad(), gated(first, other.heads):
         assert conformance.off(conformance.hidden(first, batch), expected) < CLOSE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "stack"), GROUPS)
+def test_the_longest_input_is_one_that_the_model_takes(family: Family, stack: str | None) -> None:
+    """And one token more is one too many, where positions are looked up."""
+    model = conformance.build(family)
+    anatomy = anatomy_of(model, stack)
+    limit = min(anatomy.max_tokens, 100)
+    with torch.no_grad():
+        for n in (limit, limit + 1):
+            batch = {"input_ids": torch.full((1, n), 7), "decoder_input_ids": torch.full((1, n), 7)}
+            if not family.stack:
+                batch.pop("decoder_input_ids")
+            try:
+                assert model(**batch).last_hidden_state.isfinite().all()
+            except (IndexError, RuntimeError, ValueError):
+                assert n > limit

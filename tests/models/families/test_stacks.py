@@ -69,6 +69,15 @@ def test_what_the_decoder_reads_is_what_the_library_would_give_it(kind: str) -> 
     assert anatomy_of(model, "cross").fed(own) == own
 
 
+@pytest.mark.parametrize("start", [None, 60])
+def test_a_start_token_that_is_none_of_the_models_is_refused(start: int | None) -> None:
+    model, ids = build(BY_TYPE["t5"]), torch.tensor([[5, 6, 7, 8]])
+    model.config.decoder_start_token_id = start
+    with pytest.raises(InputError, match="names no token of its vocabulary as decoder_start_token_id"):
+        attention_maps(model, {"input_ids": ids}, stack="decoder")
+    assert len(attention_maps(model, {"input_ids": ids}, kinds=("raw",))) == 3  # the encoder's need none
+
+
 def test_cross_maps_have_the_decoders_tokens_as_rows_and_the_encoders_as_columns(kind: str) -> None:
     family = BY_TYPE[kind]
     batch, eager = batch_of(family), build(family, "eager")
