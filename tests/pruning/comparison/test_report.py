@@ -13,8 +13,11 @@ import pytest
 
 from pruning import Subnetwork
 from pruning.comparison import figures
+from pruning.comparison.consistency import Stability
 from pruning.comparison.job import CompareSurvivors
 from pruning.comparison.report import pattern_words, survival_words
+from pruning.comparison.summary import Summary, TaskSummary
+from pruning.comparison.survivor_patterns import Difference, PatternComparison, Side
 
 KEPT = np.random.default_rng(3).random((3, 3, 4)) < 0.6  # seeds, layers, heads
 
@@ -85,6 +88,18 @@ def test_its_bars_and_tables_hold_the_summarys_numbers(compared: Any) -> None:
     assert table[: table.index("</table>")].count("<tr>") == 1 + len(shares)
     assert "compare-survivors " in html
     assert "--examples 8" in html
+
+
+def test_the_summary_has_the_keys_of_its_types(compared: Any) -> None:
+    _, done = compared
+    assert set(done.summary) == set(Summary.__annotations__)
+    task = done.summary["tasks"]["qqp"]
+    assert set(task) == set(TaskSummary.__annotations__)
+    assert set(task["heads"]) == set(task["mlps"]) == set(Stability.__annotations__)
+    for found in task["patterns"].values():
+        assert set(found) == set(PatternComparison.__annotations__)
+        assert set(found["difference"]) == set(found["each_seed"]) == set(Difference.__annotations__)
+        assert set(found["all"]) == set(Side.__annotations__)
 
 
 def test_without_data_there_are_survivors_and_no_heads(

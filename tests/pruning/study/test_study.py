@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -24,14 +24,19 @@ from scipy.stats import t as student
 
 from models import FineTuning, InputError, Subnetwork
 from models.common.pages import FigureBlock
+from models.finetuning.result import FineTuneResult
 from models.tasks.measures import range_of
 from models.tasks.task import TASKS
+from patterns.report.summary import Summary as PatternsSummary
 from patterns.taxonomy import PATTERNS
 from pruning import stability
 from pruning.comparison.figures import pattern_bars
 from pruning.comparison.survivor_patterns import SIDES
 from pruning.permutation import sign_flip_test
+from pruning.search.folder import HISTORY
+from pruning.search.records import HeadsLine, HeadsSummary, WeightsLine, WeightsSummary
 from pruning.stability import at_least, beside_chance
+from pruning.structured import StructuredSearch
 from pruning.study import steps as study_steps
 from pruning.study.cli import run_study
 from pruning.study.config import SEARCHES, STRUCTURED, Study, Subnetworks, read_study
@@ -40,6 +45,7 @@ from pruning.study.folder import METRICS, STUDY, StudyFolder
 from pruning.study.job import RunStudy, read_plan
 from pruning.study.plan import Materials, Plan, Step, plan_of
 from pruning.study.progress import progress, told
+from pruning.study.records import PrunedResult, StepRecord
 from pruning.study.report import figures as draw
 from pruning.study.report.conclusions import (
     ACROSS_RUNS,
@@ -698,6 +704,34 @@ def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(
     assert len(set(shown)) == len(shown)
     assert not {"score_summary", "patterns", "importance", "conclusions"} & set(shown)  # behind a figure
     assert {"scores", "survivors", "stability"} <= set(shown)
+
+
+RESULTS = {
+    "fine-tune": FineTuneResult,
+    "fine-tuned": FineTuneResult,
+    "search": HeadsSummary,
+    "search-weights": WeightsSummary,
+    "pruned": PrunedResult,
+    "patterns": PatternsSummary,
+}
+
+
+def keys_of(*types: Any) -> set[str]:
+    return {key for one in types for key in one.__annotations__} - {"task_definition"}  # GLUE's have none
+
+
+def test_results_have_the_keys_of_their_types(finished_study: Path) -> None:
+    plan = read_plan(finished_study)
+    for step in plan.steps:
+        found = json.loads((finished_study / step.path / METRICS).read_text())
+        more = {one.name for one in fields(StructuredSearch)} if step.kind == "search" else set()
+        assert set(found) - {"step", "checksum"} == keys_of(RESULTS[step.kind]) | more, step.path
+        assert set(found["step"]) == keys_of(StepRecord)
+        lines = {"search": HeadsLine, "search-weights": WeightsLine}
+        if step.kind in lines:
+            for line in (finished_study / step.path / HISTORY).read_text().splitlines():
+                assert set(json.loads(line)) - {"checksum"} == keys_of(lines[step.kind])
+    assert {step.kind for step in plan.steps} == set(RESULTS)
 
 
 def test_no_two_figures_of_a_study_have_a_name_or_words_in_common() -> None:
