@@ -113,7 +113,10 @@ def load_checkpoint(
         config = AutoConfig.from_pretrained(name, **source)
         family_of(config)
         if getattr(config, "quantization_config", None):
-            raise InputError(f"--model {name} is quantized; give the model in full precision.")
+            raise InputError(
+                f"--model {name} is quantized; give the model in full precision, or load it yourself and give it to "
+                "patterns.classify_heads."
+            )
         check_config(raw, where, task is not None)
         settle(config, raw, where)
         if task is not None:
