@@ -66,6 +66,7 @@ class GateGradients(Protocol):
 
     def value(self, examples: int) -> torch.Tensor:
         """Return the importance, like the gate in shape, after so many examples."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _SEGMENTS = "embeddings.token_type_embeddings"
+
+
+def _with(kind: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {**kind, **changes}
+
+
 _BERT: dict[str, Any] = {
     "layers": "encoder.layer",
     "attention": "attention.self",
@@ -208,20 +214,20 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "ESM",
         "esm",
-        **_BERT | {"segments": None, "first_position": after_padding},
+        **_with(_BERT, {"segments": None, "first_position": after_padding}),
         positions=("absolute", "rotary"),
         tiny={"pad_token_id": 1, "mask_token_id": 4, "position_embedding_type": "rotary"},
         remarks="Protein language models (ESM-2).",
     ),
     Family("ERNIE", "ernie", **_BERT),
-    Family("BERT generation", "bert-generation", **_BERT | {"segments": None}),
+    Family("BERT generation", "bert-generation", **_with(_BERT, {"segments": None})),
     Family("Splinter", "splinter", **_BERT, tiny={"question_token_id": 4}),
-    Family("NomicBERT", "nomic_bert", **_LLAMA | {"causal": False, "segments": _SEGMENTS}),
-    Family("EuroBERT", "eurobert", **_LLAMA | {"causal": False}),
+    Family("NomicBERT", "nomic_bert", **_with(_LLAMA, {"causal": False, "segments": _SEGMENTS})),
+    Family("EuroBERT", "eurobert", **_with(_LLAMA, {"causal": False})),
     Family(
         "CLIP text",
         "clip_text_model",
-        **_ENCODER | {"mlp": "mlp.fc2", "mlp_inputs": ("mlp.fc1",)},
+        **_with(_ENCODER, {"mlp": "mlp.fc2", "mlp_inputs": ("mlp.fc1",)}),
         causal=True,
         tiny={"eos_token_id": 2},
     ),
@@ -278,32 +284,32 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "GLM-4",
         "glm4",
-        **_LLAMA | {"mlp_inputs": ("mlp.gate_up_proj",)},
+        **_with(_LLAMA, {"mlp_inputs": ("mlp.gate_up_proj",)}),
         mlp_end="post_mlp_layernorm",
         after_output="a norm",
     ),
-    Family("GLM", "glm", **_LLAMA | {"mlp_inputs": ("mlp.gate_up_proj",)}, tiny={"head_dim": 6}),
+    Family("GLM", "glm", **_with(_LLAMA, {"mlp_inputs": ("mlp.gate_up_proj",)}), tiny={"head_dim": 6}),
     Family("ERNIE 4.5", "ernie4_5", **_LLAMA, tiny={"head_dim": 6}),
     Family("Hunyuan", "hunyuan_v1_dense", **_LLAMA, tiny={"head_dim": 6}),
-    Family("Nemotron", "nemotron", **_LLAMA | {"mlp_inputs": ("mlp.up_proj",)}),
-    Family("Arcee", "arcee", **_LLAMA | {"mlp_inputs": ("mlp.up_proj",)}),
-    Family("Apertus", "apertus", **_LLAMA | {"mlp_inputs": ("mlp.up_proj",)}),
+    Family("Nemotron", "nemotron", **_with(_LLAMA, {"mlp_inputs": ("mlp.up_proj",)})),
+    Family("Arcee", "arcee", **_with(_LLAMA, {"mlp_inputs": ("mlp.up_proj",)})),
+    Family("Apertus", "apertus", **_with(_LLAMA, {"mlp_inputs": ("mlp.up_proj",)})),
     Family(
         "StarCoder2",
         "starcoder2",
-        **_LLAMA | {"mlp": "mlp.c_proj", "mlp_inputs": ("mlp.c_fc",)},
+        **_with(_LLAMA, {"mlp": "mlp.c_proj", "mlp_inputs": ("mlp.c_fc",)}),
         tiny=_WINDOW,
     ),
     Family(
         "Phi",
         "phi",
-        **_LLAMA | {"output": "self_attn.dense", "mlp": "mlp.fc2", "mlp_inputs": ("mlp.fc1",)},
+        **_with(_LLAMA, {"output": "self_attn.dense", "mlp": "mlp.fc2", "mlp_inputs": ("mlp.fc1",)}),
         tiny={"hidden_size": 32, "qk_layernorm": True},
     ),
     Family(
         "Phi-3",
         "phi3",
-        **_LLAMA | {"projections": ("self_attn.qkv_proj",), "mlp_inputs": ("mlp.gate_up_proj",)},
+        **_with(_LLAMA, {"projections": ("self_attn.qkv_proj",), "mlp_inputs": ("mlp.gate_up_proj",)}),
         fused="side by side",
         config_counts=("num_attention_heads",),
         kv_counts=("num_key_value_heads",),
@@ -311,13 +317,13 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "OPT",
         "opt",
-        **_ENCODER | {"layers": "decoder.layers"},
+        **_with(_ENCODER, {"layers": "decoder.layers"}),
         counts=("num_heads",),
         replaced_when_empty=True,
         causal=True,
         tiny={"word_embed_proj_dim": 24, "ffn_dim": 32},
     ),
-    Family("BioGPT", "biogpt", **_ENCODER | {"layers": "layers"}, causal=True),
+    Family("BioGPT", "biogpt", **_with(_ENCODER, {"layers": "layers"}), causal=True),
     Family(
         "GPT-J",
         "gptj",
@@ -408,7 +414,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "GraniteMoE",
         "granitemoe",
-        **_EXPERTS | {"mlp": "block_sparse_moe"},
+        **_with(_EXPERTS, {"mlp": "block_sparse_moe"}),
         after_output="a factor, the same for all heads,",
         tiny={"num_local_experts": 4, "residual_multiplier": 0.5},
     ),
