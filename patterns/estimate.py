@@ -5,12 +5,13 @@ Prediction-powered inference (Angelopoulos et al. 2023; with a tuning parameter,
 
     share = mean label + lambda * (mean prediction of all maps - mean prediction of the labelled ones).
 
-It is unbiased for any given lambda and any classifier, as long as the labelled maps were drawn at random. The better the
-classifier, the less is left to chance; lambda, from 0 (labels alone) to 1, is where the standard error is smallest, so
-that it is never larger than that of labels alone (that it is chosen by the same labels shifts the estimate by a tenth
-of its standard error at most, as measured). A prediction is the probability that the classifier gives, which
-tells more than the likeliest pattern: on a causal model that is hardly ever said to be heterogeneous, the probability
-still knows where it might be.
+It is unbiased for any given lambda and any classifier, as long as the labelled maps were drawn at random. The better
+the classifier, the less is left to chance; lambda, from 0 (labels alone) to 1, is where the standard error is
+smallest, so that it is never larger than that of labels alone (that it is chosen by the same labels shifts the
+estimate by about a tenth of its standard error at most, as measured).
+
+A prediction is the probability that the classifier gives, which tells more than the likeliest pattern: of causal
+maps hardly any is said to be heterogeneous, but the probability still knows which might be.
 
 ``ppi-python`` has the same mean estimator; it takes maps as independent, brings 275 MB (numba, statsmodels), and its
 interval is a normal one, which holds a rare share too seldom (``benchmarks/estimate_coverage.py``).
@@ -27,8 +28,8 @@ from .taxonomy import INTERPRETABLE, PATTERNS
 
 Floats = npt.NDArray[np.floating]
 
-FEWEST, FEW = 10, 30
-"""Labels of a kind without which there is no estimate, and below which it comes with a warning."""
+FEWEST, FEW, FEW_INPUTS = 10, 30, 20
+"""Labels of a kind without which there is no estimate; labels and inputs below which it comes with a warning."""
 ENOUGH = 60
 """Labels of a kind that the command that begins an estimate asks for."""
 COVERS = (
@@ -68,6 +69,8 @@ class Estimate:
     labels_alone: Interval
     """The same from the labels only."""
     labels: int
+    inputs: int
+    """That the labelled maps are of."""
     predictions: int
     """Maps that the classifier classified."""
     tuning: float
@@ -129,6 +132,7 @@ def prediction_powered(
         ratio,
         alone,
         n,
+        degrees + 1,
         len(all_said),
         float(_LAMBDAS[place]),
     )
@@ -152,7 +156,7 @@ def _by_input(
     size = int(number.max()) + 1
 
     def sums(values: Floats, of: npt.NDArray[np.integer]) -> Floats:
-        return np.bincount(of, (values - values.mean()) / len(values), size)
+        return np.bincount(of, (values - values.mean()) / len(values), size).astype(float)
 
     labels, predictions = sums(truth, number[:n]), sums(said, number[:n]) - sums(all_said, number[n:])
     return _variance(labels, predictions, len(np.unique(inputs)))
@@ -181,7 +185,7 @@ def _interval(share: float, variance: float, labels: float, degrees: int) -> Int
     share = min(max(share, 0.0), 1.0)
     middle = (share + z * z / 2 / labels) / (1 + z * z / labels)
     half = z / (1 + z * z / labels) * np.sqrt(share * (1 - share) / labels + (z / 2 / labels) ** 2)
-    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    low, high = max(0.0, float(middle - half)), min(1.0, float(middle + half))
     return Interval(share, float(np.sqrt(variance)), min(low, share), max(high, share))
 
 

@@ -25,7 +25,7 @@ from .classifier.network import PatternClassifier, classifier_records, load_clas
 from .control import redrawn
 from .distribution import COVERS, EMPTY, check_seed, counts
 from .estimate import COVERS as ESTIMATE_COVERS
-from .estimate import FEW, FEWEST, Estimate, prediction_powered
+from .estimate import FEW, FEW_INPUTS, FEWEST, Estimate, prediction_powered
 from .heads import MapSink, check_sizes, classify_heads
 from .maps.attention import check_kinds
 from .maps.examples import ExampleMaps
@@ -337,6 +337,7 @@ def _estimate_summary(estimate: Estimate) -> EstimateSummary:
         "interpretable_ratio_ci95_covers": ESTIMATE_COVERS,
         "standard_error": ratio.standard_error,
         "labels": estimate.labels,
+        "inputs": estimate.inputs,
         "predictions": estimate.predictions,
         "tuning": estimate.tuning,
         "labels_alone": {
@@ -388,9 +389,10 @@ def estimates(
 def estimate_warnings(patterns: HeadPatterns) -> list[str]:
     """Say which estimates rest on few labels, and which kind of maps has none."""
     messages = [
-        f"The {kind} estimate rests on {one.labels} labels: below {FEW} its interval may be too narrow."
+        f"The {kind} estimate rests on labels of {one.labels} maps of {one.inputs} inputs: below {FEW} maps or "
+        f"{FEW_INPUTS} inputs its interval may be too narrow."
         for kind, one in patterns.estimates.items()
-        if one.labels < FEW
+        if one.labels < FEW or one.inputs < FEW_INPUTS
     ]
     without = [kind for kind in patterns.kinds if kind not in patterns.estimates]
     return messages + [

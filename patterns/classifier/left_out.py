@@ -81,5 +81,9 @@ def errors_in_words(classifiers: Mapping[str, str], causal: bool) -> str:
 def _off_by(some: Sequence[LeftOut]) -> str:
     errors = [100 * one.error for one in some]
     if len(errors) == 1:
-        return f"{errors[0]:.0f} points"
-    return f"{median(errors):.0f} points at the median and {max(errors):.0f} at most"
+        return _points(errors[0])
+    return f"{_points(median(errors))} at the median and {max(errors):.0f} at most"
+
+
+def _points(number: float) -> str:
+    return "1 point" if round(number) == 1 else f"{number:.0f} points"

@@ -34,6 +34,8 @@ class EstimateSummary(TypedDict):
     interpretable_ratio_ci95_covers: str
     standard_error: float
     labels: int
+    inputs: int
+    """That these are of."""
     predictions: int
     tuning: float
     """lambda of PPI++: 0 is labels alone, 1 takes predictions in full."""

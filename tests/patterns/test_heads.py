@@ -224,7 +224,6 @@ def test_maps_of_a_head_without_weights_have_no_pattern_and_do_not_count(
     rest = found.select(Subnetwork(kept, np.ones(6, dtype=bool)))
     assert found.distribution("norm") == rest.distribution("norm")
     assert found.interpretable_ratio_ci95("norm") == rest.interpretable_ratio_ci95("norm")
-    assert found.corrected_distribution("norm") == rest.corrected_distribution("norm")
     maps = found.maps_frame()
     gone = maps[(maps["kind"] == "norm") & (maps["layer"] == 2) & (maps["head"] == 0)]
     assert gone["label"].isna().all()
