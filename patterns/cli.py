@@ -43,7 +43,7 @@ def classify_heads(
     if as_json:
         print(json.dumps(done.summary, indent=2))
     else:
-        from models.common.terminal import print_text
+        from models.common.terminal import print_command, print_text
 
         from .tables import print_patterns
 
@@ -61,7 +61,7 @@ def classify_heads(
                 "The shares below are the classifier's. For an estimate whose interval covers its errors, label maps "
                 "that are drawn at random, and give their folder as --annotations:"
             )
-            print_text(f"  {done.summary['to_estimate']}")
+            print_command(done.summary["to_estimate"])
         print_text()
         shown = distributions(patterns)
         print_patterns(

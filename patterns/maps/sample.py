@@ -138,10 +138,10 @@ def _check_population(folder: Path, record: Mapping[str, Any], of: Population) -
         )
     here = (of.task, of.split)
     if (record["task"], record.get("split")) != here or not _same(data, of.data, "source"):
+        there = _rows(data, record["task"], record.get("split"))
         raise InputError(
-            f"{_OPTION} {folder} is a sample of maps of other texts: {_rows(record['task'], record.get('split'))} in "
-            f"{data['source']}, not {_rows(*here)} in {of.data['source']} as they are now; sample those that are "
-            "looked at."
+            f"{_OPTION} {folder} is a sample of maps of other texts: {there}, not {_rows(of.data, *here)} as it is "
+            "now; sample those that are looked at."
         )
     if record["max_length"] != of.max_length:
         raise InputError(
@@ -150,8 +150,9 @@ def _check_population(folder: Path, record: Mapping[str, Any], of: Population) -
         )
 
 
-def _rows(task: str, split: str | None) -> str:
-    return task if split is None else f"{task}, split {split},"
+def _rows(data: Mapping[str, Any], task: str, split: str | None) -> str:
+    source: str = data["source"]
+    return source if split is None else f"{source} ({task}, split {split})"
 
 
 def _same(there: Mapping[str, Any], here: Mapping[str, Any], name: str) -> bool:

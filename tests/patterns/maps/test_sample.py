@@ -111,7 +111,7 @@ def test_many_maps_that_were_passed_over_are_refused(write: Any) -> None:
         ({"model": MODEL | {"sha256": "d" * 64}}, "is a sample of another model"),
         ({"model": MODEL | {"files": {"tokenizer.json": "d" * 64}}}, "is a sample of another model"),
         ({"data": DATA | {"sha256": "d" * 64}}, "is a sample of maps of other texts"),
-        ({"split": "test"}, "qqp, split test, in data/qqp"),
+        ({"split": "test"}, "validation.jsonl (qqp, split test), not data/qqp"),
         ({"task": "mrpc"}, "is a sample of maps of other texts"),
         ({"max_length": 64}, "was sampled with --max-length 64, not 128"),
         ({"count": 39}, "holds 40 maps, but sample.json tells of 39"),
