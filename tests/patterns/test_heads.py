@@ -13,6 +13,7 @@ import torch
 from models import InputError, Subnetwork, UnsupportedModelError, compact, gated
 from patterns import PatternClassifier, attention_maps, classify_heads, load_classifier
 from patterns.maps.examples import ExampleMaps
+from patterns.result import errors_elsewhere
 from patterns.taxonomy import PATTERNS
 
 ROWS = [
@@ -376,6 +377,9 @@ def test_every_family_is_classified_and_one_sided_ones_say_so(tiny: Any, minilm:
     assert (frame.n == len(ROWS)).all()
     said = " ".join(found.warnings)
     assert ("is causal" in said) == (tiny.name in ("gpt2", "llama", "qwen2"))
+    assert found.causal == ("is causal" in said)
+    assert ("causal" if found.causal else "two-sided") in errors_elsewhere(found)
+    assert "was off by" in errors_elsewhere(found)
     assert ("layers are local" in said) == (tiny.name == "modernbert")
 
 
