@@ -14,7 +14,7 @@ UPGRADE ?=
 FUZZ ?= 5000
 
 .PHONY: help demo docs test test-all test-types test-slow test-services test-gpu fuzz test-lowest test-latest lint lock \
-	families bench bench-classifier bench-annotation clean
+	families bench bench-classifier bench-annotation bench-estimate clean
 
 help:
 	@echo "make demo         set up, then show the attention pattern of every head of a real pretrained model"
@@ -30,6 +30,7 @@ help:
 	@echo "make bench        speed and memory as ratios, written to bench.json"
 	@echo "make bench-classifier   how good the classifier is, beside others (hours on 2 cores)"
 	@echo "make bench-annotation   what choosing the maps to label is worth (minutes)"
+	@echo "make bench-estimate     how good the estimate from labels is, on fair samples of real models (a minute)"
 
 # An environment with exactly the versions of a lock, each file checked by its hash, and headscope itself on top.
 define install
@@ -130,6 +131,10 @@ bench-classifier: $(VENV)/dev.stamp
 bench-annotation: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/annotation_loop.py --annotations examples/annotations-minilm \
 		--output benchmarks/annotation_loop.json --figure docs/annotation-loop.png
+
+bench-estimate: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/estimate_coverage.py --bases ../shared/annotations-bases \
+		--output benchmarks/estimate_coverage.json
 
 clean:
 	rm -rf $(VENV) .venv-lowest-direct .venv-highest .uv $(LABEL_STUDIO) demo-output bench.json dist build \

@@ -11,7 +11,6 @@ import csv
 import json
 import operator
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +23,7 @@ from models.common.errors import InputError
 from models.common.outputs import Output
 from models.common.reading import read_array, read_text, reading, regular_file
 from patterns import Pattern
+from patterns.maps.labels import majority as majority
 from patterns.maps.store import UNKNOWN, MapRow, check_map
 from patterns.taxonomy import RECORDS
 
@@ -102,14 +102,6 @@ def parse_label(text: str, where: str) -> Pattern:
         return _PATTERNS[re.sub(r"[\s_+-]+", "", text.casefold())]
     except KeyError:
         raise InputError(f"{where}: {text!r} is no pattern; the five are {', '.join(Pattern)}.") from None
-
-
-def majority(labels: Iterable[Pattern]) -> Pattern | None:
-    """Return the most frequent label; None for a tie or no labels."""
-    ranked = Counter(labels).most_common(2)
-    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
-        return None
-    return ranked[0][0]
 
 
 def find_published(folder: Path) -> list[tuple[str, Path]]:

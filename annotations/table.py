@@ -9,40 +9,21 @@ import pyarrow as pa
 
 from models.common.errors import InputError, is_unicode
 from models.common.reading import reading
-from patterns import Pattern
 from patterns.maps import store
+from patterns.maps.labels import ANNOTATION_SCHEMA as ANNOTATION_SCHEMA
+from patterns.maps.labels import ANNOTATIONS as ANNOTATIONS
+from patterns.maps.labels import SAMPLE as SAMPLE
+from patterns.maps.labels import read_annotations as read_annotations
+from patterns.maps.labels import votes as votes
 
 from .formats import parse_label
-
-ANNOTATION_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("id", "annotator", "label")]
-    + [("time", pa.timestamp("us", tz="UTC")), ("source", pa.string())]
-)
-"""One row per annotator and map: when it was labelled (empty if unknown), and the file or tool it came from."""
 
 PREDICTION_SCHEMA = pa.schema([("id", pa.string()), ("label", pa.string()), ("margin", pa.float64())])
 """Of ``predictions.parquet``, what is read again."""
 
-ANNOTATIONS = "annotations.parquet"
-"""Who labelled which map as what, beside the maps."""
-SAMPLE, TEXTS, PREDICTIONS = "sample.json", "texts.parquet", "predictions.parquet"
-"""What `annotate-maps sample` puts beside the maps: how they were sampled; each map's tokens, as text;
-what the classifier says of each (``id``, ``label``, ``prob_<p>``, ``margin``, ``classifier_version``)."""
-
-
-def read_annotations(path: Path) -> pd.DataFrame:
-    """Read ``annotations.parquet``; a missing file is an empty table.
-
-    Raises:
-        InputError: the file is corrupt or lacks columns.
-    """
-    if not path.exists():
-        return pd.DataFrame(columns=ANNOTATION_SCHEMA.names)
-    batches = list(store.read_parquet(path, ANNOTATION_SCHEMA.names))
-    with reading(path, "annotations", "save the folder again"):
-        table = pa.Table.from_batches(batches, None if batches else ANNOTATION_SCHEMA)
-        frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
-        return frame
+TEXTS, PREDICTIONS = "texts.parquet", "predictions.parquet"
+"""What `annotate-maps sample` puts beside the maps: each map's tokens, as text; what the classifier says of each
+(``id``, ``label``, ``prob_<p>``, ``margin``, ``classifier_version``)."""
 
 
 def read_table(path: Path, schema: pa.Schema, what: str) -> pd.DataFrame:
@@ -57,15 +38,6 @@ def read_table(path: Path, schema: pa.Schema, what: str) -> pd.DataFrame:
         table = pa.Table.from_batches([pa.record_batch(list(one), schema=schema) for one in columns], schema)
         frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
         return frame
-
-
-def votes(annotations: pd.DataFrame) -> dict[str, dict[str, Pattern]]:
-    """Return the label of each annotator by map: the latest, where one gave several."""
-    latest: dict[str, dict[str, Pattern]] = {}
-    in_time = annotations.sort_values("time", na_position="first", kind="stable")
-    for id, annotator, label in zip(*(in_time[name] for name in ("id", "annotator", "label")), strict=True):
-        latest.setdefault(id, {})[annotator] = Pattern(label)
-    return latest
 
 
 def check_annotations(annotations: Any, ids: Container[str]) -> pd.DataFrame:

@@ -26,13 +26,13 @@ def classify_heads(
 
     Every head's attention map is classified on a random sample of inputs. Printed are each head's dominant
     pattern, the share of each pattern, and the interpretable ratio with a 95% bootstrap interval that covers which
-    examples were drawn, alone; beside them the same for untrained weights (--control), and corrected for the errors
-    that the classifier made on annotated heads it had not seen, where these fit.
+    examples were drawn, alone; beside them the same for untrained weights (--control). With labels of a random sample
+    of the maps (--annotations), first an estimate that is right however wrong the classifier is.
 
     Example: classify-heads --model bert-base-uncased --task qqp --examples 100 --output out/bert-qqp
     """
     from .job import empty_maps, interval_notes
-    from .result import distributions, ratios
+    from .result import distributions, estimate_sentences, ratios
 
     job: ClassifyHeads = make(classifiers={"raw": raw_classifier, "norm": norm_classifier})
     done = job.run(progress=True)
@@ -43,7 +43,7 @@ def classify_heads(
     if as_json:
         print(json.dumps(done.summary, indent=2))
     else:
-        from models.common.terminal import print_text
+        from models.common.terminal import print_command, print_text
 
         from .tables import print_patterns
 
@@ -54,6 +54,15 @@ def classify_heads(
             f"{counted['counted']} of {counted['all']} heads"
         )
         patterns = done.patterns
+        for sentence in estimate_sentences(patterns):
+            print_text(sentence)
+        if done.summary["to_estimate"]:
+            print_text(
+                "The shares below are the classifier's. For an estimate whose interval covers its errors, label maps "
+                "that are drawn at random, and give their folder as --annotations:"
+            )
+            print_command(done.summary["to_estimate"])
+        print_text()
         shown = distributions(patterns)
         print_patterns(
             patterns.to_frame(),

@@ -26,6 +26,7 @@ class ClassifyOptions(TypedDict, total=False):
     split: str
     examples: int
     maps: tuple[str, ...] | list[str] | str
+    annotations: Path | str | None
     subnetwork: Path | str | None
     subnetwork_mode: str
     stack: str | None

@@ -121,9 +121,8 @@ def classify_heads(
             *_anatomy_warnings(anatomy, kinds),
             *_empty_warnings(seen.empty, len(inputs)),
         ),
-        confusions={
-            kind: chosen[kind].confusions.cpu().numpy() for kind in kinds if len(chosen[kind].confusions)
-        },
+        causal=anatomy.causal,
+        classifiers={kind: chosen[kind].version for kind in kinds},
     )
 
 

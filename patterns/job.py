@@ -15,7 +15,6 @@ from models.common.files import known, write_json
 from models.common.outputs import Output
 from models.common.placement import home_of
 from models.common.provenance import provenance, source_record
-from models.common.words import percent
 from models.families.family import STACKS
 from models.isolating import check_mode, isolated
 from models.subnetwork import Subnetwork, mask_files
@@ -23,14 +22,17 @@ from models.tasks.rows import Rows, select_rows
 from models.tasks.source import RowSource
 from models.tasks.task import Task
 
+from .classifier.left_out import errors_in_words
 from .classifier.network import PatternClassifier, classifier_records, load_classifiers
 from .control import redrawn
-from .distribution import COVERS, check_seed, counts
-from .estimate import COVERS as CORRECTED_COVERS
+from .distribution import COVERS, EMPTY, check_seed, counts
+from .estimate import COVERS as ESTIMATE_COVERS
+from .estimate import FEW, FEW_INPUTS, FEWEST, Estimate, prediction_powered
 from .heads import MapSink, check_sizes, classify_heads
 from .maps.attention import check_kinds
 from .maps.examples import ExampleMaps
 from .maps.names import MapNames
+from .maps.sample import LabelledSample, Population, read_sample, sample_files
 from .report.summary import (
     DISTRIBUTION,
     DISTRIBUTION_FIGURE,
@@ -39,13 +41,13 @@ from .report.summary import (
     MAPS,
     REPORT,
     SUMMARY,
-    Corrected,
+    EstimateSummary,
     KindSummary,
     Shares,
     Summary,
 )
-from .result import CONTROLLED, HeadPatterns, name_of, shown_correction
-from .taxonomy import INTERPRETABLE, KINDS, PATTERNS
+from .result import CONTROLLED, HeadPatterns, errors_elsewhere, name_of
+from .taxonomy import KINDS, PATTERNS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,6 +80,11 @@ class ClassifyHeads:
     examples: int = 100
     """Rows to draw at random."""
     maps: tuple[str, ...] = KINDS
+    annotations: Path | None = None
+    """Folder of maps of this model that annotate-maps sample --strategy random drew and people labelled.
+
+    With them the shares become an estimate whose interval covers the classifier's errors.
+    """
     subnetwork: str | None = None
     """File or folder of masks: count only the heads that it keeps."""
     subnetwork_mode: str = "select"
@@ -125,6 +132,11 @@ class ClassifyHeads:
             raise InputError(f"--stack {self.stack}: give one of {', '.join(STACKS)}.")
         if self.stack not in (None, "encoder") and self.subnetwork is not None:
             raise InputError(f"--stack {self.stack}: --subnetwork FILE is of an encoder's heads.")
+        if self.annotations is not None and self.subnetwork_mode != "select":
+            raise InputError(
+                f"--annotations are of maps of the whole model, not of one with --subnetwork-mode "
+                f"{self.subnetwork_mode}; leave out one of the two."
+            )
         if self.save_maps and self.output is None:
             raise InputError("--save-maps needs --output DIR, the folder to write the maps to.")
         if self.output is not None:
@@ -136,7 +148,8 @@ class ClassifyHeads:
 
     @property
     def _output(self) -> Output:
-        inputs = (self.model, *self._source.inputs, self.subnetwork, *(self.classifiers or {}).values())
+        given = (self.annotations, self.subnetwork, *(self.classifiers or {}).values())
+        inputs = (self.model, *self._source.inputs, *given)
         return Output(Path(self.output or "."), "classify-heads", self.overwrite, inputs)
 
     def run(self, progress: bool = False) -> Classified:
@@ -153,6 +166,7 @@ class ClassifyHeads:
             self.model, self.revision, device, dtype=self.dtype, device_map=self.device_map
         )
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
+        sample = self._sample(checkpoint, task, rows)
 
         with ExitStack() as stack:
             folder = writer = maps = None
@@ -199,13 +213,16 @@ class ClassifyHeads:
             observed = patterns
             if subnetwork is not None:
                 patterns = patterns.select(subnetwork)
+            if sample is not None:
+                patterns = replace(patterns, estimates=estimates(patterns, sample, classifiers))
+                observed = replace(observed, estimates=estimates(observed, sample, classifiers))
             few = rows.shortage(self.examples)
             warnings = (
                 *few,
                 *checkpoint.warnings,
                 *patterns.warnings,
                 *absent,
-                *correction_notes(patterns),
+                *(() if sample is None else (*sample.warnings, *estimate_warnings(patterns))),
             )
             patterns = replace(patterns, warnings=warnings)
             summary = self._summary(patterns, checkpoint, task, rows, classifiers)
@@ -218,6 +235,16 @@ class ClassifyHeads:
                 kept = None if subnetwork is None else subnetwork.heads
                 write_classified(folder / REPORT, self, patterns, summary, rows, maps, observed, kept)
         return Classified(patterns, summary, rows)
+
+    def _sample(self, checkpoint: Checkpoint, task: Task, rows: Rows) -> LabelledSample | None:
+        """Read the labels of a random sample of the maps that are looked at, if there is one."""
+        if self.annotations is None:
+            return None
+        split = self.split if self.text is None else None
+        return read_sample(
+            self.annotations,
+            Population(model_record(checkpoint), task.name, split, rows.record(), self.max_length),
+        )
 
     def _in_model(self, subnetwork: Subnetwork, model: PreTrainedModel) -> tuple[Subnetwork, list[str]]:
         """Return what of a subnetwork the model has, and a warning if that is not all of it."""
@@ -246,6 +273,8 @@ class ClassifyHeads:
         rows: Rows,
         classifiers: Mapping[str, PatternClassifier],
     ) -> Summary:
+        from .report.classified import estimation_command
+
         summary: Summary = {
             "model": self.model,
             "task": task.name,
@@ -253,6 +282,10 @@ class ClassifyHeads:
             "split": self.split if self.task is not None else None,
             "examples": len(patterns.examples),
             "seed": self.seed,
+            "annotations": None
+            if self.annotations is None
+            else source_record(self.annotations, sample_files(self.annotations)),
+            "to_estimate": None if patterns.estimates else estimation_command(self),
             "maps": {kind: summarise(patterns, kind) for kind in patterns.kinds},
             "heads": {"counted": int(patterns.heads.sum()), "all": int(patterns.heads.size)},
             "subnetwork": self.subnetwork,
@@ -298,14 +331,14 @@ def _placed(model: PreTrainedModel) -> dict[str, str] | None:
 def summarise(patterns: HeadPatterns, kind: str) -> KindSummary:
     """Return the part of ``summary.json`` about one kind of maps; an interval that has no value is null.
 
-    ``corrected`` is null if nothing is known of the classifier's errors, or what is known does not fit these maps
-    (``correction_misfit`` says how badly); ``control`` if none was asked for.
+    ``estimate`` is null without labels, ``control`` if none was asked for.
     """
     control = patterns.control
+    estimate = patterns.estimates.get(kind)
     return {
+        "estimate": _estimate_summary(estimate) if estimate else None,
         **_shares_of(patterns, kind),
-        "corrected": _corrected(patterns, kind),
-        "correction_misfit": patterns.correction_misfit(kind),
+        "error_elsewhere": errors_in_words({kind: patterns.classifiers.get(kind, "")}, patterns.causal),
         "control": _shares_of(control, kind) if control else None,
         "warnings": list(patterns.warnings),
     }
@@ -323,27 +356,75 @@ def _shares_of(patterns: HeadPatterns, kind: str) -> Shares:
     }
 
 
-def _corrected(patterns: HeadPatterns, kind: str) -> Corrected | None:
-    if (found := shown_correction(patterns, kind)) is None:
-        return None
-    shares, intervals = found
+def _estimate_summary(estimate: Estimate) -> EstimateSummary:
+    ratio, alone = estimate.ratio, estimate.labels_alone
     return {
-        "distribution": shares,
-        "distribution_ci95": {pattern: list(map(known, bounds)) for pattern, bounds in intervals.items()},
-        "interpretable_ratio": shares[INTERPRETABLE],
-        "interpretable_ratio_ci95": list(map(known, intervals[INTERPRETABLE])),
-        "interpretable_ratio_ci95_covers": CORRECTED_COVERS,
-        "misfit": patterns.correction_misfit(kind),
+        "distribution": estimate.shares,
+        "interpretable_ratio": ratio.share,
+        "interpretable_ratio_ci95": [ratio.low, ratio.high],
+        "interpretable_ratio_ci95_covers": ESTIMATE_COVERS,
+        "standard_error": ratio.standard_error,
+        "labels": estimate.labels,
+        "inputs": estimate.inputs,
+        "predictions": estimate.predictions,
+        "tuning": estimate.tuning,
+        "labels_alone": {
+            "interpretable_ratio": alone.share,
+            "interpretable_ratio_ci95": [alone.low, alone.high],
+            "standard_error": alone.standard_error,
+        },
     }
 
 
-def correction_notes(patterns: HeadPatterns) -> list[str]:
-    """Say in a sentence a kind that corrected shares are not shown, where they do not fit."""
-    return [
-        f"The {kind} shares corrected for the classifier's errors are not shown: they do not fit, since they would "
-        f"leave {percent(gap)} of the predictions unexplained (it was wrong more often on the annotated maps)."
-        for kind in patterns.kinds
-        if (gap := patterns.correction_misfit(kind)) is not None and not patterns.correction_fits(kind)
+def estimates(
+    patterns: HeadPatterns, sample: LabelledSample, classifiers: Mapping[str, PatternClassifier]
+) -> dict[str, Estimate]:
+    """Return, by kind, what the labels of a random sample and the predictions for all counted heads say together.
+
+    The classifier that made the predictions is asked about the labelled maps, too, as they are stored. Of a subnetwork,
+    labelled maps of other heads are left out: those of its heads are a random sample of its maps.
+
+    Raises:
+        InputError: labels of a kind are too few, or all of one input.
+    """
+    import numpy as np
+
+    found = {}
+    for kind in (kind for kind in patterns.kinds if kind in sample.rows):
+        pairs = [
+            (row, label)
+            for row, label in zip(sample.rows[kind], sample.labels[kind], strict=True)
+            if patterns.heads[row.layer, row.head]
+        ]
+        inputs = [row.example for row, _ in pairs]
+        if len(pairs) < FEWEST or len(set(inputs)) < 2:
+            raise InputError(
+                f"--annotations: {len(pairs)} {kind} maps of the heads that are counted, of {len(set(inputs))} inputs, "
+                f"have a label; an estimate takes {FEWEST} at least, of 2. Label more, or leave {kind} out with --maps."
+            )
+        counted = patterns.labels[kind] != EMPTY
+        counted &= patterns.heads
+        found[kind] = prediction_powered(
+            np.array([PATTERNS.index(label) for _, label in pairs]),
+            classifiers[kind].predict_proba([row.map for row, _ in pairs]),
+            np.array(inputs),
+            patterns.probabilities[kind][counted],
+            patterns.examples[np.nonzero(counted)[0]],
+        )
+    return found
+
+
+def estimate_warnings(patterns: HeadPatterns) -> list[str]:
+    """Say which estimates rest on few labels, and which kind of maps has none."""
+    messages = [
+        f"The {kind} estimate rests on labels of {one.labels} maps of {one.inputs} inputs: below {FEW} maps or "
+        f"{FEW_INPUTS} inputs its interval may be too narrow."
+        for kind, one in patterns.estimates.items()
+        if one.labels < FEW or one.inputs < FEW_INPUTS
+    ]
+    without = [kind for kind in patterns.kinds if kind not in patterns.estimates]
+    return messages + [
+        f"No {kind} map is labelled, so their shares are the classifier's alone." for kind in without
     ]
 
 
@@ -378,11 +459,16 @@ def empty_maps(patterns: HeadPatterns) -> dict[str, int]:
 
 def interval_notes(patterns: HeadPatterns) -> list[str]:
     """Say what the intervals of columns (or bars) of :func:`distributions` cover, and what the control is."""
-    corrected = any(shown_correction(patterns, kind) for kind in patterns.kinds)
-    notes = [
-        f"The 95% interval covers {COVERS}{'; of corrected shares ' + CORRECTED_COVERS if corrected else ''}."
-    ]
-    return [*notes, f"Control: {CONTROL}."] if patterns.control else notes
+    notes = [f"The 95% interval covers {COVERS}.", errors_elsewhere(patterns)]
+    if patterns.estimates:
+        notes = [
+            f"The 95% interval of an estimate covers {ESTIMATE_COVERS}.",
+            f"The other ones cover {COVERS}.",
+            notes[1],
+        ]
+    if patterns.control:
+        notes.append(f"Control: {CONTROL}.")
+    return [note for note in notes if note]
 
 
 def _to_store(writer: MapWriter, names: MapNames, anatomy: Anatomy) -> MapSink:

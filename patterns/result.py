@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from models.common.errors import InputError
+from models.common.words import interval, percent
 from models.subnetwork import Subnetwork
 
+from .classifier.left_out import errors_in_words
 from .distribution import (
     EMPTY,
     bootstrap_ci95,
@@ -23,7 +25,7 @@ from .distribution import (
     pattern_names,
     seen_maps,
 )
-from .estimate import MISFIT, corrected_shares, misfit
+from .estimate import Estimate
 from .taxonomy import INTERPRETABLE, PATTERNS
 
 if TYPE_CHECKING:
@@ -51,8 +53,12 @@ class HeadPatterns:
     """What a reader of the numbers has to know, whatever the kind."""
     inputs: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """What the model was fed: special tokens, segments, the first row; see :class:`models.tasks.inputs.Fed`."""
-    confusions: Mapping[str, npt.NDArray[np.integer]] = dataclasses.field(default_factory=dict)
-    """By kind, the classifier's :attr:`~patterns.PatternClassifier.confusions`, where it has some."""
+    causal: bool = False
+    """Whether no token sees a later one, so that every map is lower triangular."""
+    classifiers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """By kind, the :attr:`~patterns.PatternClassifier.version` of the classifier."""
+    estimates: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
+    """By kind, what labels of some of the maps and the predictions for all say together, where there are labels."""
     control: HeadPatterns | None = None
     """The same heads on the same examples in :func:`patterns.redrawn`, the architecture without what was learned,
     where that was looked at."""
@@ -135,51 +141,8 @@ class HeadPatterns:
         labels = self._counted(kind)
         return bootstrap_ci95(interpretable_shares(labels), self.seed, seen_maps(labels))
 
-    def corrected_distribution(self, kind: str) -> dict[str, float] | None:
-        """Return each pattern's share corrected for what the classifier is known to confuse.
-
-        See :mod:`patterns.estimate`. The interpretable ratio of these is the share of heterogeneous. None if
-        nothing is known of the classifier's errors: it was not cross-validated.
-        """
-        self._counted(kind)
-        found = self._corrections.get(kind)
-        return found and {p.value: float(share) for p, share in zip(PATTERNS, found[0], strict=True)}
-
-    def corrected_distribution_ci95(self, kind: str) -> dict[str, tuple[float, float]] | None:
-        """Return the 95% interval of each corrected share, over examples and over annotated heads together.
-
-        NaN for a single example; None as :meth:`corrected_distribution`.
-        """
-        found = self._corrections.get(kind)
-        return found and {
-            p.value: (float(lo), float(hi)) for p, (lo, hi) in zip(PATTERNS, found[1], strict=True)
-        }
-
-    def correction_misfit(self, kind: str) -> float | None:
-        """Return how badly the corrected shares explain what was predicted, see :func:`patterns.estimate.misfit`."""
-        self._counted(kind)
-        found = self._corrections.get(kind)
-        return found and found[2]
-
-    def correction_fits(self, kind: str) -> bool:
-        """Return whether there are corrected shares, and they explain what was predicted well enough to be shown."""
-        gap = self.correction_misfit(kind)
-        return gap is not None and gap <= MISFIT
-
-    @cached_property
-    def _corrections(self) -> dict[str, tuple[npt.NDArray[np.floating], npt.NDArray[np.floating], float]]:
-        found = {}
-        for kind, known in self.confusions.items():
-            labels = self.labels[kind][:, self.heads]
-            if (labels == EMPTY).all():
-                continue
-            counts = np.stack([(labels == i).sum(axis=1) for i in range(len(PATTERNS))], axis=1)
-            shares, intervals = corrected_shares(counts, known, self.seed)
-            found[kind] = shares, intervals, misfit(counts, known, shares)
-        return found
-
     def select(self, subnetwork: Subnetwork) -> HeadPatterns:
-        """Return the same result counting only the heads that `subnetwork` keeps.
+        """Return the same result counting only the heads that `subnetwork` keeps, without estimates of others.
 
         Raises:
             InputError: it is a subnetwork of a model of another size, or keeps no head that is counted now.
@@ -195,7 +158,7 @@ class HeadPatterns:
         if not heads.any():
             raise InputError("The subnetwork keeps no head, so there is no pattern to count.")
         control = self.control and self.control.select(subnetwork)
-        return dataclasses.replace(self, heads=heads, control=control)
+        return dataclasses.replace(self, heads=heads, control=control, estimates={})
 
     def plot(self) -> Figure:
         """Draw the layer x head grid coloured by dominant pattern, one panel a kind."""
@@ -206,14 +169,14 @@ class HeadPatterns:
     def plot_distribution(self) -> Figure:
         """Draw the share of each pattern, one bar a kind, with the interpretable ratio and its interval.
 
-        Where there is a control, and corrected shares that fit, these have bars of their own.
+        An estimate from labels, and a control, have bars of their own where there are some.
         """
         from .figures import distribution_bars
 
         return distribution_bars(distributions(self), ratios(self))
 
 
-CORRECTED, CONTROLLED = "corrected", "control"
+ESTIMATED, CONTROLLED = "estimate", "control"
 
 
 def name_of(kind: str, what: str) -> str:
@@ -221,29 +184,18 @@ def name_of(kind: str, what: str) -> str:
     return f"{kind}, {what}"
 
 
-def shown_correction(
-    patterns: HeadPatterns, kind: str
-) -> tuple[dict[str, float], dict[str, tuple[float, float]]] | None:
-    """Return the shares corrected for the classifier's errors and their intervals; None where they are not shown.
-
-    They are not where too much would be left unexplained; :func:`patterns.job.correction_notes` says so.
-    """
-    shares, intervals = patterns.corrected_distribution(kind), patterns.corrected_distribution_ci95(kind)
-    return (shares, intervals) if shares and intervals and patterns.correction_fits(kind) else None
-
-
 def distributions(patterns: HeadPatterns) -> dict[str, dict[str, float]]:
-    """Return each pattern's share by kind under the names to be shown: ``raw``, ``raw, control``, ``raw, corrected``.
+    """Return each pattern's share by kind under the names to be shown: ``raw, estimate``, ``raw``, ``raw, control``.
 
-    Corrected shares that leave too much unexplained are left out; :func:`patterns.job.correction_notes` says so.
+    The estimate from labels comes first, where there is one.
     """
     shown = {}
     for kind in patterns.kinds:
+        if estimate := patterns.estimates.get(kind):
+            shown[name_of(kind, ESTIMATED)] = estimate.shares
         shown[kind] = patterns.distribution(kind)
         if patterns.control:
             shown[name_of(kind, CONTROLLED)] = patterns.control.distribution(kind)
-        if corrected := shown_correction(patterns, kind):
-            shown[name_of(kind, CORRECTED)] = corrected[0]
     return shown
 
 
@@ -255,10 +207,27 @@ def ratios(patterns: HeadPatterns) -> dict[str, tuple[float, float, float]]:
 
     shown = {}
     for kind in patterns.kinds:
+        if estimate := patterns.estimates.get(kind):
+            ratio = estimate.ratio
+            shown[name_of(kind, ESTIMATED)] = (ratio.share, ratio.low, ratio.high)
         shown[kind] = plain(patterns, kind)
         if patterns.control:
             shown[name_of(kind, CONTROLLED)] = plain(patterns.control, kind)
-        if corrected := shown_correction(patterns, kind):
-            shares, intervals = corrected
-            shown[name_of(kind, CORRECTED)] = (shares[INTERPRETABLE], *intervals[INTERPRETABLE])
     return shown
+
+
+def estimate_sentences(patterns: HeadPatterns, whose: str = "") -> list[str]:
+    """Say each kind's interpretable ratio as labels and predictions have it together."""
+    return [
+        f"Interpretable ratio of {kind} maps{whose}, from {one.labels} labels and {one.predictions:,} predictions: "
+        f"{percent(one.ratio.share)} {interval(one.ratio.low, one.ratio.high)}."
+        for kind, one in patterns.estimates.items()
+    ]
+
+
+def errors_elsewhere(patterns: HeadPatterns) -> str:
+    """Say in sentences what the classifier's errors may do to the ratios that are not estimated; empty if all are."""
+    plain = {
+        kind: patterns.classifiers.get(kind, "") for kind in patterns.kinds if kind not in patterns.estimates
+    }
+    return f"The classifier's errors come on top. {errors_in_words(plain, patterns.causal)}" if plain else ""

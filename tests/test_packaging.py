@@ -104,7 +104,7 @@ def imported(*folders: str) -> set[str]:
 def test_what_is_imported_is_declared_and_nothing_else() -> None:
     of_rooms = imported(*ROOMS)
     assert of_rooms <= declared("ray", "dask")
-    assert declared() - of_rooms == {"accelerate"}  # the Trainer's
+    assert declared() <= of_rooms
     assert imported("tests", "benchmarks") <= declared("dev", "demo", "browser") | {
         "tokenizers"
     }  # transformers' own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import textwrap
 from dataclasses import replace
@@ -29,6 +30,17 @@ def print_text(text: str = "") -> None:
             line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
         )
         print("\n".join(lines))
+
+
+def print_command(command: str) -> None:
+    """Print a command to copy, on a narrow terminal over several lines that a shell reads as one."""
+    width = shutil.get_terminal_size((0, 0)).columns or _UNBOUNDED
+    lines = [" "]
+    for word in map(shlex.quote, shlex.split(command)):
+        if lines[-1].strip() and cell_len(f"{lines[-1]} {word} \\") > width:
+            lines.append("   ")
+        lines[-1] += f" {word}"
+    print(" \\\n".join(lines))
 
 
 def print_table(console: Console, table: Table, keep: int = 1) -> None:

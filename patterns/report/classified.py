@@ -16,8 +16,10 @@ from models.subnetwork import IMPORTANCE_FILE
 from models.tasks.task import TASKS
 
 from ..distribution import COVERS, bootstrap_ci95, interpretable_shares
+from ..estimate import COVERS as ESTIMATE_COVERS
+from ..estimate import ENOUGH
 from ..maps.examples import ExampleMaps
-from ..result import HeadPatterns
+from ..result import HeadPatterns, errors_elsewhere, estimate_sentences
 from ..taxonomy import INTERPRETABLE
 from .heads import head_findings, read_importance, sampling_command, write_report
 from .summary import KindSummary, Summary
@@ -48,6 +50,11 @@ class Asked(Protocol):
     @property
     def seed(self) -> int:
         """Of the draw of rows and of the bootstrap."""
+        ...
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Kinds of them."""
         ...
 
     @property
@@ -96,6 +103,9 @@ def write_classified(
         survives=survives if within else None,
         importance=_importance(job, observed),
         annotate=annotation_command(job),
+        to_estimate=summary["to_estimate"] or "",
+        covers=COVERS + (f", of an estimate {ESTIMATE_COVERS}" if patterns.estimates else ""),
+        notes=tuple(filter(None, [errors_elsewhere(patterns)])),
     )
     examples, counted, all_heads = summary["examples"], summary["heads"]["counted"], summary["heads"]["all"]
     whose = "their " if within else ""
@@ -104,6 +114,7 @@ def write_classified(
     findings, sections = head_findings(view), []
     if within:
         frame, sentences = beside_full(patterns, observed, job.seed)
+        sentences = [*estimate_sentences(patterns, " of the subnetwork's heads"), *sentences]
         findings += sentences
         table = TableBlock.of(
             frame,
@@ -122,7 +133,7 @@ def write_classified(
             (str(counted), "heads" if counted == all_heads else f"of {all_heads} heads"),
             (str(examples), "examples"),
             *(
-                (percent(part["interpretable_ratio"]), f"of {whose}{kind} maps heterogeneous{_beside(part)}")
+                (percent((part["estimate"] or part)["interpretable_ratio"]), _fact(whose, kind, part))
                 for kind, part in summary["maps"].items()
             ),
         ],
@@ -160,6 +171,11 @@ def beside_full(part: HeadPatterns, full: HeadPatterns, seed: int) -> tuple[pd.D
     return pd.DataFrame(rows), sentences
 
 
+def _fact(whose: str, kind: str, part: KindSummary) -> str:
+    by = "" if part["estimate"] is None else f", from {part['estimate']['labels']} labels"
+    return f"of {whose}{kind} maps heterogeneous{by}{_beside(part)}"
+
+
 def _beside(part: KindSummary) -> str:
     control = part["control"]
     return "" if control is None else f" (control {percent(control['interpretable_ratio'])})"
@@ -174,6 +190,17 @@ def repeat_command(job: Asked, summary: Summary) -> str:
 def annotation_command(job: Asked) -> str:
     """Return the command that samples the least certain maps of the same model and data for annotation."""
     return sampling_command(options_of(job) | _classifiers(job))
+
+
+def estimation_command(job: Asked) -> str | None:
+    """Return the command that samples maps at random for labels, from which the shares of this run can be estimated.
+
+    None where the heads are looked at as they are in something else than the whole model.
+    """
+    if job.subnetwork_mode != "select":
+        return None
+    count = ENOUGH * len(job.maps)
+    return sampling_command(options_of(job) | _classifiers(job), "random", count=count)
 
 
 def _importance(job: Asked, observed: HeadPatterns) -> npt.NDArray[np.float64] | None:

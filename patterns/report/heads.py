@@ -22,6 +22,7 @@ from models.common.words import percent
 
 from ..maps.examples import DRAWN, SURE, UNSURE, ExampleMap, Input
 from ..maps.rendering import visible
+from ..result import estimate_sentences
 from ..taxonomy import ABBREVIATIONS, COLOURS, KINDS, MEANINGS, PATTERNS, TITLES
 from .view import HeadsView, distribution_row, ink_on
 
@@ -210,29 +211,40 @@ def read_importance(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float6
     return values
 
 
-def sampling_command(options: Mapping[str, object]) -> str:
-    """Return the command that samples the least certain maps of a model for annotation.
+def sampling_command(
+    options: Mapping[str, object], strategy: str = "uncertain-diverse", **more: object
+) -> str:
+    """Return the command that samples maps of a model for annotation.
 
     Args:
         options: of the run that is reported; those that ``annotate-maps sample`` has too are passed on.
+        strategy: which maps; by default the least certain, from which a classifier learns most.
+        more: options of ``annotate-maps sample``.
     """
     shared = {name: value for name, value in options.items() if name in _SAMPLING}
     return command_line(
-        ["annotate-maps", "sample"], shared | {"strategy": "uncertain-diverse", "output": "my-maps"}
+        ["annotate-maps", "sample"], shared | {"strategy": strategy, **more, "output": "my-maps"}
     )
 
 
 def head_findings(view: HeadsView) -> list[str]:
     """Say in sentences what a reader should take away of one view."""
     patterns, sentences = view.patterns, []
-    control = patterns.control
     whose = "" if view.survives is None else " of all heads"
+    sentences += estimate_sentences(patterns, whose)
+    if view.to_estimate:
+        sentences.append(
+            'These shares are the classifier\'s alone, right or wrong; the command below "Share of maps" begins an '
+            "estimate from labels of this model's own maps."
+        )
+    said = ", as the classifier has it" if sentences else ""
+    control = patterns.control
     for kind in patterns.kinds:
         row = distribution_row(kind, patterns.distribution(kind), patterns.interpretable_ratio_ci95(kind))
         most = max(PATTERNS, key=lambda p: patterns.distribution(kind)[p])
         share = percent(patterns.distribution(kind)[most])
         sentences.append(
-            f"{row.ratio}{' ' + row.words if row.words else ''} of the {kind} maps{whose} are heterogeneous, "
+            f"{row.ratio}{' ' + row.words if row.words else ''} of the {kind} maps{whose} are heterogeneous{said}, "
             f"at most which could be interpretable; {share} are {TITLES[most]}."
         )
         if control is not None:

@@ -25,22 +25,31 @@ class Shares(TypedDict):
     empty_maps: int
 
 
-class Corrected(TypedDict):
-    """The same, corrected for the classifier's errors."""
+class EstimateSummary(TypedDict):
+    """Shares from labels of some maps and predictions for all."""
 
     distribution: dict[str, float]
-    distribution_ci95: dict[str, list[float | None]]
     interpretable_ratio: float
-    interpretable_ratio_ci95: list[float | None]
+    interpretable_ratio_ci95: list[float]
     interpretable_ratio_ci95_covers: str
-    misfit: float | None
+    standard_error: float
+    labels: int
+    inputs: int
+    """That these are of."""
+    predictions: int
+    tuning: float
+    """lambda of PPI++: 0 is labels alone, 1 takes predictions in full."""
+    labels_alone: dict[str, float | list[float]]
+    """Ratio, interval and standard error of the labels without predictions."""
 
 
 class KindSummary(Shares):
     """One kind of maps."""
 
-    corrected: Corrected | None
-    correction_misfit: float | None
+    estimate: EstimateSummary | None
+    """What to read first, where there are labels."""
+    error_elsewhere: str
+    """How far the plain ratio was off on models that the classifier never saw, in words."""
     control: Shares | None
     warnings: list[str]
 
@@ -83,6 +92,10 @@ class Summary(TypedDict):
     split: str | None
     examples: int
     seed: int
+    annotations: SourceRecord | None
+    """Labels of a random sample that the estimates were made from."""
+    to_estimate: str | None
+    """Without these: the command that begins an estimate."""
     maps: dict[str, KindSummary]
     """By kind."""
     heads: Counted

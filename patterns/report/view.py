@@ -84,10 +84,14 @@ class HeadsView:
     """``[L, H]``, where that is known."""
     annotate: str = ""
     """The command that sends the least certain maps to annotation."""
+    to_estimate: str = ""
+    """The command that begins an estimate from labels, where there is none."""
     bars: tuple[Bar, ...] = ()
     """Bars of :func:`distribution_row` to show instead of the patterns' own."""
     covers: str = COVERS
     """What the intervals of the bars cover."""
+    notes: tuple[str, ...] = ()
+    """Sentences below the bars."""
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -119,41 +123,44 @@ class HeadsView:
         return TableBlock.of(self.frame, name, "Every head", titles=_HEAD_TITLES, shares=_SHARES, folded=True)
 
     def share_table(self) -> TableBlock | None:
-        """Each pattern's share by kind, plain, of the control and corrected, where no other bars are shown."""
+        """Each pattern's share by kind, estimated, plain and of the control, where no other bars are shown."""
         if self.bars:
             return None
         rows = []
         for kind in self.patterns.kinds:
             plain, bounds = self.patterns.distribution(kind), self.patterns.interpretable_ratio_ci95(kind)
-            fits = self.patterns.correction_fits(kind)
-            corrected = (self.patterns.corrected_distribution(kind) or {}) if fits else {}
-            corrected_bounds = self.patterns.corrected_distribution_ci95(kind) or {}
+            estimate = self.patterns.estimates.get(kind)
             control = self.patterns.control
             for p in PATTERNS:
                 low, high = bounds if p == INTERPRETABLE else (np.nan, np.nan)
-                c_low, c_high = corrected_bounds.get(p, (np.nan, np.nan))
-                row = {"kind": kind, "pattern": p.value, "share": plain[p], "low": low, "high": high}
+                row: dict[str, object] = {"kind": kind, "pattern": p.value}
+                if estimate is not None:
+                    ratio = (
+                        (estimate.ratio.low, estimate.ratio.high) if p == INTERPRETABLE else (np.nan, np.nan)
+                    )
+                    row |= {"estimate": estimate.shares[p]}
+                    row |= {"estimate_low": ratio[0], "estimate_high": ratio[1]}
+                row |= {"share": plain[p], "low": low, "high": high}
                 if control is not None:
                     of_control = (
                         control.interpretable_ratio_ci95(kind) if p == INTERPRETABLE else (np.nan, np.nan)
                     )
                     row |= {"control": control.distribution(kind)[p]}
                     row |= {"control_low": of_control[0], "control_high": of_control[1]}
-                if corrected:
-                    row |= {"corrected": corrected[p], "corrected_low": c_low, "corrected_high": c_high}
                 rows.append(row)
         frame = pd.DataFrame(rows)
         name = f"distribution-{self.name}" if self.name else "distribution"
         titles = {
             "low": "95% from",
             "high": "to",
-            "corrected": "corrected share",
+            "estimate": "estimated share",
+            "share": "classifier's share" if self.patterns.estimates else "share",
             "control": "control's share",
         }
-        titles |= {f"{of}_{end}": word for of in ("control", "corrected") for end, word in _ENDS}
+        titles |= {f"{of}_{end}": word for of in ("control", "estimate") for end, word in _ENDS}
         shares = [column for column in frame.columns if column not in ("kind", "pattern")]
         caption = "Shares in numbers" + (
-            ", and corrected for the classifier's errors" if "corrected" in frame else ""
+            ", estimated from labels and as the classifier has them" if "estimate" in frame else ""
         )
         return TableBlock.of(frame, name, caption, titles=titles, shares=shares, folded=True)
 
@@ -203,12 +210,17 @@ class HeadsView:
         if self.bars:
             return list(self.bars)
         control = self.patterns.control
-        return [
-            distribution_row(name, of.distribution(kind), of.interpretable_ratio_ci95(kind), kind)
-            for kind in self.patterns.kinds
-            for name, of in ((f"{kind} maps", self.patterns), (f"{kind} maps, control", control))
-            if of is not None
-        ]
+        found = []
+        for kind in self.patterns.kinds:
+            if estimate := self.patterns.estimates.get(kind):
+                bounds = (estimate.ratio.low, estimate.ratio.high)
+                found.append(distribution_row(f"{kind} maps, estimate", estimate.shares, bounds, kind))
+            found += [
+                distribution_row(name, of.distribution(kind), of.interpretable_ratio_ci95(kind), kind)
+                for name, of in ((f"{kind} maps", self.patterns), (f"{kind} maps, control", control))
+                if of is not None
+            ]
+        return found
 
 
 def distribution_row(

@@ -100,6 +100,8 @@ def pooled(measured: Measured) -> HeadPatterns:
         examples=np.concatenate([one.examples for one in several]),
         n_tokens=np.concatenate([one.n_tokens for one in several]),
         heads=np.logical_and.reduce([one.heads for one in several]),
+        causal=several[0].causal,
+        classifiers=several[0].classifiers,
     )
 
 

@@ -15,6 +15,7 @@ from models.anatomy import anatomy_of
 from patterns import PatternClassifier, attention_maps, classify_heads, load_classifier
 from patterns.heads import Classification
 from patterns.maps.examples import SIDE, ExampleMaps
+from patterns.result import errors_elsewhere
 from patterns.taxonomy import PATTERNS
 
 ROWS = [
@@ -226,7 +227,6 @@ def test_maps_of_a_head_without_weights_have_no_pattern_and_do_not_count(
     rest = found.select(Subnetwork(kept, np.ones(6, dtype=bool)))
     assert found.distribution("norm") == rest.distribution("norm")
     assert found.interpretable_ratio_ci95("norm") == rest.interpretable_ratio_ci95("norm")
-    assert found.corrected_distribution("norm") == rest.corrected_distribution("norm")
     maps = found.maps_frame()
     gone = maps[(maps["kind"] == "norm") & (maps["layer"] == 2) & (maps["head"] == 0)]
     assert gone["label"].isna().all()
@@ -379,6 +379,9 @@ def test_every_family_is_classified_and_one_sided_ones_say_so(tiny: Any, minilm:
     assert (frame.n == len(ROWS)).all()
     said = " ".join(found.warnings)
     assert ("is causal" in said) == (tiny.name in ("gpt2", "llama", "qwen2"))
+    assert found.causal == ("is causal" in said)
+    assert ("causal" if found.causal else "two-sided") in errors_elsewhere(found)
+    assert "was off by" in errors_elsewhere(found)
     assert ("layers are local" in said) == (tiny.name == "modernbert")
 
 

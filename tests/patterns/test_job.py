@@ -581,3 +581,120 @@ def test_a_precision_or_a_map_that_there_is_not_is_refused(
     code, _, said = command("--model", "nowhere", "--task", "qqp", *words)
     assert code == 2
     assert message in said
+
+
+class TestAnnotations:
+    """``--annotations``: shares from labels of a random sample, and what begins them."""
+
+    @pytest.fixture
+    def texts(self, tmp_path: Path) -> Path:
+        rng = np.random.default_rng(0)
+        words = ["good", "film", "bad", "the", "a", "swift", "sea"]
+        path = tmp_path / "texts.txt"
+        path.write_text("\n".join(" ".join(rng.choice(words, rng.integers(5, 12))) for _ in range(40)))
+        return path
+
+    @pytest.fixture
+    def options(self, texts: Path, save_tiny: Any) -> dict[str, Any]:
+        return {
+            "model": str(save_tiny("bert")),
+            "text": texts,
+            "device": "cpu",
+            "maps": ("raw",),
+            "examples": 30,
+        }
+
+    @pytest.fixture
+    def sample(self, options: dict[str, Any], tmp_path: Path) -> Path:
+        """Forty maps, every one labelled as heterogeneous but each fifth."""
+        from annotations import AnnotatedMaps, sample_maps
+        from annotations.dataset import add_annotations
+
+        folder = tmp_path / "my-maps"
+        sample_maps(**options, task=None, count=40, output=folder)
+        rows = AnnotatedMaps.load(folder).rows
+        labels = ["vertical" if i % 5 == 0 else "heterogeneous" for i in range(len(rows))]
+        add_annotations(
+            folder,
+            pd.DataFrame(
+                {"id": one.id, "annotator": "ann", "label": label}
+                for one, label in zip(rows, labels, strict=True)
+            ),
+        )
+        return folder
+
+    def test_the_estimate_leads_everywhere(
+        self, command: Any, options: dict[str, Any], sample: Path, tmp_path: Path
+    ) -> None:
+        shown = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        shown[shown.index("('raw',)")] = "raw"
+        code, out, _ = command(*shown, "--annotations", str(sample), "--output", str(tmp_path / "out"))
+        assert code == 0
+        summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+        part = summary["maps"]["raw"]
+        found = part["estimate"]
+        assert (found["labels"], summary["to_estimate"]) == (40, None)
+        assert found["predictions"] == part["classified_maps"] == 30 * 12
+        assert sum(found["distribution"].values()) == pytest.approx(1)
+        assert found["labels_alone"]["interpretable_ratio"] == 32 / 40
+        assert abs(found["interpretable_ratio"] - 0.8) < 0.1  # whatever the classifier says
+        low, high = found["interpretable_ratio_ci95"]
+        alone = found["labels_alone"]["interpretable_ratio_ci95"]
+        assert high - low <= alone[1] - alone[0]
+        assert summary["annotations"]["files"] == ["annotations.parquet", "maps-00000.parquet", "sample.json"]
+        lines = out.splitlines()
+        assert lines[1].startswith("Interpretable ratio of raw maps, from 40 labels and 360 predictions: ")
+        assert "--strategy random" not in out
+        assert "The 95% interval of an estimate covers which maps were labelled" in out.replace("\n", " ")
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert lines[1] in page
+        assert page.index("raw maps, estimate") < page.index("estimated share")
+        assert "--strategy random" not in page
+
+    def test_without_labels_the_command_that_begins_it_leads(
+        self, command: Any, options: dict[str, Any], tmp_path: Path
+    ) -> None:
+        shown = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        shown[shown.index("('raw',)")] = "raw"
+        code, out, _ = command(*shown, "--output", str(tmp_path / "out"))
+        assert code == 0
+        summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+        begin = summary["to_estimate"]
+        assert begin.startswith("annotate-maps sample ")
+        assert "--strategy random --count 60 --output my-maps" in begin
+        assert out.splitlines()[2].strip() == begin
+        assert summary["maps"]["raw"]["estimate"] is None
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert page.index("--strategy random") < page.index("--strategy uncertain-diverse")
+
+    def test_of_a_subnetwork_only_its_heads_labels_count(
+        self, options: dict[str, Any], sample: Path, tmp_path: Path
+    ) -> None:
+        from annotations import AnnotatedMaps
+        from models import load_checkpoint
+
+        full = Subnetwork.full(load_checkpoint(options["model"]).model)
+        heads = full.heads.copy()
+        heads[0] = False
+        Subnetwork(heads, full.mlps).save(tmp_path / "kept")
+        done = ClassifyHeads(**options, annotations=sample, subnetwork=str(tmp_path / "kept")).run()
+        info = AnnotatedMaps.load(sample).info
+        assert done.patterns.estimates["raw"].labels == (info["layer"] > 0).sum()
+        assert done.patterns.estimates["raw"].predictions == 30 * heads.sum()
+
+    def test_labels_of_the_model_are_not_those_of_a_gated_one_nor_of_another(
+        self, options: dict[str, Any], sample: Path, save_tiny: Any
+    ) -> None:
+        with pytest.raises(InputError, match="not of one with --subnetwork-mode gate"):
+            ClassifyHeads(**options, annotations=sample, subnetwork="x", subnetwork_mode="gate")
+        other = options | {"model": str(save_tiny("bert", labels=2))}
+        with pytest.raises(InputError, match="is a sample of another model"):
+            ClassifyHeads(**other, annotations=sample).run()
+
+    def test_too_few_labels_are_no_estimate(self, options: dict[str, Any], sample: Path) -> None:
+        table = pd.read_parquet(sample / "annotations.parquet")
+        table.iloc[:6].to_parquet(sample / "annotations.parquet")
+        with pytest.raises(
+            InputError, match=r"6 raw maps of the heads that are counted, .* takes 10 at least"
+        ):
+            ClassifyHeads(**options, annotations=sample).run()

@@ -157,7 +157,7 @@ def test_four_columns_with_intervals_fit_into_eighty() -> None:
 @pytest.mark.parametrize("heads", [4, 12, 16, 24])
 def test_sixty_columns_hold_the_tables(heads: int) -> None:
     """Four columns with long names: no line is wider, and every number is whole."""
-    names = ["raw", "raw, corrected", "norm", "norm, untrained control"]
+    names = ["raw", "raw, estimate", "norm", "norm, untrained control"]
     shares = dict.fromkeys(names, RAW)
     lines = printed(head_frame(3, heads), 60, shares, dict.fromkeys(names, RATIOS["raw"]))
     assert max(map(len, lines)) <= 60

@@ -129,7 +129,7 @@ def test_options_are_read_as_what_their_fields_are() -> None:
 
 def test_an_option_that_nothing_has_is_named_with_those_that_there_are() -> None:
     with pytest.raises(
-        InputError, match=r"^f\(\) has no option 'exmaples'; it has batch_size, classifiers, "
+        InputError, match=r"^f\(\) has no option 'exmaples'; it has annotations, batch_size, classifiers, "
     ):
         patterns.functions.CLASSIFY_HEADS.job("f", {"exmaples": 3}, model="m")
     with pytest.raises(InputError, match="no option 'search'"):

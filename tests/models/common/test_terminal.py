@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 
 import pytest
 from rich.box import SIMPLE_HEAD
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from models.common.terminal import print_table
+from models.common.terminal import print_command, print_table
 
 
 def printed(table: Table, width: int, keep: int = 1) -> list[str]:
@@ -56,3 +57,15 @@ def test_the_columns_that_say_what_a_row_is_stand_in_every_part() -> None:
     parts = sum("task" in line.split() for line in lines)
     assert parts > 1
     assert sum("0.000 ±0.000" in line for line in lines) == parts
+
+
+@pytest.mark.parametrize("width", ["20", "44", "60", "400"])
+def test_a_command_is_read_as_one_by_a_shell_however_narrow_the_terminal(
+    width: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    words = ["annotate-maps", "sample", "--model", "a folder/with spaces", *("--option value " * 9).split()]
+    print_command(shlex.join(words))
+    out = capsys.readouterr().out
+    assert shlex.split(out.replace("\\\n", " ")) == words
+    assert all(len(line) <= max(int(width), 30) for line in out.splitlines())

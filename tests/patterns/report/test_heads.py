@@ -145,12 +145,13 @@ def test_every_head_is_a_cell_and_a_row(page: Page) -> None:
 
 def test_the_commands_repeat_the_run_and_send_maps_to_annotation(page: Page, minilm_folder: str) -> None:
     commands = [text for tag, text in page.texts if tag == "code"]
-    annotate, repeat = commands
+    estimate, annotate, repeat = commands
     for words in (f"--model {minilm_folder}", "--task qqp", "--examples 6", "--data "):
-        assert words in annotate
-        assert words in repeat
+        assert all(words in command for command in commands)
     assert annotate.startswith("annotate-maps sample ")
     assert "--strategy uncertain-diverse" in annotate
+    assert estimate.startswith("annotate-maps sample ")
+    assert "--strategy random --count 120" in estimate  # sixty of each kind
     assert repeat.startswith("classify-heads ")
 
 
