@@ -717,7 +717,8 @@ RESULTS = {
 
 
 def keys_of(*types: Any) -> set[str]:
-    return {key for one in types for key in one.__annotations__} - {
+    unless_asked = {"task_definition", "criterion", "stack"}
+    return {key for one in types for key in one.__annotations__} - unless_asked
         "task_definition",
         "criterion",
     }  # unless asked
