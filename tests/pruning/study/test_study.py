@@ -719,9 +719,6 @@ RESULTS = {
 def keys_of(*types: Any) -> set[str]:
     unless_asked = {"task_definition", "criterion", "stack"}
     return {key for one in types for key in one.__annotations__} - unless_asked
-        "task_definition",
-        "criterion",
-    }  # unless asked
 
 
 def test_results_have_the_keys_of_their_types(finished_study: Path) -> None:
