@@ -317,6 +317,8 @@ def _parts(groups: np.ndarray, labels: np.ndarray, shares: Sequence[float], seed
 
     A rare label weighs as much as a frequent one (-1: no label), and weighty groups go first, so that small ones
     even things out (after Sechidis et al. 2011); the seed shakes that order.
+    scikit-learn's StratifiedGroupKFold, which cross-validation uses, makes parts of one size only, and its
+    GroupShuffleSplit knows no labels.
     """
     counts = np.zeros((groups.max() + 1, len(PATTERNS) + 1))  # [G, C + 1]; the last column is the size
     np.add.at(counts, (groups, labels), 1)

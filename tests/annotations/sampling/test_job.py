@@ -263,7 +263,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("words", "match"),
         [
-            (["--strategy", "best"], "--strategy best: give one of random, balanced, uncertain, diverse"),
+            (["--strategy", "best"], f"--strategy best: give one of {', '.join(STRATEGIES)}"),
             (["--count", "0"], "--count 0: give at least 1"),
             (["--examples", "0"], "--examples 0: give at least 1"),
             (["--maps", "rollout"], "rollout"),
