@@ -227,7 +227,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, all_tiny: Any, tiny_toke
     return home
 
 
-LONG = ("docs/start.md",)
+LONG = ("docs/start.md", "docs/guides/classify.md")
 """Pages whose Python does the whole job of a command."""
 
 

@@ -280,6 +280,7 @@ def test_links_planted_in_a_study_are_not_followed(
         assert snapshot(victim) == {"p.txt": b"precious"}
 
 
+@pytest.mark.slow
 def test_a_report_of_0_1_without_a_marker_is_replaced_and_what_else_lies_there_stays(
     finished_study: Path, tmp_path: Path
 ) -> None:

@@ -708,7 +708,7 @@ def test_survivors_are_measured_in_each_seeds_own_full_model(
     assert table.groupby(["kind", "heads"])["share"].sum().to_numpy() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("mode", ["gate", "compact"])
+@pytest.mark.parametrize("mode", [pytest.param("gate", marks=pytest.mark.slow), "compact"])
 def test_survivors_can_be_looked_at_where_the_rest_is_gone(
     command: Any, two_models: Path, tiny_runs: Path, mode: str
 ) -> None:

@@ -263,6 +263,7 @@ def test_a_search_that_was_killed_ends_as_if_it_had_not_been(
     assert {path.name for path in output.glob(".*")} == {MARKER, LOCK}
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_stops_with_a_sentence_and_the_search_goes_on_later(
     tuned: Path, searched: Any, tmp_path: Path
 ) -> None:

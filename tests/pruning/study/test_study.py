@@ -1077,6 +1077,7 @@ def nine_tasks() -> dict[str, Figure]:
     }
 
 
+@pytest.mark.slow
 def test_figures_of_nine_tasks_are_legible_and_whole() -> None:
     """Words are at least 9 CSS pixels high however narrow the screen is, since figures are not made narrower."""
     for name, figure in nine_tasks().items():
