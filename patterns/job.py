@@ -132,15 +132,23 @@ class ClassifyHeads:
             raise InputError(f"--stack {self.stack}: give one of {', '.join(STACKS)}.")
         if self.stack not in (None, "encoder") and self.subnetwork is not None:
             raise InputError(f"--stack {self.stack}: --subnetwork FILE is of an encoder's heads.")
-        if self.annotations is not None and self.subnetwork_mode != "select":
+        if self.annotations is not None and (other := self._unlike_samples):
             raise InputError(
-                f"--annotations are of maps of the whole model, not of one with --subnetwork-mode "
-                f"{self.subnetwork_mode}; leave out one of the two."
+                f"--annotations are of maps that annotate-maps sample took from the model as it is, not of one with "
+                f"{other}; leave out one of the two."
             )
         if self.save_maps and self.output is None:
             raise InputError("--save-maps needs --output DIR, the folder to write the maps to.")
         if self.output is not None:
             self._output.check()
+
+    @property
+    def _unlike_samples(self) -> str:
+        """The option that makes the maps others than those that ``annotate-maps sample`` draws from, if one does."""
+        usual = {"subnetwork_mode": "select", "stack": "encoder", "dtype": "float32"}
+        found = {name: getattr(self, name) or value for name, value in usual.items()}
+        odd = [name for name, value in usual.items() if found[name] != value]
+        return f"--{odd[0].replace('_', '-')} {found[odd[0]]}" if odd else ""
 
     @property
     def _source(self) -> RowSource:
@@ -285,7 +293,7 @@ class ClassifyHeads:
             "annotations": None
             if self.annotations is None
             else source_record(self.annotations, sample_files(self.annotations)),
-            "to_estimate": None if patterns.estimates else estimation_command(self),
+            "to_estimate": None if patterns.estimates or self._unlike_samples else estimation_command(self),
             "maps": {kind: summarise(patterns, kind) for kind in patterns.kinds},
             "heads": {"counted": int(patterns.heads.sum()), "all": int(patterns.heads.size)},
             "subnetwork": self.subnetwork,

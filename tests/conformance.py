@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny import redraw
 from torch.overrides import TorchFunctionMode
 
 from models import Subnetwork, UnsupportedModelError, anatomy_of, compact, gated, load, observe, save
@@ -66,17 +67,6 @@ def installed(family: Family) -> bool:
     from transformers import CONFIG_MAPPING
 
     return family.model_type in CONFIG_MAPPING
-
-
-def redraw(model: Any, seed: int = 7) -> Any:
-    """Draw every parameter anew: a fresh model has zero biases and nearly uniform attention."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            spread = 0.2 if name.endswith("bias") else 0.5  # larger biases make all tokens alike
-            centre = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
-            parameter.copy_(centre + torch.randn(parameter.shape, generator=generator) * spread)
-    return model.eval()
 
 
 def build(family: Family, attention: str | None = None) -> Any:

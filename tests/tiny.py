@@ -1,12 +1,14 @@
-"""What tests of several rooms share: the words that the tiny tokenizer knows, and rows made of them."""
+"""What tests of several rooms share: words that the tiny tokenizer knows, rows of them, weights that are not zero."""
 
 from __future__ import annotations
 
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
 
 from models.tasks.task import task_named
 from patterns import Pattern
@@ -50,3 +52,14 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.is_symlink()
     }
+
+
+def redraw(model: Any, seed: int = 7) -> Any:
+    """Draw every parameter anew: a fresh model has zero biases and nearly uniform attention."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            spread = 0.2 if name.endswith("bias") else 0.5  # larger biases make all tokens alike
+            centre = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+            parameter.copy_(centre + torch.randn(parameter.shape, generator=generator) * spread)
+    return model.eval()

@@ -33,9 +33,9 @@ def of_one_head(id: str) -> str | None:
 class MapNames:
     """What the maps of one model on one task are called.
 
-    An id is ``<model>_<task>_<example>-<digest>_<layer>_<head>_<kind>``. The digest is of the weights and of the
-    input's tokens, so that two models' maps, or two splits', never share an id and can be annotated together,
-    while the same map has the same id whenever it is taken.
+    An id is ``<model>_<task>_<example>-<digest>_<layer>_<head>_<kind>``. The digest is of the weights, of the
+    precision that they are used in unless it is float32, and of the input's tokens, so that two models' maps, or two
+    splits', never share an id and can be annotated together, while the same map has the same id whenever it is taken.
     """
 
     checkpoint: Checkpoint
@@ -47,6 +47,8 @@ class MapNames:
     def example(self, example: int, encoded: Encoded) -> str:
         """Return the first part of the ids of one input's maps."""
         weights = self.checkpoint.sha256 or self.checkpoint.revision or self.checkpoint.name
+        if (precision := str(self.checkpoint.model.dtype)) != "torch.float32":
+            weights += f" {precision}"
         digest = hashlib.sha256(f"{weights} {encoded.input_ids}".encode()).hexdigest()[:6]
         name = re.sub(r"[^\w.-]+", "-", Path(self.checkpoint.name).name)
         return f"{name}_{self.task}_{example}-{digest}"
