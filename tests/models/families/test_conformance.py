@@ -28,6 +28,7 @@ import models.tap
 from models import HeadscopeError, Subnetwork, anatomy_of, compact, gated
 from models.anatomy import STRUCTURE
 from models.compaction import whole_weights
+from models.tap import Block, observe
 
 GROUPS = [
     pytest.param(
@@ -307,3 +308,44 @@ def test_the_longest_input_is_one_that_the_model_takes(family: Family, stack: st
                 assert model(**batch).last_hidden_state.isfinite().all()
             except (IndexError, RuntimeError, ValueError):
                 assert n > limit
+
+
+class _Rows:
+    """An observer that puts blocks of queries together again."""
+
+    in_blocks = True
+
+    def __init__(self) -> None:
+        self.maps: dict[int, torch.Tensor] = {}
+        self.blocks = 0
+
+    def __call__(self, layer: int, probabilities: torch.Tensor, values: torch.Tensor) -> None:
+        self.maps[layer] = probabilities.clone()
+
+    def block(self, layer: int, block: Block, values: torch.Tensor) -> None:
+        self.blocks += 1
+        n = values.shape[2]
+        if block.rows.start == 0:
+            self.maps[layer] = torch.zeros(*block.probabilities.shape[:2], n, n)
+        self.maps[layer][:, :, block.rows, block.keys] = block.probabilities
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "gpt_oss", "t5"])
+def test_caps_sinks_and_position_biases_are_the_same_in_blocks_of_queries(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = BY_TYPE[model_type]
+    model, batch = conformance.build(family), conformance.batch_of(family)
+    whole, parts = _Rows(), _Rows()
+    with torch.no_grad(), observe(model, whole):
+        right = conformance.hidden(model, batch)
+    for name, cells in (("_WHOLE", 1), ("_CELLS", 64), ("_LEAST_ROWS", 3)):
+        monkeypatch.setattr(models.tap, name, cells)
+    with torch.no_grad(), observe(model, parts):
+        found = conformance.hidden(model, batch)
+    assert whole.blocks == 0 < parts.blocks
+    for layer, maps in whole.maps.items():
+        torch.testing.assert_close(parts.maps[layer], maps, atol=1e-4, rtol=0)  # scores here are large
+    assert conformance.off(found, right) < 1e-4
+    with torch.no_grad(), observe(model, parts, layers=[0]):  # layers that nobody observes are in blocks, too
+        assert conformance.off(conformance.hidden(model, batch), right) < 1e-4
