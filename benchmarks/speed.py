@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from speed_busy import BARS as BUSY_BARS
+from speed_busy import busy_ratios
 from speed_long import BARS as LONG_BARS
 from speed_long import VARIANTS as LONG_VARIANTS
 from speed_long import long_ratios
@@ -46,6 +48,7 @@ BARS = {
     "full_tensor_norms": ("at least", 15.0),
     "extra_memory_in_layers": ("at most", 3.0),
     "page_faults_kept": ("at most", 0.2),
+    **BUSY_BARS,
     **LONG_BARS,
     **PRUNING_BARS,
     **TRAINING_BARS,
@@ -217,6 +220,7 @@ def main() -> None:
         "full_tensor_norms": norm_speedup(options.small, max(3, options.repeats // 3)),
         "extra_memory_in_layers": memory_in_layers(options.small),
         "page_faults_kept": faults_kept(options.small),
+        **busy_ratios(options.small, max(3, options.repeats // 2)),
         **long_ratios(__file__, options.small, max(3, options.repeats // 5)),
         **pruning_ratios(options.small, max(3, options.repeats // 2)),
         **training_ratios(options.data, *((1, 1) if options.small else ())),

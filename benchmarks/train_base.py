@@ -22,6 +22,11 @@ from transformers import (
     BertForMaskedLM,
     BertTokenizerFast,
     DataCollatorForLanguageModeling,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     get_linear_schedule_with_warmup,
 )
@@ -33,6 +38,8 @@ from models.tasks.rows import load_rows, texts_of
 from models.tasks.task import TASKS
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+END = "<|end|>"
+CAUSAL = ("gpt2", "llama")
 
 
 def sentences(data: Path) -> list[tuple[str, str | None]]:
@@ -55,37 +62,55 @@ def word_pieces(texts: list[tuple[str, str | None]], size: int, length: int) -> 
     )
 
 
-def build(tokens: PreTrainedTokenizerFast, options: argparse.Namespace) -> BertForMaskedLM:
-    """A model with random weights."""
-    return BertForMaskedLM(
-        BertConfig(
-            vocab_size=len(tokens),
-            hidden_size=options.hidden,
-            num_hidden_layers=options.layers,
-            num_attention_heads=options.heads,
-            intermediate_size=4 * options.hidden,
-            max_position_embeddings=512,
-            pad_token_id=tokens.pad_token_id,
-        )
+def byte_pairs(texts: list[tuple[str, str | None]], size: int, length: int) -> PreTrainedTokenizerFast:
+    """Learn byte-level byte pairs, of which nothing is added to a text but, for padding, an end."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    learner = ByteLevelBPETokenizer()
+    lines = (text for pair in texts for text in pair if text)
+    learner.train_from_iterator(lines, vocab_size=size, show_progress=False, special_tokens=[END])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=learner._tokenizer, eos_token=END, pad_token=END, model_max_length=length
     )
+
+
+def build(tokens: PreTrainedTokenizerFast, options: argparse.Namespace) -> PreTrainedModel:
+    """A model with random weights."""
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokens),
+        "max_position_embeddings": 512,
+        "hidden_size": options.hidden,
+        "num_hidden_layers": options.layers,
+        "num_attention_heads": options.heads,
+    }
+    ends = {"bos_token_id": None, "eos_token_id": tokens.eos_token_id, "pad_token_id": tokens.pad_token_id}
+    wide = {"intermediate_size": 4 * options.hidden}
+    match options.architecture:
+        case "gpt2":
+            return GPT2LMHeadModel(GPT2Config(**shape, **ends, n_inner=4 * options.hidden))
+        case "llama":
+            return LlamaForCausalLM(LlamaConfig(**shape, **ends, **wide, tie_word_embeddings=True))
+        case _:
+            return BertForMaskedLM(BertConfig(**shape, **wide, pad_token_id=tokens.pad_token_id))
 
 
 def batches(
     tokens: PreTrainedTokenizerFast, texts: list[Any], options: argparse.Namespace
 ) -> DataLoader[Any]:
     """Texts of like length together, so that little is padding; the order of batches is drawn from the seed."""
-    ids = tokens(
-        [a for a, _ in texts],
-        [b or "" for _, b in texts],
-        truncation=True,
-        max_length=options.length,
-        return_token_type_ids=True,
-    )
+    limits: dict[str, Any] = {"truncation": True, "max_length": options.length}
     rows = []
-    for (_, second), row, segments in zip(texts, ids["input_ids"], ids["token_type_ids"], strict=True):
-        if second is None:  # an empty second text leaves one [SEP] too many
-            row, segments = row[:-1], segments[:-1]
-        rows.append({"input_ids": row, "token_type_ids": segments})
+    if options.architecture in CAUSAL:
+        joined = [a if b is None else f"{a}\n{b}" for a, b in texts]
+        rows = [{"input_ids": row} for row in tokens(joined, **limits)["input_ids"] if len(row) > 1]
+    else:
+        ids = tokens(
+            [a for a, _ in texts], [b or "" for _, b in texts], return_token_type_ids=True, **limits
+        )
+        for (_, second), row, segments in zip(texts, ids["input_ids"], ids["token_type_ids"], strict=True):
+            if second is None:  # an empty second text leaves one [SEP] too many
+                row, segments = row[:-1], segments[:-1]
+            rows.append({"input_ids": row, "token_type_ids": segments})
     draw = torch.Generator().manual_seed(options.seed)
     chosen = []
     while len(chosen) < options.steps:
@@ -98,12 +123,14 @@ def batches(
             pool.sort(key=lambda i: len(rows[i]["input_ids"]))
             epoch += [pool[i : i + options.batch_size] for i in range(0, len(pool), options.batch_size)]
         chosen += [epoch[i] for i in torch.randperm(len(epoch), generator=draw).tolist()]
-    collate = DataCollatorForLanguageModeling(tokens)
+    collate = DataCollatorForLanguageModeling(tokens, mlm=options.architecture not in CAUSAL)
     return DataLoader(rows, batch_sampler=chosen[: options.steps], collate_fn=collate)
 
 
-def loss_of(model: BertForMaskedLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Masked cross-entropy; the vocabulary is only scored where a token is masked."""
+def loss_of(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Cross-entropy of the next token; or of masked ones, and the vocabulary is only scored where one is masked."""
+    if not isinstance(model, BertForMaskedLM):
+        return model(**batch).loss
     labels = batch.pop("labels")
     masked = labels != -100
     scores = model.cls(model.bert(**batch).last_hidden_state[masked])
@@ -119,6 +146,7 @@ def main() -> None:
         "--data", type=Path, required=True, help="folder with <task>/train.jsonl of the nine tasks"
     )
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--architecture", choices=("bert", *CAUSAL), default="bert")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--hidden", type=int, default=256)
@@ -135,7 +163,8 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     texts = sentences(options.data)
-    tokens = word_pieces(texts, options.vocabulary, 512)
+    learn = byte_pairs if options.architecture in CAUSAL else word_pieces
+    tokens = learn(texts, options.vocabulary, 512)
     model = build(tokens, options).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimizer, options.steps // 20, options.steps)

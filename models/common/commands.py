@@ -23,6 +23,7 @@ import typer.core
 from .errors import HeadscopeError, is_unicode, one_line
 from .files import disk_is_full, reason
 from .memory import keep_freed_memory, memory_ran_out
+from .threads import share_the_machine
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON.")]
 ClassifierOption = Annotated[
@@ -117,6 +118,7 @@ def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
                 stream.reconfigure(errors="backslashreplace")
         quiet_libraries()
         keep_freed_memory()
+        share_the_machine()
         # A scheduler's SIGTERM must clean up as Ctrl-C does; by default Python would just be gone.
         signal.signal(signal.SIGTERM, _terminate)
         hangup = getattr(signal, "SIGHUP", None)  # a terminal that was closed; under nohup it is ignored
