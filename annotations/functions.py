@@ -57,7 +57,7 @@ TRAIN = Options(
     "annotations.training.job:TrainClassifier",
     parts={
         "training": Part(
-            "patterns.classifier.training:Training", ("epochs", "generated", "members", "profiles", "seed")
+            "patterns.classifier.training:Training", ("epochs", "generated", "members", "profiles", "distilled", "seed")
         )
     },
 )
@@ -305,6 +305,7 @@ class TrainOptions(TypedDict, total=False):
     generated: float
     members: int
     profiles: int
+    distilled: int
     size: int
     stages: tuple[tuple[int, ...], ...]
     seed: int

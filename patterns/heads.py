@@ -24,7 +24,7 @@ from .classifier.network import PatternClassifier, load_classifier
 from .distribution import COVERS, EMPTY, FEW_EXAMPLES, check_seed
 from .maps.attention import ValueNorms, check_kinds
 from .maps.examples import ExampleMaps, small_maps
-from .maps.images import Resampling, SummedImages, image_pair
+from .maps.images import Resampling, SummedImages, image_pair, largest_cells, on_scale
 from .result import HeadPatterns
 from .taxonomy import KINDS, PATTERNS
 
@@ -226,7 +226,7 @@ class Classification:
     def start(self, positions: list[int], lengths: torch.Tensor) -> None:
         """Prepare for a batch: its positions in the result and its lengths ``[B]``."""
         n = int(lengths.max())
-        self._positions = positions
+        self._positions, self._lengths = positions, lengths.tolist()
         self._small = None if self.examples is None else small_maps(lengths, n)
         self._resampling = {
             size: Resampling.of(lengths, n, size)
@@ -242,19 +242,24 @@ class Classification:
         """Add some rows of one layer of the batch to its images, and classify them after the last."""
         if block.rows.start == 0:
             norms = self._norms_of(layer, values)
+            self._largest = values.new_zeros(values.shape[:3], dtype=torch.float32)
+            self._factors = norms
             self._sums = {size: SummedImages(one, norms, values) for size, one in self._resampling.items()}
             self._shown = self._small and SummedImages(self._small, norms, values)
         for images in [*self._sums.values(), *([self._shown] if self._shown else [])]:
             images.add(block.probabilities, block.rows, block.keys)
+        left = [min(max(n - block.rows.start, 0), block.probabilities.shape[2]) for n in self._lengths]
+        largest = self._largest[:, :, block.keys]
+        torch.maximum(largest, largest_cells(block.probabilities, left), out=largest)
         if block.last:
             pairs = {size: (images.raw, images.norm) for size, images in self._sums.items()}
-            for kind, found, empty in self._classified(layer, pairs):
+            for kind, found, empty in self._classified(layer, pairs, self._largest, self._factors):
                 if self.examples is not None and self._shown:
                     raw, norm = self._shown.raw, self._shown.norm
                     shown = raw if kind == "raw" or norm is None else norm
                     gather = partial(_gather, shown, None)
                     self.examples.see(kind, layer, self._kept[layer], found, gather, empty)
-            del self._sums, self._shown
+            del self._sums, self._shown, self._largest, self._factors
 
     def __call__(self, layer: int, probabilities: torch.Tensor, values: torch.Tensor) -> None:
         """Classify one layer of the batch; see :data:`models.tap.Observer`."""
@@ -263,7 +268,8 @@ class Classification:
             size: image_pair(probabilities, norms, resampling.matrices.to(probabilities.device))
             for size, resampling in self._resampling.items()
         }
-        for kind, found, empty in self._classified(layer, pairs):
+        largest = largest_cells(probabilities, self._lengths)
+        for kind, found, empty in self._classified(layer, pairs, largest, norms):
             if self.examples is not None:
                 factors = None if kind == "raw" else norms
                 gather = partial(_gather, probabilities, factors)
@@ -276,13 +282,27 @@ class Classification:
         return self._value_norms(layer, values) if "norm" in self._classifiers else None
 
     def _classified(
-        self, layer: int, pairs: Mapping[int, tuple[torch.Tensor, torch.Tensor | None]]
+        self,
+        layer: int,
+        pairs: Mapping[int, tuple[torch.Tensor, torch.Tensor | None]],
+        largest: torch.Tensor,
+        norms: torch.Tensor | None,
     ) -> Iterator[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
-        """Keep what one layer's images are classified as; yield by kind that and which maps are empty."""
+        """Keep what one layer's images are classified as; yield by kind that and which maps are empty.
+
+        Args:
+            layer: which.
+            pairs: its images, by size.
+            largest: the largest cell of every column of its raw maps, ``[B, H, n]``.
+            norms: what the columns of norm maps are weighted by.
+        """
         places = np.ix_(self._positions, [layer], self._kept[layer])
         for kind, classifier in self._classifiers.items():
             raw, norm = pairs[classifier.size]
-            images = raw if kind == "raw" or norm is None else norm
+            if kind == "raw" or norm is None or norms is None:
+                images = on_scale(raw, largest.amax(dim=-1))
+            else:
+                images = on_scale(norm, (largest * norms).amax(dim=-1))
             found = classifier.classify_images(images.to(classifier.device)).cpu().numpy()
             empty = (images.amax(dim=(-2, -1)) == 0).cpu().numpy()
             self._probabilities[kind][places] = found[:, None]

@@ -159,7 +159,7 @@ class TrainClassifier:
         Returns:
             What ``training.json`` holds.
         """
-        from patterns.classifier.scores import confusions, score
+        from patterns.classifier.scores import score
         from patterns.classifier.training import calibrated, cross_validate, fit_temperature, train
 
         annotated = load_labelled(self.annotations)
@@ -176,7 +176,7 @@ class TrainClassifier:
         heads, inputs = groups_of(annotated)
 
         with self._output.making() as folder:
-            temperature, scores, errors, sizes = 1.0, None, None, None
+            temperature, scores, sizes = 1.0, None, None
             if self.folds:
                 logits, fold = cross_validate(
                     self.maps, maps, labels, heads, self.training, self.folds, own, weights, inputs, progress
@@ -185,9 +185,8 @@ class TrainClassifier:
                 temperature = fit_temperature(logits, own_labels)
                 found = calibrated(logits, own_labels, fold)
                 scores = score(own_labels, found, heads[own], self.training.seed)
-                errors = confusions(own_labels, found, heads[own])
                 sizes = fold_sizes(annotated, self.folds, self.training.seed)
-            classifier = train(self.maps, maps, labels, self.training, temperature, weights, errors, progress)
+            classifier = train(self.maps, maps, labels, self.training, temperature, weights, progress)
             report: TrainingReport = {
                 "kind": self.maps,
                 "version": classifier.version,

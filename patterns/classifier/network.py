@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.common.errors import InputError, one_line
 from models.common.files import reason
@@ -32,7 +33,7 @@ from models.common.reading import (
     verify_safetensors,
 )
 
-from ..maps.images import IMAGE_SIZE, image_pair, relative, resampling_matrices
+from ..maps.images import IMAGE_SIZE, image_pair, relative, resampling_matrices, shown
 from ..maps.store import check_map
 from ..taxonomy import KINDS, PATTERNS, Pattern
 from .profiles import SMALLEST, Profiles
@@ -40,61 +41,92 @@ from .profiles import SMALLEST, Profiles
 _WEIGHTS = "model.safetensors"
 SHIPPED = Path(__file__).parents[1] / "weights"
 _BATCH = 256
+_HIDDEN = 64
 _LARGEST = 1024  # side of an image; and, below, cells of the last stage's and sides of one with measurements
 _LARGEST_POOLED, _LARGEST_MEASURED = 64, 128
+
+
+STAGES = ((8, 16), (32, 32))
 
 
 class Member(nn.Module):
     """One convolutional network of a :class:`PatternClassifier`.
 
-    Its input is an image relative to its maximum in three channels: as it is; its square root, which shows
-    what is faint; and each cell's distance from the diagonal. Features are pooled by their mean and maximum
-    over the image, over the brightest column (mean along it) and over the brightest diagonal: what makes a
-    map vertical or diagonal is that something goes all the way along.
+    It sees an image twice: as it is, on the scale of the map's largest cell, which is how an annotator sees the map;
+    and the square root of it relative to its own largest cell, which shows what is faint. The first convolution takes
+    two steps at a time; what it finds may count for more or less by its place. Of every stage the network sees what
+    goes all the way along a column or a diagonal, which is what makes a map vertical or diagonal; of the last also the
+    mean and the maximum.
 
     Args:
         size: side of the images.
-        stages: widths of the 3 x 3 convolutions; the image is halved between stages.
+        stages: widths of the convolutions; the image is halved before each stage.
     """
-
-    distance: torch.Tensor
-    diagonals: torch.Tensor
 
     def __init__(self, size: int, stages: Sequence[Sequence[int]]) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        before = 3
+        before = 2
+        self.stages = nn.ModuleList()
         for widths in stages:
-            if layers:
-                layers.append(nn.MaxPool2d(2))
+            stage = nn.ModuleList()
             for width in widths:
-                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
+                first = before == 2 and not self.stages and not stage
+                shape: dict[str, int] = (
+                    {"kernel_size": 5, "stride": 2, "padding": 2} if first else {"kernel_size": 3, "padding": 1}
+                )
+                stage.append(nn.Conv2d(before, width, **shape))
                 before = width
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(4 * before, len(PATTERNS))
+            self.stages.append(stage)
+        sides = [-(-size // 2) // 2**i for i in range(len(stages))]
+        self.place = nn.Parameter(torch.zeros(1, stages[0][0], sides[0], sides[0]))
+        for i, side in enumerate(sides):
+            self.register_buffer(f"diagonals{i}", _diagonals(side), persistent=False)
+        pooled = 2 * sum(widths[-1] for widths in stages) + 2 * before
+        self.head = nn.Sequential(nn.Linear(pooled, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, len(PATTERNS)))
         # Twice as fast on CPUs as the default layout for convolutions this small.
         self.to(memory_format=torch.channels_last)
-        position = torch.linspace(0, 1, size)
-        distance = (position[:, None] - position[None, :]).abs()
-        self.register_buffer("distance", distance, persistent=False)
-        self.register_buffer("diagonals", _diagonals(size // 2 ** (len(stages) - 1)), persistent=False)
+        self.norms: nn.ModuleList | None = None
+        self.dropout = nn.Dropout(0.0)
 
-    def channels_of(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the input channels ``[N, 3, size, size]`` of images ``[N, size, size]`` on any scale."""
-        shown = relative(images)
-        channels = [shown, shown.sqrt(), self.distance.expand_as(shown)]
-        return torch.stack(channels, dim=1).contiguous(memory_format=torch.channels_last)
+    def learn(self, dropout: float) -> Member:
+        """Get batch normalisation and dropout, until :meth:`fold`."""
+        self.norms = nn.ModuleList(nn.BatchNorm2d(layer.out_channels) for layer in self._convolutions())
+        self.dropout = nn.Dropout(dropout)
+        return self.train()
 
-    def pool(self, features: torch.Tensor) -> torch.Tensor:
-        """Return ``[N, 4 C]`` from ``[N, C, h, h]``."""
-        columns = features.mean(dim=2)
-        along = features.flatten(2) @ self.diagonals
-        pooled = [columns.mean(dim=2), features.amax(dim=(2, 3)), columns.amax(dim=2), along.amax(dim=2)]
-        return torch.cat(pooled, dim=1)
+    def fold(self) -> None:
+        """Take batch normalisation into the convolutions, as they stand after training."""
+        norms, self.norms = self.eval().norms, None
+        for layer, norm in zip(self._convolutions(), norms or (), strict=True):
+            fused = fuse_conv_bn_eval(layer, cast(nn.BatchNorm2d, norm))
+            with torch.no_grad():
+                layer.weight.copy_(fused.weight)
+                cast(torch.Tensor, layer.bias).copy_(cast(torch.Tensor, fused.bias))
+
+    def _convolutions(self) -> list[nn.Conv2d]:
+        return [cast(nn.Conv2d, layer) for stage in self.stages for layer in cast(nn.ModuleList, stage)]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits ``[N, 5]`` of images ``[N, size, size]`` on any positive scale."""
-        return self.head(self.pool(self.features(self.channels_of(images))))
+        """Return logits ``[N, 5]`` of images ``[N, size, size]``; see :func:`patterns.maps.images.shown`."""
+        channels = torch.stack([images, relative(images).sqrt()], dim=1)
+        found = channels.contiguous(memory_format=torch.channels_last)
+        norms = iter(self.norms or ())
+        pooled: list[torch.Tensor] = []
+        for i, stage in enumerate(self.stages):
+            if i:
+                found = nn.functional.max_pool2d(found, 2)
+            for j, layer in enumerate(cast(nn.ModuleList, stage)):
+                found = layer(found)
+                if self.norms is not None:
+                    found = next(norms)(found)
+                if i == j == 0:
+                    found = found + self.place
+                found = nn.functional.relu(found)
+            columns = found.mean(dim=2)
+            diagonals = found.flatten(2) @ self.get_buffer(f"diagonals{i}")
+            pooled += [columns.amax(dim=2), diagonals.amax(dim=2)]
+        pooled += [columns.mean(dim=2), found.amax(dim=(2, 3))]
+        return self.head(self.dropout(torch.cat(pooled, dim=1)))
 
 
 def _diagonals(size: int) -> torch.Tensor:
@@ -124,44 +156,37 @@ class PatternClassifier(
         members: number of convolutional networks.
         temperature: log-probabilities are divided by it (Guo et al. 2017).
         shortest: tokens of the shortest map it was trained on.
-        groups: number of heads that :attr:`confusions` tells of.
         profiles: number of networks on measurements, see :class:`patterns.classifier.profiles.Profiles`.
 
     Raises:
         InputError: the kind does not exist, or a number is out of range.
     """
 
-    confusions: torch.Tensor
-    """``[groups, 5, 5]`` int32: of each annotated head, its maps by label (rows) and by prediction out of fold
-    (columns), from which shares can be corrected; no group if it was not cross-validated."""
-
     def __init__(
         self,
         kind: str,
         size: int = IMAGE_SIZE,
-        stages: Sequence[Sequence[int]] = ((16,), (32, 32), (64, 64)),
+        stages: Sequence[Sequence[int]] = STAGES,
         members: int = 1,
         temperature: float = 1.0,
         shortest: int = 2,
-        groups: int = 0,
         profiles: int = 0,
     ) -> None:
         super().__init__()
         if kind not in KINDS:
             raise InputError(f"A pattern classifier is for maps of kind {' or '.join(KINDS)}, not {kind!r}.")
-        pools = max(len(stages) - 1, 0)
+        pools = len(stages)
         if not (
             isinstance(size, int) and size >= 2**pools and stages and all(s and min(s) > 0 for s in stages)
         ):
             raise InputError(
-                f"size={size!r} and stages={stages!r} do not fit: each stage but the first halves the image."
+                f"size={size!r} and stages={stages!r} do not fit: each stage halves the image."
             )
         if not (isinstance(temperature, int | float) and 0.01 <= temperature <= 100):
             raise InputError(f"temperature={temperature!r}: give a number above 0, from 0.01 to 100.")
         for name, value, least in (
             ("members", members, 1),
             ("shortest", shortest, 2),
-            ("groups", groups, 0),
             ("profiles", profiles, 0),
         ):
             if type(value) is not int or value < least:
@@ -184,19 +209,29 @@ class PatternClassifier(
         # A stream of random numbers of their own: the networks above are the same with and without them.
         with torch.random.fork_rng(devices=[]):
             self.profiles = Profiles(size, profiles) if profiles else None
-        self.register_buffer(
-            "confusions", torch.zeros(groups, len(PATTERNS), len(PATTERNS), dtype=torch.int32)
-        )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits ``[N, 5]`` of images ``[N, size, size]`` on any positive scale."""
+        """Return logits ``[N, 5]`` of images ``[N, size, size]``, each relative to its map's largest cell."""
+        averaged = self.together(shown(images))
+        return averaged.clamp_min(torch.finfo(averaged.dtype).tiny).log() / self.temperature
+
+    def together(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the networks' probabilities ``[N, 5]``, averaged, of images that :func:`shown` returned."""
         averaged = torch.stack([member(images).softmax(dim=-1) for member in self.members]).mean(dim=0)
         if self.profiles is not None:
             averaged = (averaged + self.profiles(images)) / 2
-        return averaged.clamp_min(torch.finfo(averaged.dtype).tiny).log() / self.temperature
+        return averaged
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one network."""
+        return len(self.members) > 1 or self.profiles is not None
 
     def classify_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Return probabilities ``[..., 5]`` of images ``[..., size, size]``, without gradients."""
+        """Return probabilities ``[..., 5]`` of images ``[..., size, size]``, without gradients.
+
+        Images are relative to their maps' largest cells, as :func:`images_of` has them.
+        """
         if self.training:
             raise InputError("The classifier is in training mode; call eval() first.")
         with torch.inference_mode():
@@ -300,11 +335,11 @@ def _check_numbers(options: Mapping[str, Any], shapes: Mapping[str, tuple[int, .
         InputError: it asks for more, or for wider ones.
     """
     cells = sum(math.prod(shape) for shape in shapes.values())
-    before, needed = 3, 0
+    before, needed = 2, 0
     for width in (width for widths in options.get("stages") or () for width in widths):
         needed, before = needed + 9 * before * width, width
     for name, asked in (
-        *((name, options.get(name, 0)) for name in ("members", "profiles", "groups")),
+        *((name, options.get(name, 0)) for name in ("members", "profiles")),
         ("weights in stages", needed),
     ):
         there = len(shapes) if name in ("members", "profiles") else cells
@@ -316,7 +351,7 @@ def _check_numbers(options: Mapping[str, Any], shapes: Mapping[str, tuple[int, .
 
 
 def images_of(maps: Sequence[npt.NDArray[np.float32]], size: int = IMAGE_SIZE) -> torch.Tensor:
-    """Return the images ``[N, size, size]`` of maps ``[n, n]`` of any lengths."""
+    """Return the images ``[N, size, size]`` of maps ``[n, n]`` of any lengths, relative to their largest cells."""
     lengths = torch.tensor([len(values) for values in maps])
     padded = torch.zeros(len(maps), 1, int(lengths.max()), int(lengths.max()))
     for i, values in enumerate(maps):
@@ -374,7 +409,12 @@ def load_classifier(source: str | Path, kind: str | None = None) -> PatternClass
             if not (folder / name).exists():
                 raise InputError(f"{folder} is not a pattern classifier: it has no {name}.")
             regular_file(folder / name, "a part of a pattern classifier")
-        read_json(folder / "config.json", "a classifier's configuration")
+        config = read_json(folder / "config.json", "a classifier's configuration")
+        if isinstance(config, dict) and "groups" in config:
+            raise InputError(
+                f"{folder} is a classifier of an older version of headscope, whose networks had another shape; train "
+                "it again (train-classifier)."
+            )
     elif folder.exists():
         raise InputError(f"{folder} is a file; give a pattern classifier's folder.")
     here = folder.is_dir() or not hub_answers(str(source), "model", "Classifier")
@@ -395,10 +435,6 @@ def load_classifier(source: str | Path, kind: str | None = None) -> PatternClass
         raise InputError(f"{source} is not a pattern classifier of headscope: {reason(error)}.") from error
     if not all(bool(values.isfinite().all()) for values in classifier.state_dict().values()):
         raise InputError(f"{source} is not a usable pattern classifier: some of its weights are not finite.")
-    if (classifier.confusions < 0).any() or (classifier.confusions.sum(dim=(1, 2)) < 1).any():
-        raise InputError(
-            f"{source} is not a usable pattern classifier: its confusions are no counts of maps."
-        )
     if kind is not None and classifier.kind != kind:
         raise InputError(
             f"{source} is a classifier for {classifier.kind} maps; one for {kind} maps is needed here."

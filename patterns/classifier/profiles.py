@@ -64,19 +64,22 @@ class Profiles(nn.Module):
         return ((measured - self.centre) * self.sharpness).clamp(-_FAR, _FAR)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return probabilities ``[N, 5]`` of images ``[N, size, size]`` on any positive scale."""
+        """Return probabilities ``[N, 5]`` of images ``[N, size, size]``, each relative to its map's largest cell."""
         usual = self.usual(self.measure(images))
         return torch.stack([network(usual).softmax(dim=-1) for network in self.networks]).mean(dim=0)
 
     def measure(self, images: torch.Tensor) -> torch.Tensor:
-        """Return measurements ``[N, F]`` of images ``[N, size, size]`` on any positive scale.
+        """Return measurements ``[N, F]`` of images ``[N, size, size]``, each relative to its map's largest cell.
 
-        Everything is measured twice: on the image relative to its maximum, and on its square root, which shows
-        what is faint.
+        How bright the image is beside that cell; and everything else twice: on the image relative to its own
+        maximum, and on its square root, which shows what is faint.
         """
         shown = relative(images)
         steady = shown.median(dim=1).values  # [N, size]: what most rows of a column reach
-        return torch.cat([self._measure(shown, steady), self._measure(shown.sqrt(), steady.sqrt())], dim=1)
+        bright = images.amax(dim=(1, 2)).clamp_min(_TINY).log()[:, None]
+        return torch.cat(
+            [self._measure(shown, steady), self._measure(shown.sqrt(), steady.sqrt()), bright], dim=1
+        )
 
     def _measure(self, shown: torch.Tensor, steady: torch.Tensor) -> torch.Tensor:
         n, size = steady.shape

@@ -12,25 +12,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.transforms import v2
 
 from models.common.errors import InputError
 
 from ..distribution import check_seed
-from ..maps.images import IMAGE_SIZE, image_pair, resampling_matrices
+from ..maps.images import IMAGE_SIZE, image_pair, resampling_matrices, shown
 from ..taxonomy import PATTERNS, Pattern
 from .augmentation import RandomContrast, RandomNoise, RandomWindow
 from .generator import generate_maps
-from .network import Member, PatternClassifier, images_of
+from .network import STAGES, Member, PatternClassifier, images_of
 from .profiles import SMALLEST, Profiles
 from .scores import Groups
 
-_GENERATED = 2000
+_GENERATED = 1000
 _PASSES = 3  # of the networks on measurements, for each pass of the others
 _VERSIONS = 12  # changed images of each map that are measured
 _UNCHANGED = 0.5  # share of the maps drawn that are measured as they are
 _TOGETHER = 128  # maps measured at a time
+_PROFILE_DROPOUT = 0.3
 _JITTER = 0.1  # of what is measured, in standard deviations
 _LONGEST = 4  # times the side of the images: what training keeps of a longer map is more than an image shows
 
@@ -58,26 +58,32 @@ class Training:
     """Of AdamW."""
     label_smoothing: float = 0.05
     """Annotators agree on nine maps of ten, so no label is certain."""
-    dropout: float = 0.3
+    dropout: float = 0.2
     """Before the last layer, in training only."""
     balance: float = 0.5
     """A map is drawn in proportion to its label's count to the power of minus this: 0 as it comes, 1 balanced."""
-    generated: float = 0.1
-    """Share of generated maps among those learned from; 0 for none.
+    generated: float = 0.08
+    """Share of generated causal maps among those learned from; 0 for none.
 
-    See :mod:`patterns.classifier.generator`.
+    See :mod:`patterns.classifier.generator`. Generated two-sided maps are of no use beside real ones.
     """
-    members: int = 2
+    members: int = 4
     """Convolutional networks whose probabilities are averaged."""
     profiles: int = 2
     """Networks on hand-made measurements, averaged with those half and half; 0 for none.
 
     See :mod:`patterns.classifier.profiles`.
     """
+    distilled: int = 60
+    """Passes over the maps in which one network learns what all of those say together, and is kept instead of them; 0
+    keeps them.
+
+    On random versions of the maps, as they learned themselves, and on generated ones (Hinton et al. 2015).
+    """
     size: int = IMAGE_SIZE
     """Side of the images."""
-    stages: tuple[tuple[int, ...], ...] = ((16,), (32, 32), (64, 64))
-    """Widths of the convolutions; the image is halved between stages."""
+    stages: tuple[tuple[int, ...], ...] = STAGES
+    """Widths of the convolutions; the image is halved before each stage."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -87,6 +93,7 @@ class Training:
             ("batch_size", 1, 100_000, True),
             ("members", 1, 100, True),
             ("profiles", 0, 100, True),
+            ("distilled", 0, 100_000, True),
             ("size", 1, 1024, True),
             ("learning_rate", 1e-9, 10.0, False),
             ("weight_decay", 0, 10.0, False),
@@ -102,36 +109,6 @@ class Training:
                 )
         if self.profiles and self.size < SMALLEST:
             raise InputError(f"size={self.size}: with profiles={self.profiles}, give at least {SMALLEST}.")
-
-
-class _WithBatchNorm(nn.Module):
-    """A network's layers while they learn: with batch normalisation, which is folded away afterwards."""
-
-    def __init__(self, member: Member, dropout: float) -> None:
-        super().__init__()
-        self.member = member
-        self.norms = nn.ModuleList(
-            nn.BatchNorm2d(layer.out_channels) for layer in member.features if isinstance(layer, nn.Conv2d)
-        )
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.member.channels_of(images)
-        norms = iter(self.norms)
-        for layer in self.member.features:
-            features = layer(features)
-            if isinstance(layer, nn.Conv2d):
-                features = next(norms)(features)
-        return self.member.head(self.dropout(self.member.pool(features)))
-
-    def fold(self) -> None:
-        norms = iter(self.eval().norms)
-        with torch.no_grad():
-            for layer in self.member.features:
-                if isinstance(layer, nn.Conv2d):
-                    fused: Any = fuse_conv_bn_eval(layer, cast(nn.BatchNorm2d, next(norms)))
-                    layer.weight.copy_(fused.weight)
-                    layer.bias.copy_(fused.bias)  # type: ignore[union-attr]
 
 
 class _WithDropout(nn.Module):
@@ -163,13 +140,15 @@ class _Images:
     def changed(self, chosen: torch.Tensor) -> torch.Tensor:
         """Return images of the maps at these positions, changed at random."""
         n = int(self.lengths[chosen].max())
-        return self.augment(self.window(self.padded[chosen, :n, :n], self.lengths[chosen]))
+        images = self.window(self.padded[chosen, :n, :n], self.lengths[chosen])
+        # Noise and contrast make images relative; how bright one is beside its map's largest cell stays.
+        return shown(self.augment(images) * images.amax(dim=(1, 2), keepdim=True))
 
     def unchanged(self, chosen: torch.Tensor) -> torch.Tensor:
         """Return images of the maps at these positions as they are."""
         n = int(self.lengths[chosen].max())
         resampling = resampling_matrices(self.lengths[chosen], n, self.size)
-        return image_pair(self.padded[chosen, None, :n, :n], None, resampling)[0][:, 0]
+        return shown(image_pair(self.padded[chosen, None, :n, :n], None, resampling)[0][:, 0])
 
     def of_all(self, show: _Step, measure: _Step) -> torch.Tensor:
         """Return what `measure` finds on every map's image, a few at a time."""
@@ -185,7 +164,6 @@ def train(
     training: Training = Training(),
     temperature: float = 1.0,
     weights: npt.NDArray[np.floating] | None = None,
-    confusions: npt.NDArray[np.integer] | None = None,
     progress: bool = False,
 ) -> PatternClassifier:
     """Train a classifier; the same seed and thread count give the same weights.
@@ -197,7 +175,6 @@ def train(
         training: how.
         temperature: kept with the classifier, see :func:`fit_temperature`.
         weights: ``[N]``, how often each map is drawn relative to the others; all the same if None.
-        confusions: ``[G, 5, 5]``, kept with the classifier, see :attr:`PatternClassifier.confusions`.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -226,13 +203,11 @@ def train(
             training.members,
             temperature=temperature,
             shortest=shortest,
-            groups=0 if confusions is None else len(confusions),
             profiles=training.profiles,
         )
-        if confusions is not None:
-            classifier.confusions.copy_(torch.from_numpy(confusions))
+        distilled = steps * training.distilled // training.epochs if classifier.several else 0
         bar = tqdm(
-            total=steps * (training.members + _PASSES * training.profiles),
+            total=steps * (training.members + _PASSES * training.profiles) + distilled,
             desc="training",
             unit="step",
             disable=None if progress else True,
@@ -240,18 +215,38 @@ def train(
 
         fit = _Fit(training, targets, chance, bar.update)
         for member in classifier.members:
-            model = _WithBatchNorm(cast(Member, member), training.dropout).train()
-            fit(model, images.changed, steps)
-            model.fold()
+            network = cast(Member, member).learn(training.dropout)
+            fit(network, images.changed, steps)
+            network.fold()
         if (profiles := classifier.profiles) is not None:
             torch.manual_seed(training.seed)  # whatever the others have drawn
             used = (chance > 0) & (torch.arange(len(chance)) < annotated)
             drawn = _measured(profiles, images, used)
-            for network in profiles.networks:
-                learning = _WithDropout(cast(nn.Sequential, network), training.dropout)
+            for layers in profiles.networks:
+                learning = _WithDropout(cast(nn.Sequential, layers), _PROFILE_DROPOUT)
                 fit(learning.train(), drawn, _PASSES * steps)
+        if distilled:
+            classifier = _distil(classifier.eval(), fit, images.changed, distilled)
         bar.close()
         return classifier.eval()
+
+
+def _distil(teacher: PatternClassifier, fit: _Fit, show: _Step, steps: int) -> PatternClassifier:
+    """Return a classifier of one network that has learned what another says."""
+    torch.manual_seed(fit.training.seed)
+    how = fit.training
+    student = PatternClassifier(
+        teacher.kind, how.size, how.stages, temperature=teacher.temperature, shortest=teacher.shortest
+    )
+    network = cast(Member, student.members[0]).learn(0.0)
+
+    def said(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return teacher.together(images)
+
+    fit(network, show, steps, said)
+    network.fold()
+    return student
 
 
 @dataclass(frozen=True)
@@ -265,8 +260,8 @@ class _Fit:
     told: Callable[[], object]
     """Called after every step."""
 
-    def __call__(self, model: nn.Module, show: _Step, steps: int) -> None:
-        """Take so many steps on maps drawn by chance, as `show` shows them."""
+    def __call__(self, model: nn.Module, show: _Step, steps: int, said: _Step | None = None) -> None:
+        """Take so many steps on maps drawn by chance, as `show` shows them; towards their labels or what is `said`."""
         how = self.training
         optimiser = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -274,9 +269,13 @@ class _Fit:
         )
         for _ in range(steps):
             chosen = torch.multinomial(self.chance, how.batch_size, replacement=True)
-            loss = nn.functional.cross_entropy(
-                model(show(chosen)), self.targets[chosen], label_smoothing=how.label_smoothing
-            )
+            seen = show(chosen)
+            if said is None:
+                loss = nn.functional.cross_entropy(
+                    model(seen), self.targets[chosen], label_smoothing=how.label_smoothing
+                )
+            else:
+                loss = nn.functional.cross_entropy(model(seen), said(seen))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -441,7 +440,7 @@ def calibrated(
 
 @lru_cache(maxsize=2)  # every fold of a cross-validation draws from the same
 def _generated(seed: int) -> tuple[list[npt.NDArray[np.float32]], list[Pattern]]:
-    return generate_maps(_GENERATED, seed)
+    return generate_maps(_GENERATED, seed, causal=True)
 
 
 def _stacked(maps: Sequence[npt.NDArray[np.float32]], longest: int) -> tuple[torch.Tensor, torch.Tensor]:

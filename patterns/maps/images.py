@@ -8,12 +8,14 @@ the rows of M too, so that of a long input no map need ever be whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 IMAGE_SIZE = 32
 """Side of an image in cells."""
+_NOTHING = 1e-6  # of the whole image, above the diagonal of a causal one; float16 leaves less
 
 
 def resampling_matrices(lengths: torch.Tensor, n: int, size: int = IMAGE_SIZE) -> torch.Tensor:
@@ -112,6 +114,47 @@ class SummedImages:
         self.raw[:, :, cells] += torch.matmul(some, columns)
         if self.norm is not None and self._norms is not None:
             self.norm[:, :, cells] += torch.matmul(some * self._norms[:, :, None, keys], columns)
+
+
+def largest_cells(probabilities: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """Return the largest cell of every column ``[B, H, k]`` of some rows ``[B, H, m, k]`` of P.
+
+    Args:
+        probabilities: the rows.
+        lengths: how many of the rows are of real tokens, of each input.
+    """
+    if min(lengths) == probabilities.shape[2]:
+        return probabilities.amax(dim=2)
+    columns = probabilities.new_zeros(*probabilities.shape[:2], probabilities.shape[3])
+    for one, of_one, length in zip(columns, probabilities, lengths, strict=True):
+        if length > 0:
+            torch.amax(of_one[:, :length], dim=1, out=one)
+    return columns
+
+
+def on_scale(images: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+    """Return images ``[..., size, size]`` relative to the largest cell ``[...]`` of each one's map."""
+    return images / largest[..., None, None].clamp_min(torch.finfo(images.dtype).tiny)
+
+
+def shown(images: torch.Tensor) -> torch.Tensor:
+    """Return images ``[N, size, size]`` as the networks see them: causal ones with each row on its own scale.
+
+    Under even attention the rows of a causal map fade, since there are more keys the later the query: times the keys
+    that it may see, each is as bright as the others. The largest cell stays what it was. An image is causal if there
+    is nothing far above its diagonal.
+    """
+    size = images.shape[-1]
+    token = torch.arange(size, device=images.device)
+    far = token[None, :] - token[:, None] >= max(size // 8, 1)
+    above = (images * far).sum(dim=(1, 2))
+    causal = above <= _NOTHING * images.sum(dim=(1, 2))
+    if not causal.any():
+        return images
+    keys = ((token + 0.5) / size)[:, None].to(images.dtype)
+    even = images * keys
+    scale = images.amax(dim=(1, 2)) / even.amax(dim=(1, 2)).clamp_min(torch.finfo(images.dtype).tiny)
+    return torch.where(causal[:, None, None], even * scale[:, None, None], images)
 
 
 def relative(images: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,6 @@ from patterns.classifier.scores import score
 from patterns.classifier.training import (
     Training,
     _stacked,
-    _WithBatchNorm,
     calibrated,
     cross_validate,
     fit_temperature,
@@ -40,6 +39,7 @@ QUICK = Training(
     generated=0.0,
     members=1,
     profiles=0,
+    distilled=0,
 )
 
 
@@ -90,17 +90,33 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_generator_alone() -
 
 def test_folding_batch_normalisation_away_changes_nothing() -> None:
     torch.manual_seed(0)
-    member = Member(16, ((4,), (6, 6)))
-    model = _WithBatchNorm(member, dropout=0.5)
+    member = Member(16, ((4,), (6, 6))).learn(dropout=0.5)
     images = torch.rand(32, 16, 16)
-    model.train()(images)  # moves the running statistics
-    for norm in model.norms:
+    member(images)  # moves the running statistics
+    for norm in member.norms:
         torch.nn.init.normal_(norm.weight)
         torch.nn.init.normal_(norm.bias)
     with torch.no_grad():
-        expected = model.eval()(images)
-        model.fold()
+        expected = member.eval()(images)
+        member.fold()
+        assert member.norms is None
         torch.testing.assert_close(member(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_network_learns_what_several_say() -> None:
+    maps, labels = drawn(120, 0)
+    several = replace(QUICK, members=2, profiles=1, epochs=20)
+    teacher = train("raw", maps, labels, several)
+    student = train("raw", maps, labels, replace(several, distilled=80))
+    assert teacher.several
+    assert not student.several
+    assert len(student.state_dict()) < len(teacher.state_dict())
+    new, truth = drawn(60, 1)
+    said, learned = teacher.predict_proba(new), student.predict_proba(new)
+    assert np.abs(said - learned).mean() < 0.08
+    assert np.mean([a == b for a, b in zip(student.predict(new), truth, strict=True)]) > 0.9
+    alone = replace(QUICK, members=1, profiles=0, distilled=80)
+    assert train("raw", maps, labels, alone).version == train("raw", maps, labels, QUICK).version
 
 
 def test_it_learns_all_five_patterns_from_generated_maps() -> None:
@@ -154,16 +170,6 @@ def test_what_is_usual_is_that_of_the_annotated_maps_that_count() -> None:
         profiles.usual(measured).mean(0), torch.zeros(measured.shape[1]), atol=0.2, rtol=0
     )
     torch.testing.assert_close(profiles.centre, measured.mean(0), atol=1e-4, rtol=1e-3)
-
-
-def test_what_is_known_of_its_errors_travels_with_the_classifier(tmp_path: Path) -> None:
-    errors = np.random.default_rng(0).integers(0, 9, (7, 5, 5))
-    maps, labels = drawn(40, 0)
-    short = Training(epochs=1, size=16, stages=((4,),), generated=0.0)
-    classifier = train("raw", maps, labels, short, confusions=errors)
-    classifier.save_pretrained(tmp_path)
-    assert np.array_equal(load_classifier(tmp_path).confusions.numpy(), errors)
-    assert classifier.version != train("raw", maps, labels, short, confusions=errors + 1).version
 
 
 def test_maps_of_weight_nought_are_not_learned_from() -> None:
