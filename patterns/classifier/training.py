@@ -27,7 +27,7 @@ from .scores import Groups
 
 _GENERATED = 1000
 _PASSES = 3  # of the networks on measurements, for each pass of the others
-_VERSIONS = 12  # changed images of each map that are measured
+_VERSIONS = 12  # changed images of each map, drawn once for all networks
 _UNCHANGED = 0.5  # share of the maps drawn that are measured as they are
 _TOGETHER = 128  # maps measured at a time
 _PROFILE_DROPOUT = 0.3
@@ -45,7 +45,7 @@ class Training:
         InputError: a number is out of range.
     """
 
-    epochs: int = 25
+    epochs: int = 20
     """Passes over the maps.
 
     More fit the heads at hand better and unseen heads worse.
@@ -67,14 +67,14 @@ class Training:
 
     See :mod:`patterns.classifier.generator`. Generated two-sided maps are of no use beside real ones.
     """
-    members: int = 4
+    members: int = 3
     """Convolutional networks whose probabilities are averaged."""
     profiles: int = 2
     """Networks on hand-made measurements, averaged with those half and half; 0 for none.
 
     See :mod:`patterns.classifier.profiles`.
     """
-    distilled: int = 60
+    distilled: int = 40
     """Passes over the maps in which one network learns what all of those say together, and is kept instead of them; 0
     keeps them.
 
@@ -214,19 +214,24 @@ def train(
         )
 
         fit = _Fit(training, targets, chance, bar.update)
+        versions = torch.stack([images.of_all(images.changed, lambda shown: shown) for _ in range(_VERSIONS)])
+
+        def changed(chosen: torch.Tensor) -> torch.Tensor:
+            return versions[torch.randint(_VERSIONS, chosen.shape), chosen]
+
         for member in classifier.members:
             network = cast(Member, member).learn(training.dropout)
-            fit(network, images.changed, steps)
+            fit(network, changed, steps)
             network.fold()
         if (profiles := classifier.profiles) is not None:
             torch.manual_seed(training.seed)  # whatever the others have drawn
             used = (chance > 0) & (torch.arange(len(chance)) < annotated)
-            drawn = _measured(profiles, images, used)
+            drawn = _measured(profiles, images, versions, used)
             for layers in profiles.networks:
                 learning = _WithDropout(cast(nn.Sequential, layers), _PROFILE_DROPOUT)
                 fit(learning.train(), drawn, _PASSES * steps)
         if distilled:
-            classifier = _distil(classifier.eval(), fit, images.changed, distilled)
+            classifier = _distil(classifier.eval(), fit, changed, distilled)
         bar.close()
         return classifier.eval()
 
@@ -283,11 +288,14 @@ class _Fit:
             self.told()
 
 
-def _measured(profiles: Profiles, images: _Images, used: torch.Tensor) -> _Step:
+def _measured(
+    profiles: Profiles, images: _Images, versions: torch.Tensor, used: torch.Tensor
+) -> _Step:
     """Get profiles used to the maps that are used, and return what shows measurements of maps in random versions."""
     # Measured once for all of them, [1 + versions, N, F]; first as they are.
-    shown = [images.unchanged] + [images.changed] * _VERSIONS
-    measured = torch.stack([images.of_all(show, profiles.measure) for show in shown])
+    parts = [images.of_all(images.unchanged, profiles.measure)]
+    parts += [torch.cat([profiles.measure(some) for some in one.split(_TOGETHER)]) for one in versions]
+    measured = torch.stack(parts)
     profiles.get_used_to(measured[0][used])
     usual = profiles.usual(measured)
 
