@@ -1,29 +1,18 @@
 r"""How good is the estimate from 60 labels? Coverage, bias and standard error on fair samples of real models.
 
-    python benchmarks/estimate_coverage.py --bases ../shared/annotations-bases \
-        --output benchmarks/estimate_coverage.json
-    python benchmarks/estimate_coverage.py --bases ../shared/annotations-bases --write
+    python benchmarks/estimate_coverage.py --said benchmarks/left_out.npz --output benchmarks/estimate_coverage.json
 
-Each fair sample of labelled maps (``NAME_KIND.npz`` and ``.csv``) stands for its model: 60 labelled maps and 2,000
-others, each of an input of its own, are drawn from it with replacement, 1,000 times, and the estimate of
-:mod:`patterns.estimate` is made of what the shipped classifier says of them. Printed are the true interpretable ratio,
-the classifier's, the mean estimate, its standard deviation over draws beside that of labels alone, the mean widths of
-both intervals, and how often they hold the truth.
-
-Then what a correction by confusion matrix makes of the same ratios (adjusted counting, Forman 2008): with the
-confusions of the shipped classifier on annotated heads that it had not seen, with those of the other fair samples of
-the same kind, and with both.
-
-``--write`` keeps the classifiers' own errors, for models that they have not learned from, where ``classify-heads``
-reads them. Bases that are named by ``--learned`` are left out of that.
+Each fair sample of labelled maps (labels, and what a classifier that has not learned from this model says of them:
+:mod:`left_out` makes them) stands for its model: 60 labelled maps and 2,000 others, each of an input of its own, are
+drawn from it with replacement, 1,000 times, and the estimate of :mod:`patterns.estimate` is made. Printed are the true
+interpretable ratio, the classifier's, the mean estimate, its standard deviation over draws beside that of labels
+alone, the mean widths of both intervals, and how often they hold the truth.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +20,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from models.common.files import write_json
-from patterns.classifier.left_out import FILE, LeftOut
-from patterns.classifier.network import load_classifier
 from patterns.estimate import prediction_powered
-from patterns.taxonomy import INTERPRETABLE, KINDS, PATTERNS
+from patterns.taxonomy import INTERPRETABLE, PATTERNS
 
 LABELS, OTHERS, DRAWS = 60, 2000, 1000
-CAUSAL = ("smollm2", "gpt", "qwen", "llama")
-"""How names of causal bases begin."""
 RATIO = PATTERNS.index(INTERPRETABLE)
 Floats = npt.NDArray[np.floating]
 
@@ -52,8 +37,6 @@ class FairSample:
     labels: npt.NDArray[np.int64]
     said: Floats
     """``[M, 5]``."""
-    version: str
-    """Of the classifier."""
 
     @property
     def true(self) -> float:
@@ -65,27 +48,14 @@ class FairSample:
         """The same by the classifier."""
         return float((self.said.argmax(axis=1) == RATIO).mean())
 
-    @property
-    def confusion(self) -> Floats:
-        """``[5, 5]``: rows labels, columns predictions."""
-        found = np.zeros((len(PATTERNS), len(PATTERNS)))
-        np.add.at(found, (self.labels, self.said.argmax(axis=1)), 1)
-        return found
 
-
-def fair_samples(folder: Path) -> list[FairSample]:
-    """Read all samples of a folder and classify their maps; those without a majority are left out."""
+def fair_samples(file: Path) -> list[FairSample]:
+    """Read all samples of a file of :mod:`left_out`."""
     found = []
-    for path in sorted(folder.glob("*.csv")):
-        base, _, kind = path.stem.rpartition("_")
-        if kind not in KINDS:
-            continue
-        table = pd.read_csv(path).dropna(subset="label")
-        with np.load(path.with_suffix(".npz")) as maps:
-            chosen = [maps[f"{number:04d}"].astype(np.float32) for number in table["map"]]
-        classifier = load_classifier(kind)
-        labels = np.array([PATTERNS.index(label) for label in table["label"]])
-        found.append(FairSample(base, kind, labels, classifier.predict_proba(chosen), classifier.version))
+    with np.load(file, allow_pickle=False) as said:
+        for name in said:
+            base, _, kind = name.rpartition("_")
+            found.append(FairSample(base, kind, said[name][:, 0].astype(np.int64), said[name][:, 1:]))
     return found
 
 
@@ -125,84 +95,22 @@ def simulate(sample: FairSample, draws: int, seed: int = 0) -> dict[str, float]:
     }
 
 
-def corrected(predicted: Floats, confusion: Floats) -> Floats:
-    """Return the shares ``[5]`` under which predicted counts are most likely, given counts of confusions.
-
-    One map is added to each row of these, predicted right as often as all maps are and else as they are.
-    """
-    right = np.trace(confusion) / confusion.sum()
-    given = confusion + right * np.eye(len(PATTERNS)) + (1 - right) * confusion.sum(axis=0) / confusion.sum()
-    given /= given.sum(axis=1, keepdims=True)
-    observed, shares = predicted / predicted.sum(), np.full(len(PATTERNS), 1 / len(PATTERNS))
-    for _ in range(20_000):
-        shares = shares * (given @ (observed / (shares @ given).clip(1e-12)))
-    return shares / shares.sum()
-
-
-def corrections(samples: list[FairSample]) -> pd.DataFrame:
-    """Compare the ratio by the classifier with three corrections, each from other bases' maps alone."""
-    rows = []
-    for sample in samples:
-        shipped = load_classifier(sample.kind).confusions.numpy().sum(axis=0).astype(float)
-        others = sum(
-            (one.confusion for one in samples if one.kind == sample.kind and one.base != sample.base),
-            np.zeros_like(shipped),
-        )
-        counts = sample.confusion.sum(axis=0)
-        row = {"base": sample.base, "kind": sample.kind, "true": sample.true, "classifier": sample.plain}
-        for name, known in (("shipped", shipped), ("fair", others), ("both", shipped + others)):
-            row[name] = float(corrected(counts, known)[RATIO]) if known.sum() else float("nan")
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def left_out(samples: list[FairSample], learned: tuple[str, ...]) -> list[LeftOut]:
-    """Return the classifiers' errors on bases that they have not learned from."""
-    return [
-        LeftOut(
-            one.base,
-            one.base.startswith(CAUSAL),
-            one.kind,
-            one.version,
-            len(one.labels),
-            round(one.true, 4),
-            round(one.plain, 4),
-        )
-        for one in samples
-        if one.base not in learned
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bases", type=Path, required=True, help="Folder of fair samples.")
+    parser.add_argument("--said", type=Path, required=True, help="What left_out.py wrote beside its figures.")
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--output", type=Path, help="JSON file for the figures.")
-    parser.add_argument(
-        "--write", action="store_true", help="Keep the errors for classify-heads, and do no more."
-    )
-    parser.add_argument("--learned", nargs="*", default=[], help="Bases that the classifiers learned from.")
     options = parser.parse_args()
-    if not any(options.bases.glob("*_raw.csv")):
-        print(f"{options.bases} holds no fair samples; nothing to do.", file=sys.stderr)
-        return
-    samples = fair_samples(options.bases)
-    if options.write:
-        FILE.write_text(
-            json.dumps([asdict(one) for one in left_out(samples, tuple(options.learned))], indent=2) + "\n"
-        )
-        return
+    samples = fair_samples(options.said)
     table = pd.DataFrame(
         {"base": sample.base, "kind": sample.kind, **simulate(sample, options.draws)} for sample in samples
     )
-    other = corrections(samples)
     with pd.option_context(
         "display.width", 200, "display.max_columns", 20, "display.float_format", "{:.3f}".format
     ):
         print(table.set_index(["base", "kind"]).T)
-        print("\nThe ratio corrected by a confusion matrix:\n", other)
     if options.output:
         write_json(
             options.output,
@@ -211,7 +119,6 @@ def main() -> None:
                 "labels": LABELS,
                 "others": OTHERS,
                 "estimate": table.to_dict("records"),
-                "correction": other.to_dict("records"),
             },
         )
 

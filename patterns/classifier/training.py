@@ -31,6 +31,7 @@ _VERSIONS = 12  # changed images of each map, drawn once for all networks
 _UNCHANGED = 0.5  # share of the maps drawn that are measured as they are
 _TOGETHER = 128  # maps measured at a time
 _PROFILE_DROPOUT = 0.3
+_MIXED, _LEAST_MIXED = 0.7, 0.1  # of the images a network is distilled on: how many are mixed, and how much
 _JITTER = 0.1  # of what is measured, in standard deviations
 _LONGEST = 4  # times the side of the images: what training keeps of a longer map is more than an image shows
 
@@ -245,11 +246,17 @@ def _distil(teacher: PatternClassifier, fit: _Fit, show: _Step, steps: int) -> P
     )
     network = cast(Member, student.members[0]).learn(0.0)
 
+    def mixed(chosen: torch.Tensor) -> torch.Tensor:
+        """Return images of these maps, most of them mixed with another: what the teacher has not learned by heart."""
+        images = show(chosen)
+        share = torch.rand(len(images), 1, 1).clamp_min(_LEAST_MIXED) * (torch.rand(len(images), 1, 1) < _MIXED)
+        return (1 - share / 2) * images + share / 2 * images[torch.randperm(len(images))]
+
     def said(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return teacher.together(images)
 
-    fit(network, show, steps, said)
+    fit(network, mixed, steps, said)
     network.fold()
     return student
 
