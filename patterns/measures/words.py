@@ -25,8 +25,8 @@ COLUMN_OF: Mapping[str, str] = {
 """By role, the column that it goes by."""
 
 NOTES = (
-    f"A head has every role that it passes: at least {LEAST:.0%} of what chance leaves over, and above chance at a rate "
-    f"of false discoveries of {FALSE_DISCOVERIES:.0%} over heads; the tests are over inputs and cover {COVERS}.",
+    f"A head has every role that it passes: at least {LEAST:.0%} of what chance leaves over, and above chance at a "
+    f"rate of false discoveries of {FALSE_DISCOVERIES:.0%} over heads; the tests are over inputs and cover {COVERS}.",
     "Chance is even attention over the tokens that may be seen; for segments, copies and what follows a copy, permuted "
     f"tokens if that is more. Even: an entropy of {EVEN:.0%} of the largest; inactive: at most {INACTIVE:.0%} of the "
     "norm of the residual stream.",
