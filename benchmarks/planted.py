@@ -5,7 +5,7 @@
 A two-sided model (BERT) and a causal one (GPT-2) of 2 layers x 8 heads. Every token's hidden state is a sum of features
 of equal size (which token, which place, which segment), each in two dimensions of its own, +1 and -1, so that layer
 norms scale all tokens alike; queries and keys read features, and so each head attends as its role says. Noise is drawn
-into all query and key weights, as a multiple of their root mean square. Scored are the roles that the measurements find,
+into all query and key weights, as a multiple of their root mean square. Scored are the roles that are measured,
 the patterns that the classifier sees, and, since the label of a row is a word that only two heads carry to where it is
 read, whether these two are the most important ones and whether ``prune-heads`` keeps them.
 """
@@ -506,7 +506,7 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     found = scores(planted) | pruned(planted, Path(folder))
                 results.append({"sort": sort, "noise": noise, "seed": seed, **found})
-                print(json.dumps(results[-1]))
+                print(json.dumps(results[-1]), flush=True)
     write_json(options.output, {"results": results, "provenance": provenance()})
     if options.figure:
         figure(results, options.figure)

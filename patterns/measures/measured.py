@@ -58,8 +58,8 @@ class HeadMeasurements:
     sums: Mapping[str, npt.NDArray[np.float32]]
     """``[E, L, H, K]``: attention on the pairs of each measurement."""
     permuted: Mapping[str, npt.NDArray[np.float32]]
-    """``[E, L, H, R, 2]``: what it would be on average with the tokens of queries permuted for each key, and with
-    queries permuted along each distance."""
+    """``[E, L, H, R, 2]``: what it would be on average with the tokens of queries permuted for each key, and with pairs
+    permuted among those that are about as far apart."""
     mass: Mapping[str, npt.NDArray[np.float32]]
     """``[E, L, H]``: all attention."""
     entropy: Mapping[str, npt.NDArray[np.float32]]
@@ -159,9 +159,9 @@ class HeadMeasurements:
 
         Both say which pairs of tokens match if it were by chance, and leave attention as it is. The one permutes, for
         each key, the tokens of the queries that might match it, so that a key that all attend to is none that matches
-        attend to. The other permutes, for each distance, which of the pairs at that distance match, so that a head that
-        looks eight tokens back is none that looks for copies, which are often that near. Their means over all
-        permutations are exact.
+        attend to. The other permutes which pairs match among those that are about as far apart (from one power of two
+        to the next), so that a head that looks some tokens back is none that looks for copies, which are often near.
+        Their means over all permutations are exact.
         """
         k, r = _place(name), CONTENT.index(name)
         there = self._seen(kind)

@@ -249,6 +249,17 @@ class Pairs:
         return measure.candidates(self) & self.allowed
 
 
+def distance_bands(n: int) -> torch.Tensor:
+    """Return the band of each distance ``j - i`` from ``1 - n`` to ``n - 1``: from one power of two to the next.
+
+    Distances 1, 2 to 3, 4 to 7 and so on are a band each, to either side, and 0 is one.
+    """
+    distances = torch.arange(1 - n, n)
+    octave = 1 + distances.abs().clamp_min(1).log2().floor().long()  # 1, 2, 2, 3, 3, 3, 3, 4, ...
+    found = torch.where(distances == 0, 0, octave * distances.sign())
+    return found - found.min()
+
+
 class BatchPairs:
     """The pairs of a batch for layers that see all tokens, or a window: sums, chance, and weights for products.
 
@@ -324,14 +335,19 @@ class BatchPairs:
                     keys[at, of] += which.sum(dim=1)
                     distances[at, of].scatter_add_(1, places, which.flatten(1).float())
         self._prepared = some if step >= n else None
-        # [R, B, n] and [R, B, 2 n - 1]: how often a pair is of the set, given its key, and given its distance.
-        self._by_key, self._by_distance = (sums[:, 0] / sums[:, 1].clamp_min(1) for sums in (keys, distances))
+        # [R, B, n] and [R, B, 2 n - 1]: how often a pair is of the set, given its key, and given about how far it is.
+        bands = distance_bands(n).to(keys.device)
+        of_bands = keys.new_zeros(*distances.shape[:-1], int(bands.max()) + 1).index_add_(
+            -1, bands, distances
+        )
+        self._by_key, by_band = (sums[:, 0] / sums[:, 1].clamp_min(1) for sums in (keys, of_bands))
+        self._by_distance = by_band[..., bands]
 
     def weights(self, rows: slice, keys: slice) -> torch.Tensor:
         """Return ``[B, K + 2 R + 1, m * k]``, whose rows say what sums to make of a layer's maps ``[B, H, m * k]``.
 
         The rows are the sets of :data:`MEASURES`; then, for each of :data:`CONTENT`, how often a pair is of its set
-        given its key, and given its distance; then all pairs.
+        given its key, and given about how far it is; then all pairs.
         """
         whole = rows == slice(0, self._n) and keys == slice(0, self._n)
         if whole and self._whole is not None:

@@ -71,6 +71,12 @@ def might_be_of(name: str, i: int, j: int, ids: list[int], segments: list[int], 
     return any(is_of(one, i, j, ids, segments, special) for one in ("own_segment", "other_segment"))
 
 
+def band(i: int, j: int) -> int:
+    """About how far a key is: 0, 1, 2 to 3, 4 to 7, ... tokens, to either side."""
+    far = abs(j - i)
+    return 0 if not far else int(math.copysign(len(bin(far)) - 2, j - i))
+
+
 def slowly(
     maps: Any, ids: list[int], segments: list[int], causal: bool, window: int | None
 ) -> dict[str, Any]:
@@ -94,7 +100,7 @@ def slowly(
             might = [
                 (i, j) for i in range(n) for j in sees[i] if might_be_of(name, i, j, ids, segments, special)
             ]
-            for group in (lambda i, j: j, lambda i, j: j - i):
+            for group in (lambda i, j: j, band):
                 total = 0.0
                 for key in {group(i, j) for i, j in might}:
                     alike = [(i, j) for i, j in might if group(i, j) == key]
@@ -209,7 +215,7 @@ def test_shares_are_means_over_the_queries_of_all_inputs(tiny_bert: Any, tiny_to
 def test_permuted_shares_are_means_over_random_permutations(
     all_tiny: Any, tiny_tokenizer: Any, name: str
 ) -> None:
-    """For each key, which of the queries that might match it do; for each distance, which of the pairs do."""
+    """For each key, which of the queries that might match it do; and which of the pairs about as far apart do."""
     model = all_tiny["bert"].build()
     found = measured(model, tiny_tokenizer, PAIRS[:1])
     batch = tiny_tokenizer(*PAIRS[0], return_tensors="pt")
@@ -221,7 +227,7 @@ def test_permuted_shares_are_means_over_random_permutations(
     )
     match = np.array([[is_of(name, i, j, ids, segments, {0, 1, 2}) for j in range(n)] for i in range(n)])
     i, j = np.nonzero(might)
-    for of, group in enumerate((j, j - i)):
+    for of, group in enumerate((j, np.array([band(*pair) for pair in zip(i, j, strict=True)]))):
         totals = []
         for _ in range(400):
             total = 0.0
