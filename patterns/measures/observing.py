@@ -72,7 +72,8 @@ class Measuring:
         """Prepare for a batch: its positions in the result, and its inputs as they stand along their maps."""
         self._positions, self._members = positions, members
         self.found.tokens[positions] = [len(member) for member in members]
-        self._pairs: dict[int, BatchPairs] = {}
+        # By view and device: a model may be spread over several.
+        self._pairs: dict[tuple[int, torch.device], BatchPairs] = {}
 
     @property
     def in_blocks(self) -> bool:
@@ -91,14 +92,14 @@ class Measuring:
     def _view(self, layer: int, n: int, device: torch.device) -> BatchPairs:
         """Return the batch's pairs as a layer sees them."""
         view = int(self.found.views[layer])
-        if view not in self._pairs:
+        if (view, device) not in self._pairs:
             window = self._anatomy.window if view else None
             pairs = BatchPairs(self._members, self._tokens, n, self._anatomy.causal, window, device)
-            self._pairs[view] = pairs
+            self._pairs[view, device] = pairs
             self.found.counts[self._positions, view] = pairs.counts.cpu().numpy()
             self.found.chance[self._positions, view] = pairs.chance.cpu().numpy()
             self.found.queries[self._positions, view] = pairs.queries.cpu().numpy()
-        return self._pairs[view]
+        return self._pairs[view, device]
 
     def _add(
         self, layer: int, probabilities: torch.Tensor, values: torch.Tensor, rows: slice, keys: slice
