@@ -117,7 +117,7 @@ def print_roles(
             some = some.sort_values(COLUMN_OF[role], ascending=role == "inactive", kind="stable")
             if not len(some):
                 continue
-            chance = chance_in(some.iloc[0].to_dict(), role)
+            chance = chance_in({str(name): value for name, value in some.iloc[0].items()}, role)
             which = [f"{layer}.{head}" for layer, head in zip(some["layer"], some["head"], strict=True)]
             more = f" and {len(which) - _NAMED} more" if len(which) > _NAMED else ""
             table.add_row(

@@ -151,7 +151,7 @@ class HeadMeasurements:
     def chance_of(self, kind: str, name: str) -> Floats:
         """Return what even attention would have of a measurement, ``[L, H]``, over the same queries."""
         k = _place(name)
-        there = self._seen(kind)
+        there = self._seen(kind).astype(np.float64)
         return _ratio(there * self._of_view(self.chance[..., k]), there * self._of_view(self.counts[..., k]))
 
     def permuted_of(self, kind: str, name: str) -> Floats:
@@ -164,7 +164,7 @@ class HeadMeasurements:
         Their means over all permutations are exact.
         """
         k, r = _place(name), CONTENT.index(name)
-        there = self._seen(kind)
+        there = self._seen(kind).astype(np.float64)
         number = there * self._of_view(self.counts[..., k])
         both = [_ratio(there * self.permuted[kind][..., r, of].astype(np.float64), number) for of in (0, 1)]
         return np.maximum(*both)
