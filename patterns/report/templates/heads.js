@@ -285,6 +285,7 @@
           : data.patterns[pattern].title + " in " + head.counts[pattern] + " of " + head.n + " maps (" + percent(head.dominant_share) + ")" +
           (head.self_agreement === null ? "" : ", two maps agree with probability " + two(head.self_agreement)),
       ),
+      head.said ? el("ul", { className: "said" }, ...head.said.map((words) => el("li", {}, words))) : null,
       el("div", { className: "counts" }, ...countRows(head)),
       strip(view, head),
     );
@@ -416,6 +417,36 @@
   }
   addEventListener("scroll", hideTip, { passive: true });
 
+  // ---- colours
+
+  const colour = document.getElementById("colour");
+
+  // By the dominant pattern as the page has it, or by a measurement: the larger, the stronger the colour.
+  function paintGrids() {
+    const name = colour.value;
+    const title = colour.selectedOptions[0].textContent;
+    for (const view of data.views) {
+      const all = view.heads.map((head) => head.measured?.[name] ?? 0);
+      const most = name === "writes" ? Math.max(...all) || 1 : 1;
+      for (const cell of document.querySelectorAll('table.heads[data-view="' + data.views.indexOf(view) + '"] button.cell')) {
+        cell.plain ??= { style: cell.style.cssText, letter: cell.dataset.letter, label: cell.ariaLabel };
+        cell.style.cssText = cell.plain.style;
+        cell.dataset.letter = cell.plain.letter;
+        cell.ariaLabel = cell.plain.label;
+        if (!name) continue;
+        const { layer, head } = cell.dataset;
+        const value = view.byPlace[layer + "." + head][cell.closest("table").dataset.kind].measured?.[name] ?? null;
+        const strength = (value ?? 0) / most;
+        const inks = strength > 0.5 ? ["#fff", "#000"] : ["#000", "#fff"];
+        for (const [key, one] of [["--c", "var(--ink)"], ["--s", strength], ["--i", inks[0]], ["--j", inks[1]]])
+          cell.style.setProperty(key, one);
+        cell.dataset.letter = value === null ? "" : Math.round(100 * value);
+        cell.ariaLabel = "layer " + layer + ", head " + head + ": " + title + (value === null ? " unknown" : " " + percent(value));
+      }
+    }
+  }
+  if (colour) colour.addEventListener("change", paintGrids);
+
   // ---- filters and galleries
 
   const filters = document.getElementById("filters");
@@ -517,10 +548,10 @@
 
   for (const chip of chips)
     chip.addEventListener("click", () => ((chip.ariaPressed = String(chip.ariaPressed !== "true")), apply()));
-  for (const select of filters.querySelectorAll("select")) select.addEventListener("change", apply);
+  for (const select of filters.querySelectorAll("select")) if (select !== colour) select.addEventListener("change", apply);
   document.getElementById("reset").addEventListener("click", () => {
     for (const chip of chips) chip.ariaPressed = "false";
-    for (const select of filters.querySelectorAll("select")) if (select.id !== "filter-view") select.value = "";
+    for (const select of filters.querySelectorAll("select")) if (select.id !== "filter-view" && select !== colour) select.value = "";
     apply();
   });
   for (const part of document.querySelectorAll(".selects, .script")) part.hidden = false;
