@@ -28,7 +28,8 @@ WINGS = {
     "annotations.label_studio": {"door"},
     "pruning.search": {"door"},
     "pruning.comparison": {"pruning.search", "door"},
-    "pruning.study": {"pruning.search", "door"},
+    "pruning.ablation": {"pruning.search", "door"},
+    "pruning.study": {"pruning.ablation", "pruning.search", "door"},
     "pruning.study.report": {"pruning.study", "pruning.comparison", "pruning.search", "door"},
 }
 """Each wing, and what of its own room it may import."""
