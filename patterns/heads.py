@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,9 +23,10 @@ from models.tasks.task import Task, task_named
 
 from .classifier.network import PatternClassifier, load_classifier
 from .distribution import COVERS, EMPTY, FEW_EXAMPLES, check_seed
-from .maps.attention import ValueNorms, check_kinds
+from .maps.attention import SharedValueNorms, ValueNorms, check_kinds
 from .maps.examples import ExampleMaps, small_maps
 from .maps.images import Resampling, SummedImages, image_pair
+from .measures.observing import Measuring
 from .result import HeadPatterns
 from .taxonomy import KINDS, PATTERNS
 
@@ -54,6 +56,7 @@ def classify_heads(
     sink: MapSink | None = None,
     examples: ExampleMaps | None = None,
     stack: str | None = None,
+    measure: bool = False,
 ) -> HeadPatterns:
     """Classify the attention map of every head on every row.
 
@@ -73,6 +76,8 @@ def classify_heads(
         examples: keeps a few maps of every head to look at.
         stack: of an encoder-decoder, whose heads: ``encoder`` (also if None) or ``decoder``, which reads the same text
             after a start token (:meth:`models.Anatomy.fed`).
+        measure: measure on the way what each head does, without any label: see
+            :meth:`patterns.HeadPatterns.measurements`.
 
     Raises:
         InputError: no usable row, an unknown kind, a classifier of the wrong kind, or a model in training mode or
@@ -103,8 +108,10 @@ def classify_heads(
 
     shape = (len(inputs), *there.shape, len(PATTERNS))
     probabilities = {kind: np.zeros(shape, dtype=np.float32) for kind in kinds}
-    seen = Classification(anatomy, chosen, probabilities, examples)
-    _look(model, tokenizer, anatomy, inputs, ids, seen, batch_size, sink, progress)
+    norms = SharedValueNorms(anatomy)
+    seen = Classification(anatomy, chosen, probabilities, examples, norms)
+    measuring = Measuring(anatomy, tokenizer, kinds, len(inputs), norms) if measure else None
+    _look(model, tokenizer, anatomy, inputs, ids, seen, batch_size, sink, progress, measuring)
     _check_finite(probabilities, ids)
     return HeadPatterns(
         labels=_labels(probabilities, seen.empty),
@@ -123,6 +130,7 @@ def classify_heads(
         ),
         causal=anatomy.causal,
         classifiers={kind: chosen[kind].version for kind in kinds},
+        measured=None if measuring is None else measuring.found,
     )
 
 
@@ -136,13 +144,15 @@ def _look(
     batch_size: int,
     sink: MapSink | None,
     progress: bool,
+    measuring: Measuring | None,
 ) -> None:
-    """Run the model on inputs, whose rows are `ids`, while `seen` watches."""
+    """Run the model on inputs, whose rows are `ids`, while `seen`, and `measuring` if it is there, watch."""
     from tqdm import tqdm
 
     with (
         torch.inference_mode(),
         observe(model, seen, stack=anatomy.family.stack),
+        nullcontext() if measuring is None else measuring.watching(model),
         tqdm(
             total=len(inputs), unit="example", desc="classifying heads", disable=None if progress else True
         ) as bar,
@@ -153,6 +163,8 @@ def _look(
             seen.sink = sink and _cropped(sink, ids[positions], members)
             if seen.examples is not None:
                 seen.examples.start(ids[positions], members)
+            if measuring is not None:
+                measuring.start(positions, members)
             model(**anatomy.fed(tensors))
             bar.update(len(positions))
 
@@ -213,9 +225,10 @@ class Classification:
         classifiers: Mapping[str, PatternClassifier],
         probabilities: Mapping[str, npt.NDArray[np.float32]],
         examples: ExampleMaps | None = None,
+        value_norms: ValueNorms | None = None,
     ) -> None:
         self._kept = anatomy.kept
-        self._value_norms = ValueNorms(anatomy)
+        self._value_norms = value_norms or ValueNorms(anatomy)
         self._classifiers = classifiers
         self._probabilities = probabilities
         self.examples = examples

@@ -26,6 +26,7 @@ from .distribution import (
     seen_maps,
 )
 from .estimate import Estimate
+from .measures.measured import HeadMeasurements
 from .taxonomy import INTERPRETABLE, PATTERNS
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class HeadPatterns:
     control: HeadPatterns | None = None
     """The same heads on the same examples in :func:`patterns.redrawn`, the architecture without what was learned,
     where that was looked at."""
+    measured: HeadMeasurements | None = None
+    """What each head does on these inputs, where that was measured; see :meth:`measurements`."""
 
     def __repr__(self) -> str:
         shape = " x ".join(str(n) for n in (len(self.examples), *self.heads.shape))
@@ -78,11 +81,30 @@ class HeadPatterns:
 
         frames = [head_frame(kind, self.labels[kind], self.probabilities[kind]) for kind in self.kinds]
         kept = np.tile(self.heads.ravel(), len(frames))
-        return pd.concat(frames, ignore_index=True)[kept].reset_index(drop=True)
+        frame = pd.concat(frames, ignore_index=True)[kept].reset_index(drop=True)
+        if self.measured is None:
+            return frame
+        return frame.merge(self.measurements(), on=["kind", "layer", "head"], validate="one_to_one")
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per kind and counted head; columns as :func:`patterns.distribution.head_frame`."""
+        """Return one row per kind and counted head.
+
+        Columns as :func:`patterns.distribution.head_frame`; where heads were measured, those of :meth:`measurements` too.
+        """
         return self._frame.copy()
+
+    def measurements(self) -> pd.DataFrame:
+        """Return what each head does, without any label: one row per kind and counted head.
+
+        Columns as :meth:`patterns.measures.measured.HeadMeasurements.frame`. Rates of false discoveries are over the
+        counted heads.
+
+        Raises:
+            InputError: nothing was measured.
+        """
+        if self.measured is None:
+            raise InputError("The heads were not measured; ask for it: classify_heads(..., measure=True).")
+        return self.measured.frame(self.heads)
 
     def maps_frame(self) -> pd.DataFrame:
         """Return one row per kind, example and counted head.

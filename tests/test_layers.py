@@ -21,7 +21,8 @@ WINGS = {
     "models.finetuning": {"models.common", "models.tasks", "door"},
     "patterns.maps": {"door"},
     "patterns.classifier": {"patterns.maps", "door"},
-    "patterns.report": {"patterns.maps", "door"},
+    "patterns.measures": {"patterns.maps", "door"},
+    "patterns.report": {"patterns.maps", "patterns.measures", "door"},
     "annotations.sampling": {"door"},
     "annotations.training": {"door"},
     "annotations.agreement": {"door"},
@@ -34,7 +35,14 @@ WINGS = {
 }
 """Each wing, and what of its own room it may import."""
 
-FOUNDATIONS = ("models.common", "models.families", "models.tasks", "patterns.maps", "patterns.classifier")
+FOUNDATIONS = (
+    "models.common",
+    "models.families",
+    "models.tasks",
+    "patterns.maps",
+    "patterns.classifier",
+    "patterns.measures",
+)
 """What a door stands on and may import; the other wings stand on the door."""
 
 ON_TOP = ("cli", "job", "functions")

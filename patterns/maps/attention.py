@@ -46,6 +46,18 @@ class ValueNorms:
         return self._factors[key]
 
 
+class SharedValueNorms(ValueNorms):
+    """Value norms for several observers of one model, which are shown the same values one after the other."""
+
+    _last: tuple[int, torch.Tensor, torch.Tensor] | None = None
+
+    def __call__(self, layer: int, values: torch.Tensor) -> torch.Tensor:
+        """Return what :class:`ValueNorms` does; at once for the values that it was asked about last."""
+        if self._last is None or self._last[0] != layer or self._last[1] is not values:
+            self._last = layer, values, super().__call__(layer, values)
+        return self._last[2]
+
+
 def _right_factor(slices: torch.Tensor) -> torch.Tensor:
     """Return R transposed ``[H, d_head, d_head]`` float32, ``R^T R = W^T W``, of slices W ``[H, hidden, d_head]``.
 
