@@ -23,6 +23,7 @@ WINGS = {
     "patterns.classifier": {"patterns.maps", "door"},
     "patterns.measures": {"patterns.maps", "door"},
     "patterns.report": {"patterns.maps", "patterns.measures", "door"},
+    "patterns.comparison": {"patterns.maps", "patterns.classifier", "patterns.measures", "door"},
     "annotations.sampling": {"door"},
     "annotations.training": {"door"},
     "annotations.agreement": {"door"},

@@ -1,4 +1,4 @@
-"""Which heads belong together: those that show a pattern."""
+"""Which heads belong together: those that show a pattern, or have a role."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from models.common.errors import InputError
 from patterns import HeadPatterns
 from patterns.distribution import counts
+from patterns.measures.measured import ROLES
 from patterns.taxonomy import PATTERNS, TITLES
 
 Bools = npt.NDArray[np.bool_]
@@ -46,6 +47,8 @@ class Sort:
     """From patterns, a kind of maps, one of :data:`BY` and the share of it to heads ``[L, H]``, by the group's name."""
     titles: Mapping[str, str]
     """What a group is called, where that is not its name."""
+    measured: bool = False
+    """Whether it takes what heads were measured to do."""
 
 
 def _by_pattern(patterns: HeadPatterns, kind: str, by: str, share: float) -> Mapping[str, Bools]:
@@ -63,10 +66,17 @@ def _by_pattern(patterns: HeadPatterns, kind: str, by: str, share: float) -> Map
     return {pattern.value: there & (of_head[..., i] >= share) for i, pattern in enumerate(PATTERNS)}
 
 
+def _by_role(patterns: HeadPatterns, kind: str, by: str, share: float) -> Mapping[str, Bools]:
+    """Heads by role, of which a head has every one that it passes; `by` and `share` are of patterns."""
+    assert patterns.measured is not None
+    return {role: patterns.measured.has_role(kind, role, patterns.heads) for role in ROLES}
+
+
 SORTS: Mapping[str, Sort] = {
     "pattern": Sort(_by_pattern, {pattern.value: title for pattern, title in TITLES.items()}),
+    "role": Sort(_by_role, {role: f"role {role.replace('_', ' ')}" for role in ROLES}, measured=True),
 }
-"""What heads are put into groups by; one more, such as what a head was measured to do, is an entry here."""
+"""What heads are put into groups by; one more is an entry here."""
 
 
 def check_grouping(sorts: Sequence[str], by: str, share: float) -> None:

@@ -35,7 +35,7 @@ from ..search.subject import Loaded, Subject
 from .chance import ALONE, LEVEL, TOGETHER, Costs, alone, draws_needed, layers_of, matched, shortage, together
 from .closing import WAYS, Closing, check_way
 from .folder import COMMAND, DRAWS, GROUPS, SINGLE, AblationFolder
-from .groups import Bools, Group, check_grouping, groups_of
+from .groups import SORTS, Bools, Group, check_grouping, groups_of
 from .records import AblationProvenance, AblationSummary, GroupRecord
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class AblatePatterns:
     maps: tuple[str, ...] = ("norm",)
     """By which maps heads have a pattern: raw, norm, or raw,norm for groups of both."""
     groups: tuple[str, ...] = ("pattern",)
-    """What heads are put into groups by: pattern."""
+    """What heads are put into groups by: pattern, role (what they were measured to do), or pattern,role."""
     by: str = "dominant"
     """When a head belongs to a pattern: dominant, it is the most frequent one of its maps; share, --share of its maps
     or more are of it, so that a head may belong to several or to none."""
@@ -246,6 +246,7 @@ class _Run:
             max_length=job.max_length,
             seed=job.seed,
             progress=self._progress,
+            measure=any(SORTS[name].measured for name in job.groups),
         )
         return found if self._subnetwork is None else found.select(self._subnetwork)
 
