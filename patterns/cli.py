@@ -28,7 +28,8 @@ def classify_heads(
     Every head's attention map is classified on a random sample of inputs. Printed are each head's dominant
     pattern, the share of each pattern, and the interpretable ratio with a 95% bootstrap interval that covers which
     examples were drawn, alone; beside them the same for untrained weights (--control). With labels of a random sample
-    of the maps (--annotations), first an estimate that is right however wrong the classifier is.
+    of the maps (--annotations), first an estimate that is right however wrong the classifier is. With --measure, what
+    each head does, without any label.
 
     Example: classify-heads --model bert-base-uncased --task qqp --examples 100 --output out/bert-qqp
     """
@@ -46,7 +47,7 @@ def classify_heads(
     else:
         from models.common.terminal import print_command, print_text
 
-        from .tables import print_patterns
+        from .tables import print_patterns, print_roles
 
         counted = done.summary["heads"]
         whose = "" if job.text else f" ({done.summary['task']})"
@@ -72,6 +73,9 @@ def classify_heads(
             empty=empty_maps(patterns),
             notes=interval_notes(patterns),
         )
+        if job.measure:
+            print_text()
+            print_roles(patterns.measurements())
     if job.output is not None:
         say(f"figures: {job.output / 'heads.png'}, {job.output / 'distribution.png'}; tables beside them")
         say(f"report: {job.output / 'report.html'}")

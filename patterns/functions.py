@@ -43,6 +43,7 @@ class ClassifyOptions(TypedDict, total=False):
     overwrite: bool
     save_maps: bool
     control: bool
+    measure: bool
 
 
 def classify_checkpoint(

@@ -33,6 +33,9 @@ from .maps.attention import check_kinds
 from .maps.examples import ExampleMaps
 from .maps.names import MapNames
 from .maps.sample import LabelledSample, Population, read_sample, sample_files
+from .measures.measured import COVERS as MEASURED_COVERS
+from .measures.measured import FALSE_DISCOVERIES, LEAST, ROLES
+from .measures.words import roles_in
 from .report.summary import (
     DISTRIBUTION,
     DISTRIBUTION_FIGURE,
@@ -43,6 +46,7 @@ from .report.summary import (
     SUMMARY,
     EstimateSummary,
     KindSummary,
+    RoleSummary,
     Shares,
     Summary,
 )
@@ -113,6 +117,12 @@ class ClassifyHeads:
     """Look at the same architecture with its weights redrawn too: what is there without training.
 
     The same heads, inputs and classifiers; the weights are those of :func:`patterns.redrawn` with this run's seed.
+    """
+    measure: bool = False
+    """Say what each head does too, without any label.
+
+    Where its attention goes beside chance (previous token, first token, separators, copies, segments ...), its roles,
+    and how much it writes.
     """
 
     def __post_init__(self) -> None:
@@ -194,7 +204,10 @@ class ClassifyHeads:
             sink = _to_store(writer, MapNames(checkpoint, task.name), anatomy) if writer else None
 
             def classified(
-                of: PreTrainedModel, sink: MapSink | None = None, examples: ExampleMaps | None = None
+                of: PreTrainedModel,
+                sink: MapSink | None = None,
+                examples: ExampleMaps | None = None,
+                measure: bool = False,
             ) -> HeadPatterns:
                 return classify_heads(
                     of,
@@ -210,9 +223,10 @@ class ClassifyHeads:
                     sink=sink,
                     examples=examples,
                     stack=self.stack,
+                    measure=measure,
                 )
 
-            patterns = classified(model, sink, maps)
+            patterns = classified(model, sink, maps, self.measure)
             if self.control:
                 new = redrawn(checkpoint.model, self.seed)
                 if subnetwork is not None:
@@ -236,6 +250,8 @@ class ClassifyHeads:
             summary = self._summary(patterns, checkpoint, task, rows, classifiers)
             if anatomy.family.stack:
                 summary["stack"] = anatomy.family.stack
+            if self.measure:
+                summary["roles"] = role_summary(patterns)
             if folder is not None:
                 write_results(folder, patterns, summary)
                 from .report.classified import write_classified
@@ -362,6 +378,18 @@ def _shares_of(patterns: HeadPatterns, kind: str) -> Shares:
         "classified_maps": len(patterns.examples) * int(patterns.heads.sum()) - empty,
         "empty_maps": empty,
     }
+
+
+def role_summary(patterns: HeadPatterns) -> RoleSummary:
+    """Return the part of ``summary.json`` about what heads do."""
+    frame = patterns.measurements()
+    heads: dict[str, dict[str, list[list[int]]]] = {}
+    for kind in patterns.kinds:
+        heads[kind] = {role: [] for role in ROLES}
+        for row in frame[frame["kind"] == kind].to_dict("records"):
+            for role in roles_in({str(column): value for column, value in row.items()}):
+                heads[kind][role].append([int(row["layer"]), int(row["head"])])
+    return {"heads": heads, "covers": MEASURED_COVERS, "false_discoveries": FALSE_DISCOVERIES, "least": LEAST}
 
 
 def _estimate_summary(estimate: Estimate) -> EstimateSummary:

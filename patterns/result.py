@@ -89,7 +89,8 @@ class HeadPatterns:
     def to_frame(self) -> pd.DataFrame:
         """Return one row per kind and counted head.
 
-        Columns as :func:`patterns.distribution.head_frame`; where heads were measured, those of :meth:`measurements` too.
+        Columns as :func:`patterns.distribution.head_frame`, and those of :meth:`measurements` where heads were
+        measured.
         """
         return self._frame.copy()
 

@@ -36,6 +36,7 @@ ZERO = "0"
 ZERO_WORDS = "zero in every cell"
 
 _COLUMNS = ("kind", "layer", "head", "dominant", "dominant_share")
+_NAMED = 6  # heads of a role
 _MARGIN = 3  # spaces between two grids
 
 
@@ -88,6 +89,47 @@ def print_patterns(
         console.print()
     _print_table(console, "Share of maps", _distributions(shares, ratios, empty or {}))
     for note in notes:
+        console.print(Text(note, "dim"))
+
+
+def print_roles(
+    measurements: "pd.DataFrame", *, file: IO[str] | None = None, width: int | None = None
+) -> None:
+    """Print, by kind, which heads have each role, the clearest ones first, with the clearest's share and its chance.
+
+    Args:
+        measurements: as :meth:`patterns.HeadPatterns.measurements` returns them.
+        file: where to print; standard output if not given.
+        width: of the terminal, in characters; found out if not given.
+    """
+    from .measures.words import COLUMN_OF, NOTES, ROLE_TITLES, chance_in
+
+    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    for kind, frame in measurements.groupby("kind", sort=False):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table.add_column("role", no_wrap=True)
+        for title in ("heads", "clearest", "chance"):
+            table.add_column(title, justify="right", no_wrap=True)
+        table.add_column("which", no_wrap=True)
+        has = frame["roles"].str.split(", ")
+        for role, title in ROLE_TITLES.items():
+            some = frame[has.map(lambda roles, role=role: role in roles)]
+            some = some.sort_values(COLUMN_OF[role], ascending=role == "inactive", kind="stable")
+            if not len(some):
+                continue
+            chance = chance_in(some.iloc[0].to_dict(), role)
+            which = [f"{layer}.{head}" for layer, head in zip(some["layer"], some["head"], strict=True)]
+            more = f" and {len(which) - _NAMED} more" if len(which) > _NAMED else ""
+            table.add_row(
+                title,
+                str(len(some)),
+                percent(some[COLUMN_OF[role]].iloc[0]),
+                "" if chance is None else percent(chance),
+                " ".join(which[:_NAMED]) + more,
+            )
+        table.add_row("none of these", str(int((frame["roles"] == "").sum())), "", "", "")
+        _print_table(console, f"{kind} maps: what heads do (layer.head)", table)
+    for note in NOTES:
         console.print(Text(note, "dim"))
 
 

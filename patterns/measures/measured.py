@@ -28,8 +28,8 @@ FALSE_DISCOVERIES = 0.05
 """The rate of false discoveries over heads (Benjamini & Hochberg 1995) at which a share is above chance."""
 
 EVEN = 0.95
-"""The least relative entropy of a head that attends evenly: one that leaves out half of what it might attend to is below
-that for inputs of up to a million tokens, ``1 - log 2 / log n``."""
+"""The least relative entropy of a head that attends evenly: one that leaves out half of what it might attend to is
+below that, ``1 - log 2 / log n``, for inputs of up to a million tokens."""
 
 INACTIVE = 0.01
 """What an inactive head writes at most, relative to the residual stream."""
@@ -67,8 +67,8 @@ class HeadMeasurements:
     offsets: Mapping[str, Floats]
     """``[L, H, 17]``: attention at each of :data:`OFFSETS`, over all inputs."""
     writes: npt.NDArray[np.float32]
-    """``[E, L, H]``: mean over tokens of the norm of what the head adds to the residual stream, ``|W_O z|``, over that of
-    the stream that the layer reads, ``|x|``."""
+    """``[E, L, H]``: mean over tokens of ``|W_O z| / |x|``, the norm of what the head adds to the residual stream over
+    that of the stream that the layer reads."""
     views: npt.NDArray[np.int64]
     """``[L]``: the view of each layer."""
     counts: Floats
@@ -170,7 +170,7 @@ class HeadMeasurements:
         return np.maximum(*both)
 
     def p_values(self, kind: str, name: str) -> Floats:
-        """Return one-sided p-values ``[L, H]`` of a share being above chance; NaN where there are fewer than two inputs.
+        """Return one-sided p-values ``[L, H]`` of a share being above chance; NaN with fewer than two inputs.
 
         Each input gives one difference, of its attention on the pairs from what it would be by chance, summed over its
         queries; their mean is tested by a t-test over inputs. Where there are several chances (even attention, and both
@@ -193,7 +193,8 @@ class HeadMeasurements:
             with np.errstate(invalid="ignore", divide="ignore"):
                 mean = apart.sum(axis=0) / inputs
                 spread = (np.where(there, apart - mean, 0) ** 2).sum(axis=0) / (inputs - 1)
-                t = np.where(mean > 0, mean / np.sqrt(spread / inputs), -np.inf)
+                certain = np.where(mean > 0, np.inf, -np.inf)  # where all inputs agree
+                t = np.where(spread > 0, mean / np.sqrt(spread / inputs), certain)
             found = np.maximum(found, stats.t.sf(t, np.maximum(inputs - 1, 1)))
         return np.where(inputs > 1, found, np.nan)
 

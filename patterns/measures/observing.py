@@ -20,7 +20,7 @@ from .pairs import CONTENT, MEASURES, BatchPairs, TokenKinds
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_CELLS = 2**18  # of maps that are summed at a time on a CPU: what its caches can about hold
+_CELLS = 2**20  # of maps that are summed at a time on a CPU: what its caches can about hold
 
 
 class Measuring:
@@ -104,44 +104,47 @@ class Measuring:
         self, layer: int, probabilities: torch.Tensor, values: torch.Tensor, rows: slice, keys: slice
     ) -> None:
         pairs = self._view(layer, values.shape[2], values.device)
-        weights = pairs.weights(rows, keys)
-        most = pairs.entropy_weights(rows, keys)
-        real = pairs.real[:, rows].float()
+        weights, most = pairs.weights(rows, keys), pairs.entropy_weights(rows, keys)
+        places, lines = _diagonals(rows, keys, pairs.real)
         norms = self._value_norms(layer, values)[:, :, keys] if "norm" in self.found.kinds else None
         b, h, m, k = probabilities.shape
         step = b if probabilities.device.type != "cpu" else max(1, _CELLS // (h * m * k))
         sums: dict[str, list[torch.Tensor]] = {kind: [] for kind in self.found.kinds}
-        entropies: dict[str, list[torch.Tensor]] = {kind: [] for kind in self.found.kinds}
-        shift = rows.start - keys.start
         for first in range(0, b, step):
             part = slice(first, first + step)
-            some = probabilities[part]
-            surprise = torch.special.entr(some)
+            some = probabilities[part].float()
+            logs = _logs(some)
             for kind in self.found.kinds:
-                maps, entropy = _raw(some, surprise) if kind == "raw" else _norm(some, surprise, norms[part])  # type: ignore[index]
-                entropies[kind].append(
-                    torch.matmul(entropy[:, :, None], most[part, None, :, None])[..., 0, 0]
-                )
+                if norms is None or kind == "raw":
+                    maps, entropy = _raw(some, logs)
+                else:
+                    maps, entropy = _norm(some, logs, norms[part])
+                cells = maps.flatten(2)
+                near = cells.index_select(2, places) * lines[part, None]
                 sums[kind].append(
                     torch.cat(
-                        (torch.bmm(maps.flatten(2), weights[part]), _diagonals(maps, shift, real[part])),
+                        (
+                            torch.bmm(cells, weights[part].transpose(1, 2)),
+                            near.unflatten(2, (m, len(OFFSETS))).sum(dim=2),
+                            (entropy * most[part, None]).sum(dim=-1, keepdim=True),
+                        ),
                         dim=-1,
                     )
                 )
-        for kind in self.found.kinds:
-            self._keep(kind, layer, torch.cat(sums[kind]), torch.cat(entropies[kind]))
+        for kind, found in sums.items():
+            self._keep(kind, layer, torch.cat(found))
 
-    def _keep(self, kind: str, layer: int, sums: torch.Tensor, entropies: torch.Tensor) -> None:
+    def _keep(self, kind: str, layer: int, sums: torch.Tensor) -> None:
         found = self.found
         at = np.ix_(self._positions, [layer], self._anatomy.kept[layer])
         numbers = sums.cpu().numpy()[:, None]  # [B, 1, H, ...]
-        shares, permuted, mass, offsets = np.split(
-            numbers, np.cumsum((len(MEASURES), 2 * len(CONTENT), 1)).tolist(), axis=-1
+        shares, permuted, mass, offsets, entropy = np.split(
+            numbers, np.cumsum((len(MEASURES), 2 * len(CONTENT), 1, len(OFFSETS))).tolist(), axis=-1
         )
         found.sums[kind][at] += shares
         found.permuted[kind][at] += permuted.reshape(*permuted.shape[:-1], len(CONTENT), 2)
         found.mass[kind][at] += mass[..., 0]
-        found.entropy[kind][at] += entropies.cpu().numpy()[:, None]
+        found.entropy[kind][at] += entropy[..., 0]
         found.offsets[kind][layer, self._anatomy.kept[layer]] += offsets[:, 0].sum(axis=0, dtype=np.float64)
 
     # ---- what is written
@@ -157,6 +160,8 @@ class Measuring:
     def _written(self, module: Any, args: tuple[Any, ...]) -> None:
         layer = self._layer
         kept = self._anatomy.kept[layer]
+        if not kept:
+            return
         b, n = self._stream.shape
         heads = args[0].reshape(b, n, len(kept), -1).transpose(1, 2)  # [B, H, n, d_head]
         written = self._value_norms(layer, heads)  # [B, H, n]
@@ -166,49 +171,46 @@ class Measuring:
         self.found.writes[np.ix_(self._positions, [layer], kept)] = mean.cpu().numpy()[:, None]
 
 
-def _raw(maps: torch.Tensor, surprise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _logs(maps: torch.Tensor) -> torch.Tensor:
+    """Return ``P log P`` of probabilities, 0 where P is 0; three times as fast as ``torch.special.entr``."""
+    return maps.clamp_min(torch.finfo(maps.dtype).tiny).log_().mul_(maps)
+
+
+def _raw(maps: torch.Tensor, logs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return probabilities as they are, and the entropy ``[B, H, m]`` of their rows, taken to sum to 1.
 
     Rows of a model with attention sinks sum to less.
     """
     total = maps.sum(dim=-1)
     safe = total.clamp_min(torch.finfo(total.dtype).tiny)
-    return maps, torch.where(total > 0, surprise.sum(dim=-1) / safe + safe.log(), 0.0)
+    return maps, torch.where(total > 0, safe.log() - logs.sum(dim=-1) / safe, 0.0)
 
 
-def _norm(
-    maps: torch.Tensor, surprise: torch.Tensor, norms: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _norm(maps: torch.Tensor, logs: torch.Tensor, norms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return norm-weighted maps whose rows sum to 1 (or are 0), and the entropy ``[B, H, m]`` of the rows.
 
-    With ``q = P f / s``, ``s`` the sum of ``P f`` over keys: ``-sum q log q = (sum f (-P log P) - sum P f log f) / s +
-    log s``, so that P's logarithms serve both kinds of maps.
+    With ``q = P f / s``, ``s`` the sum of ``P f`` over keys, it is ``log s - sum q log f - sum f P log P / s``.
+    So P's logarithms, which are what takes time, serve both kinds of maps; `logs` are not the same afterwards.
     """
-    weighted = maps * norms[:, :, None]
+    norms = norms[:, :, None]
+    weighted = maps * norms
     total = weighted.sum(dim=-1)
-    scale = torch.where(total > 0, 1 / total.clamp_min(torch.finfo(total.dtype).tiny), 0.0)
+    safe = total.clamp_min(torch.finfo(total.dtype).tiny)
+    scale = torch.where(total > 0, 1 / safe, 0.0)
     weighted *= scale[..., None]
-    known = torch.matmul(surprise, norms[..., None]) - torch.matmul(
-        maps, torch.xlogy(norms, norms)[..., None]
-    )
-    entropy = known[..., 0] * scale + torch.where(total > 0, total.log(), 0.0)
-    return weighted, entropy
+    of_norms = (weighted * norms.clamp_min(torch.finfo(norms.dtype).tiny).log()).sum(dim=-1)
+    of_maps = logs.mul_(norms).sum(dim=-1) * scale
+    return weighted, torch.where(total > 0, safe.log() - of_norms - of_maps, 0.0)
 
 
-def _diagonals(maps: torch.Tensor, shift: int, real: torch.Tensor) -> torch.Tensor:
-    """Return ``[B, H, 17]``: the attention of real queries at each of :data:`OFFSETS`, summed over queries.
+def _diagonals(rows: slice, keys: slice, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where in a map's cells ``[m * k]`` the keys at each of :data:`OFFSETS` are, ``[m * 17]``, and weights.
 
-    Args:
-        maps: ``[B, H, m, k]``.
-        shift: how many places later the first query is than the first key.
-        real: ``[B, m]``, 1 for real queries.
+    The weights ``[B, m * 17]`` are 1 for real queries whose key at that distance is there.
     """
-    found = maps.new_zeros(*maps.shape[:2], len(OFFSETS))
-    m, k = maps.shape[2:]
-    for at, offset in enumerate(OFFSETS):
-        place = offset + shift
-        if -m < place < k:
-            line = maps.diagonal(place, -2, -1)
-            first = max(0, -place)
-            found[..., at] = torch.einsum("bhl,bl->bh", line, real[:, first : first + line.shape[-1]])
-    return found
+    query = torch.arange(rows.start, rows.stop, device=real.device)[:, None]
+    key = query + torch.tensor(OFFSETS, device=real.device)
+    there = (key >= keys.start) & (key < keys.stop)
+    places = (query - rows.start) * (keys.stop - keys.start) + (key - keys.start)
+    weights = there & real[:, rows, None]
+    return torch.where(there, places, 0).flatten(), weights.float().flatten(1)

@@ -121,11 +121,11 @@ over the real tokens of all inputs; a query has a choice if it may attend to som
 
 - ``self``, ``previous``, ``next``: j = i, i - 1, i + 1 (Clark et al. 2019, section 3.1; Vig & Belinkov 2019).
 - ``first``: j = 0, of queries i > 0, the place of attention sinks (Xiao et al. 2023).
-- ``cls``, ``separator``, ``punctuation``: j is such a token (Kovaleva et al. 2019 and Clark et al. 2019 on [CLS], [SEP],
-  commas and full stops). Separators are the tokenizer's sep_token and, but at the first place, eos_token; punctuation is
-  a token of nothing but characters of Unicode's categories P.
-- ``own_segment``, ``other_segment``: i and j are different tokens of the text (no special ones) of the same segment, or of
-  different ones, in inputs of two (Kovaleva et al. 2019, the block pattern).
+- ``cls``, ``separator``, ``punctuation``: j is such a token (Kovaleva et al. 2019; Clark et al. 2019, section 3.2).
+  Separators are the tokenizer's sep_token and, but at the first place, eos_token; punctuation is a token of nothing but
+  characters of Unicode's categories P.
+- ``own_segment``, ``other_segment``: i and j are different tokens of the text (no special ones) of the same segment, or
+  of different ones, in inputs of two (Kovaleva et al. 2019, the block pattern).
 - ``duplicate``: j < i, and both are the same token of the text.
 - ``induction``: j < i, and the token before j is the same as i (Olsson et al. 2022, prefix matching).
 """
@@ -232,9 +232,16 @@ class Pairs:
 
     def of(self, measure: Measure) -> torch.Tensor:
         """Return the pairs of a measurement, of queries that have a choice, ``[B, m, k]``."""
-        found = measure.pairs(self) & self.allowed
-        hits = found.sum(dim=-1)
-        return found & ((hits > 0) & (hits < self.number))[..., None]
+        if measure.title not in self._sets:
+            found = measure.pairs(self) & self.allowed
+            hits = found.sum(dim=-1)
+            self._sets[measure.title] = found & ((hits > 0) & (hits < self.number))[..., None]
+        return self._sets[measure.title]
+
+    @cached_property
+    def _sets(self) -> dict[str, torch.Tensor]:
+        """What :meth:`of` has found."""
+        return {}
 
     def might_be(self, measure: Measure) -> torch.Tensor:
         """Return the pairs that might be of a measurement that depends on content, ``[B, m, k]``."""
@@ -278,6 +285,7 @@ class BatchPairs:
             for name in facts[0]
         }
         self._n, self._causal, self._window = n, causal, window
+        self._prepared: Pairs | None = None
         self._whole: torch.Tensor | None = None
         self._prepare()
 
@@ -298,7 +306,7 @@ class BatchPairs:
         self.chance = torch.zeros_like(self.counts)
         self.queries = zeros((b,), dtype=exact)
         # Of each content-dependent measurement: pairs that are, and that might be, of its set; by key, by distance.
-        keys, distances = (zeros((len(CONTENT), 2, b, size), dtype=exact) for size in (n, 2 * n - 1))
+        keys, distances = (zeros((len(CONTENT), 2, b, size), dtype=torch.float32) for size in (n, 2 * n - 1))
         step = max(1, _CELLS // (b * n))
         for first in range(0, n, step):
             some = self.pairs(slice(first, min(first + step, n)), slice(0, n))
@@ -314,34 +322,36 @@ class BatchPairs:
                 at = CONTENT.index(name)
                 for of, which in enumerate((found, some.might_be(measure))):
                     keys[at, of] += which.sum(dim=1)
-                    distances[at, of].scatter_add_(1, places, which.flatten(1).to(exact))
+                    distances[at, of].scatter_add_(1, places, which.flatten(1).float())
+        self._prepared = some if step >= n else None
         # [R, B, n] and [R, B, 2 n - 1]: how often a pair is of the set, given its key, and given its distance.
-        self._by_key, self._by_distance = (
-            (sums[:, 0] / sums[:, 1].clamp_min(1)).float() for sums in (keys, distances)
-        )
+        self._by_key, self._by_distance = (sums[:, 0] / sums[:, 1].clamp_min(1) for sums in (keys, distances))
 
     def weights(self, rows: slice, keys: slice) -> torch.Tensor:
-        """Return the matrix ``[B, m * k, K + 2 R + 1]`` whose columns a layer's maps ``[B, H, m * k]`` are summed with.
+        """Return ``[B, K + 2 R + 1, m * k]``, whose rows say what sums to make of a layer's maps ``[B, H, m * k]``.
 
-        The columns are the sets of :data:`MEASURES`; then, for each of :data:`CONTENT`, how often a pair is of its set
+        The rows are the sets of :data:`MEASURES`; then, for each of :data:`CONTENT`, how often a pair is of its set
         given its key, and given its distance; then all pairs.
         """
         whole = rows == slice(0, self._n) and keys == slice(0, self._n)
         if whole and self._whole is not None:
             return self._whole
-        some = self.pairs(rows, keys)
-        columns = [some.of(measure).float() for measure in MEASURES.values()]
-        places = some.j - some.i + self._n - 1
-        for at, name in enumerate(CONTENT):
-            might = some.might_be(MEASURES[name])
-            columns += [
-                might * self._by_key[at][:, None, keys],
-                might * self._by_distance[at][:, places],
-            ]
-        columns.append(some.query("real").float().expand_as(might))
-        found = torch.stack(columns, dim=-1).flatten(1, 2)
+        some = self._prepared if whole and self._prepared else self.pairs(rows, keys)
+        shape = (len(self.real), len(MEASURES) + 2 * len(CONTENT) + 1, *some.allowed.shape[1:])
+        found = torch.empty(shape, device=self.real.device)
+        for at, measure in enumerate(MEASURES.values()):
+            found[:, at] = some.of(measure)
+        # Row i of a map has of the distances those from keys.start - i on.
+        starts = (self._n - 1 + keys.start - some.i).flatten()
+        distances = self._by_distance.unfold(2, some.j.shape[1], 1)
+        for r, name in enumerate(CONTENT):
+            might, at = some.might_be(MEASURES[name]), len(MEASURES) + 2 * r
+            torch.mul(might, self._by_key[r][:, None, keys], out=found[:, at])
+            torch.mul(might, distances[r][:, starts], out=found[:, at + 1])
+        found[:, -1] = some.query("real").expand_as(some.allowed)
+        found = found.flatten(2)
         if whole:
-            self._whole = found
+            self._whole, self._prepared = found, None
         return found
 
     def entropy_weights(self, rows: slice, keys: slice) -> torch.Tensor:
