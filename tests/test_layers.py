@@ -32,7 +32,9 @@ WINGS = {
     "pruning.comparison": {"pruning.search", "door"},
     "pruning.ablation": {"pruning.search", "door"},
     "pruning.study": {"pruning.ablation", "pruning.search", "door"},
-    "pruning.study.report": {"pruning.study", "pruning.comparison", "pruning.search", "door"},
+    "pruning.study.report": {
+        *("pruning.study", "pruning.comparison", "pruning.ablation", "pruning.search", "door"),
+    },
 }
 """Each wing, and what of its own room it may import."""
 

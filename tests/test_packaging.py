@@ -19,6 +19,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("models", "patterns", "annotations", "pruning")
 COMMANDS = (
+    "ablate-patterns",
+    "compare-heads",
     "annotate-maps",
     "classify-heads",
     "train-classifier",

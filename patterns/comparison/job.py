@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -130,6 +131,15 @@ class CompareHeads:
         Raises:
             HeadscopeError: a model or the data is not what it should be, or the models are of different shape.
         """
+        with ExitStack() as stack:
+            # Before hours of work that could not be written.
+            folder = stack.enter_context(self._output.making()) if self.output is not None else None
+            done = self._compared(progress, say)
+            if folder is not None:
+                done.write(folder, self)
+        return done
+
+    def _compared(self, progress: bool, say: Say) -> ComparedHeads:
         task, rows = self._source.load()
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
         device = pick_device(self.device)
@@ -147,15 +157,11 @@ class CompareHeads:
             *_same_weights(looked),
             *_caveats(pairs, looked),
         ]
-        done = ComparedHeads(
+        return ComparedHeads(
             [pair for pair, _ in pairs],
             self._summary(pairs, looked, task, rows, classifiers, device, list(dict.fromkeys(warnings))),
             [one.patterns for one in looked],
         )
-        if self.output is not None:
-            with self._output.making() as folder:
-                done.write(folder, self)
-        return done
 
     def _look(
         self,

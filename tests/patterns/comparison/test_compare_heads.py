@@ -82,7 +82,9 @@ def test_each_heads_agreement_distance_and_dominant_patterns(labels: Any) -> Non
         assert row.agreement == pytest.approx((x == y)[both].mean())
         p, q = (np.array([(of[of >= 0] == i).mean() for i in range(5)]) for of in (x, y))
         middle = (p + q) / 2
-        divergence = sum(0.5 * (of * np.log2(of / middle, where=of > 0, out=np.zeros(5))).sum() for of in (p, q))
+        divergence = sum(
+            0.5 * (of * np.log2(of / middle, where=of > 0, out=np.zeros(5))).sum() for of in (p, q)
+        )
         assert row.js_distance == pytest.approx(np.sqrt(max(divergence, 0)), abs=1e-6)
         assert row.dominant_a == PATTERNS[int(np.argmax(p))]
         assert row.changed == (np.argmax(p) != np.argmax(q))
