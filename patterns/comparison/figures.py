@@ -13,7 +13,7 @@ from models.common.palette import INK, MISSING
 
 from ..figures import draw_heads, pattern_key
 from ..result import HeadPatterns
-from ..tables import ZERO, ZERO_WORDS, head_grids
+from ..tables import ZERO, ZERO_WORDS, HeadGrid, head_grids
 from .paired import Pair
 
 _WIDTH, _MOST = 6.9, 6  # inches: the text width of a two-column page; grids beside each other
@@ -66,7 +66,7 @@ def changes_grid(labels: Sequence[str], patterns: Sequence[HeadPatterns], pairs:
     return page.figure
 
 
-def _grids(of: HeadPatterns) -> dict[str, dict]:  # type: ignore[type-arg]
+def _grids(of: HeadPatterns) -> dict[str, HeadGrid]:
     return head_grids(of.to_frame())
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..permutation import (
     LEVEL,
+    NO_DIFFERENCE,
     UNTESTABLE,
     PermutationTest,
     difference_test,
@@ -118,7 +119,11 @@ class Costs:
 
 
 def together(
-    costs: Sequence[Costs | None], heads: Sequence[Bools], candidates: Bools, draws: int
+    costs: Sequence[Costs | None],
+    heads: Sequence[Bools],
+    candidates: Bools,
+    draws: int,
+    floor: float = -math.inf,
 ) -> list[Beside]:
     """Return what closing each group costs beside chance, corrected by Holm over those that can be tested.
 
@@ -127,6 +132,8 @@ def together(
         heads: ``[L, H]`` of each group.
         candidates: ``[L, H]``, the heads that there are.
         draws: random sets of each.
+        floor: what the commonest label scores. A group that leaves no more than that cannot be told from random sets
+            of which many do so too; that is no absence of a difference.
     """
     smallest, p_values, reasons = [], [], []
     for one, of in zip(costs, heads, strict=True):
@@ -143,7 +150,7 @@ def together(
     )
     return [
         {
-            **test,
+            **_on_floor(test, one, floor),
             "score": None if one is None else one.score,
             "drop": None if one is None else one.drop,
             "loss": None if one is None else one.loss,
@@ -160,6 +167,20 @@ def together(
         }
         for one, of, test in zip(costs, heads, tested, strict=True)
     ]  # fmt: skip
+
+
+def _on_floor(test: Tested, costs: Costs | None, floor: float) -> Tested:
+    """Return a test as it is, or as none where nothing could cost more than as many heads of the layers do."""
+    if costs is None or test["verdict"] != NO_DIFFERENCE or costs.score > floor + _TIE:
+        return test
+    below = int((costs.score + costs.drop - costs.drawn <= floor + _TIE).sum())
+    if below <= LEVEL * len(costs.drawn):
+        return test
+    why = (
+        f"closing them leaves no more than the commonest label's score, {floor:.4f}, and so do {below} of "
+        f"{len(costs.drawn)} random sets, so that none could cost much more; the group is too large to tell"
+    )
+    return {**test, "verdict": UNTESTABLE, "why": why}
 
 
 def _untestable(empty: bool, number: int, draws: int) -> str:

@@ -142,7 +142,7 @@ class Closing:
         self._instead = WAYS[how].prepare(model, examples, batch_size, seed)
 
     def answers(
-        self, sets: Bools, done: Callable[[int], None] = lambda number: None
+        self, sets: Bools, done: Callable[[int], object] = lambda number: None
     ) -> npt.NDArray[np.float32]:
         """Return the model's outputs ``[K, N, C]`` while each of K sets of heads is closed.
 
@@ -159,7 +159,7 @@ class Closing:
             raise InputError(f"The sets have {sets.shape[1:]} heads, but the model has {self._shape}.")
         home, examples = home_of(self._model), self._examples
         gates = torch.as_tensor(~sets, dtype=self._model.dtype, device=home)
-        touched = sets.any(axis=(0, 2))
+        touched: Bools = np.asarray(sets.any(axis=(0, 2)))
         found = np.empty((len(sets), len(examples), len(examples.classes)), dtype=np.float32)
         for positions, batch in examples.batches(max(1, self._batch_size // len(sets)), device=home):
             inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}

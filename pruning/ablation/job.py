@@ -30,9 +30,10 @@ from patterns.distribution import check_seed
 from patterns.heads import check_sizes
 from patterns.maps.attention import check_kinds
 
+from ..permutation import LEVEL
 from ..search.folder import Say
 from ..search.subject import Loaded, Subject
-from .chance import ALONE, LEVEL, TOGETHER, Costs, alone, draws_needed, layers_of, matched, shortage, together
+from .chance import ALONE, TOGETHER, Costs, alone, draws_needed, layers_of, matched, shortage, together
 from .closing import WAYS, Closing, check_way
 from .folder import COMMAND, DRAWS, GROUPS, SINGLE, AblationFolder
 from .groups import SORTS, Bools, Group, check_grouping, groups_of
@@ -343,6 +344,7 @@ class _Run:
             mask[layer, head] = True
             singles[layer, head] = measured[mask.tobytes()]
         heads = [group.heads for group in self._groups]
+        majority = _majority(self._loaded, self._examples)
         low, high = range_of(self._loaded.metric)
         each = (
             alone(score - singles[..., 0], heads, high - low, job.permutations, job.seed)
@@ -360,10 +362,10 @@ class _Run:
                 "one_by_one": one,
             }
             for group, test, one in zip(
-                self._groups, together(costs, heads, candidates, job.draws), each, strict=True
+                self._groups, together(costs, heads, candidates, job.draws, majority), each, strict=True
             )
         ]
-        summary = self._summary(found, score, loss, warnings)
+        summary = self._summary(found, score, loss, majority, warnings)
         self._write(summary, drawn, measured, singles)
         self._folder.finish(summary)
         return summary
@@ -383,7 +385,7 @@ class _Run:
         return list(dict.fromkeys(found))
 
     def _summary(
-        self, found: list[GroupRecord], score: float, loss: float, warnings: list[str]
+        self, found: list[GroupRecord], score: float, loss: float, majority: float, warnings: list[str]
     ) -> AblationSummary:
         job, loaded = self._job, self._loaded
         config = job._config(loaded, self._examples, self._subnetwork)
@@ -400,7 +402,7 @@ class _Run:
             "metric": loaded.metric,
             "score": score,
             "loss": loss,
-            "majority_score": (majority := _majority(loaded, self._examples)),
+            "majority_score": majority,
             "heads": {"counted": int(self._candidates.sum()), "all": int(self._candidates.size)},
             "found": found,
             "notes": {

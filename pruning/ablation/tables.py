@@ -25,8 +25,8 @@ def groups_frame(found: Sequence[GroupRecord]) -> pd.DataFrame:
     for one in found:
         together, each = one["together"], one["one_by_one"]
         random = together["random"]
-        row: dict[str, Any] = {name: one[name] for name in ("kind", "sort", "name", "heads")}  # type: ignore[literal-required]
-        row |= {name: together[name] for name in ("score", "drop", "loss_increase")}  # type: ignore[literal-required]
+        row: dict[str, Any] = {name: one[name] for name in ("kind", "sort", "name", "heads")}
+        row |= {name: together[name] for name in ("score", "drop", "loss_increase")}
         row |= {
             "random_mean": random["mean"] if random else None,
             "random_low": random["ci95"][0] if random else None,

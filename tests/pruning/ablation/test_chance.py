@@ -165,3 +165,21 @@ def test_a_group_without_heads_or_without_others_has_no_test_of_single_heads() -
     assert all_["verdict"] == UNTESTABLE
     assert all_["others"] is None
     assert all_["ci95"] == [None, None]
+
+
+def test_a_group_on_the_floor_among_draws_on_the_floor_is_too_large_to_tell() -> None:
+    """Where as many heads of the layers leave nothing, no group could cost more: that is no absence of a difference."""
+    there = np.ones((4, 6), dtype=bool)
+    heads = mask("xx....", "xx....", "......", "xx....")
+    floor = 0.5  # of a full score of 0.9
+    for drawn, drop, verdict in (
+        (np.full(100, 0.4), 0.4, UNTESTABLE),
+        (np.r_[np.full(20, 0.4), np.full(80, 0.1)], 0.4, UNTESTABLE),
+        (np.r_[np.full(3, 0.4), np.linspace(0, 0.1, 97)], 0.4, HIGHER),
+        (np.full(100, 0.4) + np.linspace(-0.01, 0.01, 100), 0.1, LOWER),
+        (np.linspace(0, 0.2, 100), 0.1, NO_DIFFERENCE),
+    ):
+        (found,) = together([costs(heads, there, drop, drawn)], [heads], there, 100, floor)
+        assert found["verdict"] == verdict, (drop, found)
+        assert ("too large to tell" in found["why"]) == (verdict == UNTESTABLE)
+        assert found["p_value"] is not None

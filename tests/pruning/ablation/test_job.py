@@ -449,3 +449,40 @@ def test_a_model_that_has_learned_nothing_is_said_to(tuned: Path, tmp_path: Path
         "no better than that of always saying the commonest label" in one for one in summary["warnings"]
     )
     assert {one["together"]["drop"] for one in summary["found"]} <= {None, 0.0}
+
+
+def test_roles_are_groups_of_the_heads_that_were_measured_to_have_them(tuned: Path, tmp_path: Path) -> None:
+    """The heads of the first layer, whose queries are zero, attend evenly."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(tuned / "model")
+    query = model.bert.encoder.layer[0].attention.self.query
+    with torch.no_grad():
+        query.weight.zero_()
+        query.bias.zero_()
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tuned / "model").save_pretrained(tmp_path / "model")
+    (tmp_path / "data").symlink_to(tuned / "data")
+    summary = job(
+        tmp_path, tmp_path / "out", maps=("raw",), groups=("pattern", "role"), alone=False, draws=2, examples=20
+    ).run()
+    checkpoint = load_checkpoint(str(tmp_path / "model"), task="qqp")
+    rows = load_rows("qqp", str(tuned / "data"), "validation")
+    frame = classify_heads(
+        checkpoint.model,
+        checkpoint.tokenizer,
+        select_rows(rows.numbered(), "qqp", 6, 0),
+        task="qqp",
+        kinds=("raw",),
+        max_length=32,
+        measure=True,
+    ).to_frame()
+    by_sort = {sort: [one for one in summary["found"] if one["sort"] == sort] for sort in ("pattern", "role")}
+    assert [len(several) for several in by_sort.values()] == [5, 13]
+    for one in by_sort["role"]:
+        has = frame["roles"].map(lambda roles, name=one["name"]: name in str(roles).split(", "))
+        assert one["heads"] == has.sum()
+    even = next(one for one in by_sort["role"] if one["name"] == "even")
+    assert even["heads"] >= 4
+    assert even["together"]["layers"]["0"] == [4, 0]
+    assert any("give --draws" in message for message in summary["warnings"])
