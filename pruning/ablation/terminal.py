@@ -46,7 +46,7 @@ def print_ablation(
             number_words(test["drop"]),
             number_words(random["mean"]) if random else "-",
             _bounds(random["ci95"] if random else None),
-            p_words(test["p_holm"]),
+            p_words(None if test["verdict"] == UNTESTABLE else test["p_holm"]),
             test["verdict"],
         )
     print_table(console, table)

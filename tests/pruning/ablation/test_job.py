@@ -25,6 +25,7 @@ from pruning.ablation import groups as groups_module
 from pruning.ablation import job as job_module
 from pruning.ablation.groups import SORTS, Sort, groups_of
 from pruning.ablation.job import AblatePatterns
+from pruning.ablation.records import AblationProvenance, AblationSummary, GroupRecord, SetsLine
 from pruning.cli import ablate_patterns as command
 
 TABLES = ("groups.csv", "draws.parquet", "single_heads.parquet")
@@ -123,6 +124,11 @@ def test_files_name_all_that_was_found(made: Any) -> None:
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     saved = json.loads((folder / "summary.json").read_text())
     assert saved == summary
+    assert set(saved) == set(AblationSummary.__annotations__) - {"task_definition"}
+    assert set(saved["found"][0]) == set(GroupRecord.__annotations__)
+    assert set(saved["provenance"]) == set(AblationProvenance.__annotations__)
+    for line in (folder / "history.jsonl").read_text().splitlines():
+        assert set(json.loads(line)) - {"checksum"} == set(SetsLine.__annotations__)
     assert saved["provenance"]["model"]["sha256"]
     assert saved["provenance"]["classifiers"]["raw"]
 
@@ -464,7 +470,13 @@ def test_roles_are_groups_of_the_heads_that_were_measured_to_have_them(tuned: Pa
     AutoTokenizer.from_pretrained(tuned / "model").save_pretrained(tmp_path / "model")
     (tmp_path / "data").symlink_to(tuned / "data")
     summary = job(
-        tmp_path, tmp_path / "out", maps=("raw",), groups=("pattern", "role"), alone=False, draws=2, examples=20
+        tmp_path,
+        tmp_path / "out",
+        maps=("raw",),
+        groups=("pattern", "role"),
+        alone=False,
+        draws=2,
+        examples=20,
     ).run()
     checkpoint = load_checkpoint(str(tmp_path / "model"), task="qqp")
     rows = load_rows("qqp", str(tuned / "data"), "validation")
