@@ -302,3 +302,31 @@ def test_the_command_prints_and_repeats_byte_by_byte(home: Path, tmp_path: Path,
         **json.loads((tmp_path / "a" / "summary.json").read_text()),
         "provenance": 0,
     }
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_heads_of_an_encoder_decoder_are_compared_by_stack(
+    stack: str, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    from tiny import redraw
+    from transformers import AutoModel, BartConfig
+
+    config = BartConfig(
+        vocab_size=60, d_model=24, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=40,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=2,
+    )  # fmt: skip
+    model = redraw(AutoModel.from_config(config))
+    for name in ("one", "other"):
+        model.save_pretrained(tmp_path / name)
+        tiny_tokenizer.save_pretrained(tmp_path / name)
+        with torch.no_grad():
+            model.encoder.layers[1].self_attn.q_proj.weight.mul_(-3)
+    (tmp_path / "texts.txt").write_text(TEXT)
+    done = compared(tmp_path, "one", "other", stack=stack, maps="raw")
+    changed = done.to_frame().groupby("layer")["attention_entropy_change"].apply(lambda of: of.abs().max())
+    assert changed[0] < 1e-5
+    assert changed[1] > 1e-3  # of the decoder, since its first layer reads the encoder
+    types = {one["type"] for one in done.summary["provenance"]["models"]}
+    assert types == {"bart"}
+    assert any(f"heads of the {stack}" in message for message in done.summary["warnings"])
