@@ -1,4 +1,4 @@
-"""The command ``classify-heads``."""
+"""The commands ``classify-heads`` and ``compare-heads``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from models.common.commands import ClassifierOption, JsonOption, command, say
 from models.common.options import Maker, takes
 
-from .functions import CLASSIFY_HEADS
+from .functions import CLASSIFY_HEADS, COMPARE_HEADS
 
 if TYPE_CHECKING:
+    from .comparison.job import CompareHeads
     from .job import ClassifyHeads
 
 
@@ -77,4 +78,31 @@ def classify_heads(
             print_roles(patterns.measurements())
     if job.output is not None:
         say(f"figures: {job.output / 'heads.png'}, {job.output / 'distribution.png'}; tables beside them")
+        say(f"report: {job.output / 'report.html'}")
+
+
+@command
+@takes(COMPARE_HEADS)
+def compare_heads(make: Maker, as_json: JsonOption = False) -> None:
+    """Show what the same heads do otherwise in another model: fine-tuned, of another seed, later in training.
+
+    All heads are looked at on the same inputs. Printed are, for each model and the next, how often a map goes from
+    which pattern to which, with 95% intervals over heads and inputs, the heads with another dominant pattern, and how
+    what heads do changes (attention on the previous token, on the separators, ...). Of more than two models, the first
+    is compared with the last, too. A compacted model is compared by the heads that it has left.
+
+    Example: compare-heads bert-base-uncased out/qqp/seed_42 --task qqp --output out/qqp-changes
+    """
+    job: CompareHeads = make()
+    done = job.run(progress=True, say=say)
+    for warning in done.summary["warnings"]:
+        say(f"warning: {warning}")
+    if as_json:
+        print(json.dumps(done.summary, indent=2))
+    else:
+        from .comparison.terminal import print_comparison
+
+        print_comparison(done.summary)
+    if job.output is not None:
+        say(f"figure: {job.output / 'grids.png'}; tables beside it")
         say(f"report: {job.output / 'report.html'}")

@@ -77,7 +77,7 @@ def head_grid(
     for number, (kind, grid) in enumerate(grids.items()):
         x = left + (width - content) / 2 + number * (panel_w + between)
         axes = page.axes(x, below, panel_w, panel_h)
-        _draw_heads(axes, grid, layers, columns, cell, survivors.get(kind, set()) if survivors else set())
+        draw_heads(axes, grid, layers, columns, cell, survivors.get(kind, set()) if survivors else set())
         axes.set_title(f"{kind} maps", pad=4, **text_style(9))
         axes.set_xlabel("head", labelpad=2, **text_style(9))
         if number == 0:
@@ -151,10 +151,10 @@ def _survivors(heads: "pd.DataFrame") -> dict[str, set[tuple[int, int]]] | None:
     return result
 
 
-def _draw_heads(
+def draw_heads(
     axes: Axes, grid: HeadGrid, layers: int, columns: int, cell: float, survivors: set[tuple[int, int]]
 ) -> None:
-    """One panel; a cell is one unit, head h of layer l covers [h, h + 1] x [l, l + 1]."""
+    """One panel; a cell is one unit, head h of layer l covers [h, h + 1] x [l, l + 1]. Survivors are outlined."""
     places = [(layer, head) for layer in range(layers) for head in range(columns)]
     colours = [_faded(*grid[place]) if place in grid else to_rgb(MISSING) for place in places]
     line = min(0.8, 6 * cell)

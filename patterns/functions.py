@@ -1,20 +1,22 @@
-"""What the command of this room does, as a function: the same options, under the same names with underscores."""
+"""What the commands of this room do, as functions: the same options, under the same names with underscores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from models.common.options import Options
 
 if TYPE_CHECKING:
     from models.tasks.task import Task
 
+    from .comparison.job import ComparedHeads, CompareHeads
     from .job import Classified, ClassifyHeads
 
 
 CLASSIFY_HEADS = Options("patterns.job:ClassifyHeads", hidden=("classifiers",))
+COMPARE_HEADS = Options("patterns.comparison.job:CompareHeads", arguments={"models": "MODEL..."})
 
 
 class ClassifyOptions(TypedDict, total=False):
@@ -66,4 +68,23 @@ def classify_checkpoint(
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
     job: ClassifyHeads = CLASSIFY_HEADS.job("classify_checkpoint", options, model=model, task=task)
+    return job.run(progress)
+
+
+def compare_heads(*models: Path | str, progress: bool = False, **options: Any) -> ComparedHeads:
+    """Compare the same heads of several models on the same inputs, as ``compare-heads`` does.
+
+    Args:
+        models: Hub ids or folders of models of one shape; one with the option ``revisions``.
+        progress: show progress bars on stderr.
+        options: the fields of :class:`patterns.comparison.job.CompareHeads` (``task``, ``data``, ``revisions``,
+            ``examples``, ``maps``, ``output`` ...).
+
+    Returns:
+        ``pairs``, ``summary`` (what ``summary.json`` holds), ``patterns`` of each model; ``to_frame()``, ``plot()``.
+
+    Raises:
+        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
+    """
+    job: CompareHeads = COMPARE_HEADS.job("compare_heads", options, models=models)
     return job.run(progress)

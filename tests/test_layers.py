@@ -23,14 +23,18 @@ WINGS = {
     "patterns.classifier": {"patterns.maps", "door"},
     "patterns.measures": {"patterns.maps", "door"},
     "patterns.report": {"patterns.maps", "patterns.measures", "door"},
+    "patterns.comparison": {"patterns.maps", "patterns.classifier", "patterns.measures", "door"},
     "annotations.sampling": {"door"},
     "annotations.training": {"door"},
     "annotations.agreement": {"door"},
     "annotations.label_studio": {"door"},
     "pruning.search": {"door"},
     "pruning.comparison": {"pruning.search", "door"},
-    "pruning.study": {"pruning.search", "door"},
-    "pruning.study.report": {"pruning.study", "pruning.comparison", "pruning.search", "door"},
+    "pruning.ablation": {"pruning.search", "door"},
+    "pruning.study": {"pruning.ablation", "pruning.search", "door"},
+    "pruning.study.report": {
+        *("pruning.study", "pruning.comparison", "pruning.ablation", "pruning.search", "door"),
+    },
 }
 """Each wing, and what of its own room it may import."""
 

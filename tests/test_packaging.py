@@ -19,6 +19,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("models", "patterns", "annotations", "pruning")
 COMMANDS = (
+    "ablate-patterns",
+    "compare-heads",
     "annotate-maps",
     "classify-heads",
     "train-classifier",
@@ -151,14 +153,14 @@ def test_public_names_are_these(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert sorted(patterns.__all__) == [
         "HeadPatterns", "INTERPRETABLE", "Pattern", "PatternClassifier", "attention_maps", "classify_checkpoint",
-        "classify_heads", "load_classifier", "redrawn", "render_map",
+        "classify_heads", "compare_heads", "load_classifier", "redrawn", "render_map",
     ]  # fmt: skip
     assert sorted(annotations.__all__) == [
         "AnnotatedMaps", "evaluate_classifier", "export_maps", "import_labels", "labelling_status",
         "measure_agreement", "pull_labels", "push_maps", "sample_maps", "train_classifier",
     ]  # fmt: skip
     assert sorted(pruning.__all__) == [
-        "Bad", "Importance", "RunStudy", "StructuredSearch", "Study", "Subnetwork", "bad_subnetwork",
+        "Bad", "Importance", "RunStudy", "StructuredSearch", "Study", "Subnetwork", "ablate_patterns", "bad_subnetwork",
         "compare_survivors", "head_importance", "never_survivors", "prune_heads", "prune_weights",
         "random_subnetworks", "read_study", "run_study", "stability",
         "super_bad_subnetwork", "super_survivors", "write_report",

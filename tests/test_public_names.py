@@ -157,7 +157,9 @@ def test_every_command_has_a_public_function() -> None:
         "status": annotations.labelling_status,
         "prune-heads": pruning.prune_heads,
         "prune-weights": pruning.prune_weights,
+        "ablate-patterns": pruning.ablate_patterns,
         "compare-survivors": pruning.compare_survivors,
+        "compare-heads": patterns.compare_heads,
         "run-study": pruning.run_study,
     }
     assert words == jobs().keys() | elsewhere.keys()

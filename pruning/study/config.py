@@ -17,6 +17,8 @@ from patterns.distribution import check_seed
 from patterns.maps.attention import check_kinds
 from patterns.taxonomy import KINDS
 
+from ..ablation.closing import check_way
+from ..ablation.groups import check_grouping
 from ..magnitude import MagnitudePruning
 from ..structured import WHAT, StructuredSearch
 
@@ -81,6 +83,46 @@ class HeadMaps:
                 raise InputError(f"patterns.{name}={getattr(self, name)}: give at least 1.")
 
 
+ABLATED = ("full", "good")
+"""Models in which the heads of each pattern may be closed: fine-tuned ones, and what their searches keep of them."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """In which models the heads of each pattern are closed, and how; in none unless the study says so.
+
+    Scores are of the study's dev rows, of those that no search has seen where there are some.
+
+    Raises:
+        InputError: a name is unknown, or a number out of range.
+    """
+
+    models: tuple[str, ...] = ()
+    """Some of :data:`ABLATED`."""
+    maps: tuple[str, ...] = ("norm",)
+    """By which maps heads have a pattern."""
+    groups: tuple[str, ...] = ("pattern",)
+    """What heads are put into groups by: pattern, role."""
+    by: str = "dominant"
+    """When a head belongs to a pattern: dominant or share."""
+    share: float = 0.5
+    """Least share of a head's maps, with ``by = "share"``."""
+    how: str = "zero"
+    """What a closed head's output is: zero, mean or resample."""
+    draws: int = 100
+    """Random sets of as many heads, for each group."""
+    alone: bool = True
+    """Whether each head is closed alone, too."""
+
+    def __post_init__(self) -> None:
+        _check_names("ablation.models", self.models, ABLATED)
+        check_kinds(self.maps)
+        check_grouping(self.groups, self.by, self.share)
+        check_way(self.how)
+        if self.draws < 1:
+            raise InputError(f"ablation.draws={self.draws}: give at least 1.")
+
+
 @dataclass(frozen=True)
 class Study:
     """One study: the grid task x seed x search x subnetwork, and how each step of it is done.
@@ -129,6 +171,7 @@ class Study:
     magnitude: MagnitudePruning = field(default_factory=MagnitudePruning)
     subnetworks: Subnetworks = field(default_factory=Subnetworks)
     patterns: HeadMaps = field(default_factory=HeadMaps)
+    ablation: Ablation = field(default_factory=Ablation)
 
     def __post_init__(self) -> None:
         own = {task.name: task for task in map(task_named, self.own_tasks)}
@@ -162,6 +205,11 @@ class Study:
                     f"subnetworks.{part} = {list(getattr(chosen, part))} come from the search {search!r}, which "
                     f"searches = {list(self.searches)} leaves out; add it, or set subnetworks.{part} = []."
                 )
+        if "good" in self.ablation.models and "heads-and-mlps" not in self.searches:
+            raise InputError(
+                f"ablation.models = {list(self.ablation.models)}: good ones come from the search 'heads-and-mlps', "
+                f"which searches = {list(self.searches)} leaves out; add it, or leave good out."
+            )
         supers = [name for name in chosen.structured if name.startswith("super-")]
         if supers and len(self.seeds) < 2:
             raise InputError(

@@ -212,6 +212,8 @@ def plan_of(study: Study, materials: Materials) -> Plan:
             steps += _subnetworks(study, task, seed)
         if study.patterns.maps:
             steps += _patterns(study, task)
+        for of in study.ablation.models:
+            steps += (_ablation(study, task, seed, of) for seed in study.seeds)
     return Plan(study, materials, tuple(steps))
 
 
@@ -289,6 +291,22 @@ def _patterns(study: Study, task: str) -> Iterator[Step]:
     for seed in (*study.seeds, *([None] if study.patterns.pretrained else [])):
         tuned = () if seed is None else (f"{task}/seed_{seed}/fine-tune",)
         yield Step("patterns", "patterns", task, seed, WAVES[3], tuned, settings=how)
+
+
+def _ablation(study: Study, task: str, seed: int, of: str) -> Step:
+    """Return the step that closes the heads of each pattern in a full model, or in the subnetwork found in it."""
+    how = {name: value for name, value in non_defaults(study.ablation).items() if name != "models"}
+    how |= {"of": of, "pattern_examples": study.patterns.examples, "draw_seed": study.seed}
+    needed = ("fine-tune", *([search_step(JOINT)] if of == "good" else []))
+    return Step(
+        "ablation" if of == "full" else f"{of}-ablation",
+        "ablation",
+        task,
+        seed,
+        WAVES[3],
+        tuple(f"{task}/seed_{seed}/{name}" for name in needed),
+        settings=_rows(study) | how,
+    )
 
 
 def _rows(study: Study) -> dict[str, object]:

@@ -13,15 +13,17 @@ from models.common.files import read_json, write_json
 from models.tasks.rows import load_rows
 from models.weights import SUBNETWORK_FILE, WEIGHT_MASKS_FILE, WeightMasks, load_masks
 
+from ..permutation import HIGHER, LOWER
 from .config import Study
 from .folder import METRICS, StudyFolder, checksum
-from .plan import WEIGHTS, Drawn, Plan, Step, search_step
+from .plan import JOINT, WEIGHTS, Drawn, Plan, Step, search_step
 from .records import PrunedResult, SubnetworkRecord
 
 if TYPE_CHECKING:
     from models.finetuning.result import FineTuneResult
     from models.subnetwork import Subnetwork
 
+    from ..ablation.records import AblationSummary
     from ..search.records import SearchSummary
     from ..search.subject import Loaded, Subject
 
@@ -114,7 +116,7 @@ class Made(NamedTuple):
     """The result in a word, for the terminal."""
 
 
-def _score(result: FineTuneResult | SearchSummary | PrunedResult) -> str:
+def _score(result: FineTuneResult | SearchSummary | PrunedResult | AblationSummary) -> str:
     return f"{result['metric']} {result['score']:.3f}"
 
 
@@ -305,6 +307,36 @@ def _patterns(job: Job) -> Made:
     return Made(done.summary, "", told)
 
 
+def _ablate(job: Job) -> Made:
+    from ..ablation.job import AblatePatterns
+
+    study, subject, how = job.study, _subject(job), job.study.ablation
+    masks = job.input(search_step(JOINT)) / SUBNETWORK_FILE if job.step.settings["of"] == "good" else None
+    result = AblatePatterns(
+        model=subject.model,
+        task=subject.task,
+        output=job.made,
+        data=study.data,
+        examples=study.dev_examples,
+        subnetwork=None if masks is None else str(masks),
+        maps=how.maps,
+        groups=how.groups,
+        by=how.by,
+        share=how.share,
+        how=how.how,
+        draws=how.draws,
+        alone=how.alone,
+        pattern_examples=study.patterns.examples,
+        seed=study.seed,
+        batch_size=study.batch_size,
+        max_length=study.max_length,
+        device=study.device,
+    ).on(subject.load(), held_out=True)
+    beside = [one for one in result["found"] if one["together"]["verdict"] in (HIGHER, LOWER)]
+    told = f"{_score(result)}, {len(beside)} of {len(result['found'])} groups cost more or less than chance"
+    return Made(result, "", told)
+
+
 JOBS: dict[str, Callable[[Job], Made]] = {
     "fine-tune": _fine_tune,
     "search": _search,
@@ -312,5 +344,6 @@ JOBS: dict[str, Callable[[Job], Made]] = {
     "pruned": _prune,
     "fine-tuned": _fine_tune_again,
     "patterns": _patterns,
+    "ablation": _ablate,
 }
 """By kind of step: makes the folder ``job.made``."""

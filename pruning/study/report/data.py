@@ -16,6 +16,7 @@ from models.common.reading import read_frame
 from models.tasks.measures import range_of
 from patterns.report.summary import MAPS
 
+from ...ablation.folder import GROUPS as ABLATED_GROUPS
 from ...comparison.consistency import (
     SharedHeads,
     Stable,
@@ -265,6 +266,24 @@ class StudyData:
     def patterns_frame(self) -> pd.DataFrame:
         """The same as a table, see :func:`pruning.comparison.summary.patterns_frame`."""
         return patterns_frame(self.named_patterns)
+
+    @cached_property
+    def ablation(self) -> pd.DataFrame:
+        """What closing each group of heads costs: ``groups.csv`` of every step that did, with its task and seed."""
+        import pandas as pd
+
+        frames = [
+            pd.read_csv(self.folder.file(step, ABLATED_GROUPS)).assign(
+                task=step.task, seed=step.seed, of=str(step.settings["of"])
+            )
+            for step in self.done
+            if step.kind == "ablation"
+        ]
+        if not frames:
+            return pd.DataFrame()
+        table = pd.concat(frames, ignore_index=True)
+        first = ["task", "seed", "of"]
+        return table[[*first, *table.columns.drop(first)]]
 
     def _labels(self, group: Group, pretrained: bool) -> dict[int, pd.DataFrame]:
         """By seed, the pattern of every map; before fine-tuning, the same ones for every seed."""

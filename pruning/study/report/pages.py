@@ -157,12 +157,16 @@ def write_study_page(
     )
 
 
+_CLOSED = {"ablation": ": heads closed", "good-ablation": ": heads of its subnetwork closed"}
+
+
 def _of_models(data: StudyData) -> list[Section]:
     """Links to the pages of single models."""
     links = tuple(
         (
             f"../{step.path}/{MODEL_PAGE}",
-            f"{step.task}, {'pre-trained' if step.seed is None else f'seed {step.seed}'}",
+            f"{step.task}, {'pre-trained' if step.seed is None else f'seed {step.seed}'}"
+            f"{_CLOSED.get(step.name, '')}",
         )
         for step in data.done
         if (data.folder.of(step) / MODEL_PAGE).is_file()
@@ -197,6 +201,7 @@ def tables_of(data: StudyData) -> dict[str, pd.DataFrame]:
         "importance": data.importance,
         "stability": data.stability_frame,
         "patterns": data.patterns_frame,
+        "ablation": data.ablation,
     }
     return {name: table for name, table in tables.items() if len(table)}
 
