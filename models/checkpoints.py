@@ -374,6 +374,11 @@ def _digests(folder: Path) -> dict[str, str]:
     return {path.name: file_digest(path) for path in files if path.stat().st_size <= _LARGEST_SETTINGS}
 
 
+def precision_of(model: PreTrainedModel) -> str:
+    """Return the name of the precision in which a model computes, such as ``float32``."""
+    return str(model.dtype).removeprefix("torch.")
+
+
 def count_parameters(model: PreTrainedModel) -> int:
     """Return the number of parameters, embeddings included."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from models.anatomy import Anatomy, anatomy_of
+from models.checkpoints import precision_of
 from models.common.errors import InputError
 from models.common.placement import home_of, is_quantised
 from models.subnetwork import Subnetwork
@@ -388,10 +389,9 @@ def _input_warnings(
 def _precision_warnings(model: PreTrainedModel, anatomy: Anatomy) -> list[str]:
     messages = []
     if model.dtype not in (torch.float32, torch.float64):
-        name = str(model.dtype).removeprefix("torch.")
         messages.append(
-            f"The model computes in {name}, which moves the scores that attention probabilities are made of: single "
-            "probabilities, and now and then a pattern, are not those of the same model in float32."
+            f"The model computes in {precision_of(model)}, which moves the scores that attention probabilities are "
+            "made of: single probabilities, and now and then a pattern, are not those of the same model in float32."
         )
     if odd := {type(module).__name__ for module in anatomy.outputs if is_quantised(module)}:
         messages.append(

@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.anatomy import Anatomy, anatomy_of
-from models.checkpoints import Checkpoint, check_loading, load_checkpoint, model_record, pick_device
+from models.checkpoints import (
+    Checkpoint,
+    check_loading,
+    load_checkpoint,
+    model_record,
+    pick_device,
+    precision_of,
+)
 from models.common.errors import InputError
 from models.common.files import known, write_json
 from models.common.outputs import Output
 from models.common.placement import home_of
 from models.common.provenance import provenance, source_record
-from models.families.family import STACKS
+from models.families.family import check_stack
 from models.isolating import check_mode, isolated
 from models.subnetwork import Subnetwork, mask_files
 from models.tasks.rows import Rows, select_rows
@@ -96,10 +103,7 @@ class ClassifyHeads:
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
-    """Precision of the model: float32, bfloat16, float16, or auto (that of its files). Probabilities are computed in
-    float32 always, but from scores in this precision: bfloat16 and float16 move them."""
     device_map: str | None = None
-    """auto: spread a large model over all devices, memory and the disk (accelerate); instead of --device."""
     output: Path | None = None
     overwrite: bool = False
     save_maps: bool = False
@@ -128,27 +132,18 @@ class ClassifyHeads:
             raise InputError(
                 f"--subnetwork-mode {self.subnetwork_mode} needs --subnetwork FILE, which says what is kept."
             )
-        if self.stack is not None and self.stack not in STACKS:
-            raise InputError(f"--stack {self.stack}: give one of {', '.join(STACKS)}.")
+        check_stack(self.stack)
         if self.stack not in (None, "encoder") and self.subnetwork is not None:
             raise InputError(f"--stack {self.stack}: --subnetwork FILE is of an encoder's heads.")
-        if self.annotations is not None and (other := self._unlike_samples):
+        if self.annotations is not None and self.subnetwork_mode != "select":
             raise InputError(
-                f"--annotations are of maps that annotate-maps sample took from the model as it is, not of one with "
-                f"{other}; leave out one of the two."
+                "--annotations are of maps that annotate-maps sample took from the model as it is, not of one with "
+                f"--subnetwork-mode {self.subnetwork_mode}; leave out one of the two."
             )
         if self.save_maps and self.output is None:
             raise InputError("--save-maps needs --output DIR, the folder to write the maps to.")
         if self.output is not None:
             self._output.check()
-
-    @property
-    def _unlike_samples(self) -> str:
-        """The option that makes the maps others than those that ``annotate-maps sample`` draws from, if one does."""
-        usual = {"subnetwork_mode": "select", "stack": "encoder", "dtype": "float32"}
-        found = {name: getattr(self, name) or value for name, value in usual.items()}
-        odd = [name for name, value in usual.items() if found[name] != value]
-        return f"--{odd[0].replace('_', '-')} {found[odd[0]]}" if odd else ""
 
     @property
     def _source(self) -> RowSource:
@@ -191,7 +186,11 @@ class ClassifyHeads:
                 subnetwork, absent = self._in_model(subnetwork, model)
                 model = stack.enter_context(isolated(model, subnetwork, self.subnetwork_mode))
             anatomy = anatomy_of(model, self.stack)
-            sink = _to_store(writer, MapNames(checkpoint, task.name), anatomy) if writer else None
+            sink = (
+                _to_store(writer, MapNames(checkpoint, task.name, stack=anatomy.family.stack), anatomy)
+                if writer
+                else None
+            )
 
             def classified(
                 of: PreTrainedModel, sink: MapSink | None = None, examples: ExampleMaps | None = None
@@ -251,7 +250,15 @@ class ClassifyHeads:
         split = self.split if self.text is None else None
         return read_sample(
             self.annotations,
-            Population(model_record(checkpoint), task.name, split, rows.record(), self.max_length),
+            Population(
+                model_record(checkpoint),
+                task.name,
+                split,
+                rows.record(),
+                self.max_length,
+                precision_of(checkpoint.model),
+                anatomy_of(checkpoint.model, self.stack).family.stack,
+            ),
         )
 
     def _in_model(self, subnetwork: Subnetwork, model: PreTrainedModel) -> tuple[Subnetwork, list[str]]:
@@ -293,7 +300,7 @@ class ClassifyHeads:
             "annotations": None
             if self.annotations is None
             else source_record(self.annotations, sample_files(self.annotations)),
-            "to_estimate": None if patterns.estimates or self._unlike_samples else estimation_command(self),
+            "to_estimate": None if patterns.estimates else estimation_command(self),
             "maps": {kind: summarise(patterns, kind) for kind in patterns.kinds},
             "heads": {"counted": int(patterns.heads.sum()), "all": int(patterns.heads.size)},
             "subnetwork": self.subnetwork,
@@ -311,7 +318,7 @@ class ClassifyHeads:
                 "classifiers": classifier_records(classifiers, self.classifiers),
                 "device": str(home_of(checkpoint.model)),
                 "device_map": _placed(checkpoint.model),
-                "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
+                "dtype": precision_of(checkpoint.model),
             },
         }
         if not task.own:
