@@ -20,7 +20,7 @@ from models.checkpoints import (
 from models.common.errors import InputError
 from models.common.files import known, write_json
 from models.common.outputs import Output
-from models.common.placement import home_of
+from models.common.placement import home_of, placed_parts
 from models.common.provenance import provenance, source_record
 from models.families.family import check_stack
 from models.isolating import check_mode, isolated
@@ -35,7 +35,7 @@ from .control import redrawn
 from .distribution import COVERS, EMPTY, check_seed, counts
 from .estimate import COVERS as ESTIMATE_COVERS
 from .estimate import FEW, FEW_INPUTS, FEWEST, Estimate, prediction_powered
-from .heads import MapSink, check_sizes, classify_heads
+from .heads import NOT_CLASSIFIED, MapSink, check_sizes, classify_heads
 from .maps.attention import check_kinds
 from .maps.examples import ExampleMaps
 from .maps.names import MapNames
@@ -112,7 +112,10 @@ class ClassifyHeads:
     They go to the folder ``maps`` of the output.
     """
     stack: str | None = None
-    """Of an encoder-decoder (T5, BART), whose heads: encoder (the default) or decoder."""
+    """Of an encoder-decoder (T5, BART), whose heads: encoder (the default), decoder, or cross.
+
+    Maps of cross-attention, with which the decoder reads the encoder, are shown and measured and not classified.
+    """
     control: bool = False
     """Look at the same architecture with its weights redrawn too: what is there without training.
 
@@ -120,7 +123,7 @@ class ClassifyHeads:
     """
 
     def __post_init__(self) -> None:
-        _ = self._source
+        _ = self.source
         check_kinds(self.maps)
         check_sizes(self.batch_size, self.max_length)
         check_seed(self.seed)
@@ -143,16 +146,18 @@ class ClassifyHeads:
         if self.save_maps and self.output is None:
             raise InputError("--save-maps needs --output DIR, the folder to write the maps to.")
         if self.output is not None:
-            self._output.check()
+            self.place.check()
 
     @property
-    def _source(self) -> RowSource:
+    def source(self) -> RowSource:
+        """Where rows come from."""
         return RowSource(self.task, self.data, self.split, self.text)
 
     @property
-    def _output(self) -> Output:
+    def place(self) -> Output:
+        """Where everything is written."""
         given = (self.annotations, self.subnetwork, *(self.classifiers or {}).values())
-        inputs = (self.model, *self._source.inputs, *given)
+        inputs = (self.model, *self.source.inputs, *given)
         return Output(Path(self.output or "."), "classify-heads", self.overwrite, inputs)
 
     def run(self, progress: bool = False) -> Classified:
@@ -161,7 +166,9 @@ class ClassifyHeads:
         Raises:
             HeadscopeError: the model, the data or a classifier is not what it should be.
         """
-        task, rows = self._source.load()
+        if self.stack == "cross":
+            raise InputError(NOT_CLASSIFIED)
+        task, rows = self.source.load()
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
         subnetwork = Subnetwork.load(self.subnetwork) if self.subnetwork else None
@@ -174,7 +181,7 @@ class ClassifyHeads:
         with ExitStack() as stack:
             folder = writer = maps = None
             if self.output is not None:
-                folder = stack.enter_context(self._output.making())
+                folder = stack.enter_context(self.place.making())
                 maps = ExampleMaps(seed=self.seed)
                 if self.save_maps:
                     from .maps.store import MapWriter
@@ -317,7 +324,7 @@ class ClassifyHeads:
                 "inputs": dict(patterns.inputs),
                 "classifiers": classifier_records(classifiers, self.classifiers),
                 "device": str(home_of(checkpoint.model)),
-                "device_map": _placed(checkpoint.model),
+                "device_map": placed_parts(checkpoint.model),
                 "dtype": precision_of(checkpoint.model),
             },
         }
@@ -335,12 +342,6 @@ class Classified:
     """What ``summary.json`` holds."""
     rows: Rows
     """Where the examples were drawn from."""
-
-
-def _placed(model: PreTrainedModel) -> dict[str, str] | None:
-    """Return where accelerate has put the parts of a model; None where it was not asked to."""
-    placed = getattr(model, "hf_device_map", None)
-    return {part: str(where) for part, where in placed.items()} if placed else None
 
 
 def summarise(patterns: HeadPatterns, kind: str) -> KindSummary:

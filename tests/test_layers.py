@@ -22,6 +22,7 @@ WINGS = {
     "patterns.maps": {"door"},
     "patterns.classifier": {"patterns.maps", "door"},
     "patterns.report": {"patterns.maps", "door"},
+    "patterns.cross": {"patterns.report", "patterns.maps", "door"},
     "annotations.sampling": {"door"},
     "annotations.training": {"door"},
     "annotations.agreement": {"door"},
