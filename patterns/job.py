@@ -173,7 +173,7 @@ class ClassifyHeads:
         classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
         subnetwork = Subnetwork.load(self.subnetwork) if self.subnetwork else None
         checkpoint = load_checkpoint(
-            self.model, self.revision, device, dtype=self.dtype, device_map=self.device_map
+            self.model, self.revision, device, dtype=self.dtype, device_map=self.device_map, quantised=True
         )
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
         sample = self._sample(checkpoint, task, rows)

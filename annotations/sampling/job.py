@@ -202,7 +202,7 @@ class SampleMaps:
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
         checkpoint = load_checkpoint(
-            self.model, self.revision, device, dtype=self.dtype, device_map=self.device_map
+            self.model, self.revision, device, dtype=self.dtype, device_map=self.device_map, quantised=True
         )
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
         anatomy = anatomy_of(checkpoint.model, self.stack)

@@ -78,6 +78,7 @@ class MeasureCross:
             pick_device(asked.device),
             dtype=asked.dtype,
             device_map=asked.device_map,
+            quantised=True,
         )
         drawn = select_rows(rows.numbered(), task, asked.examples, asked.seed)
         with ExitStack() as stack:

@@ -397,7 +397,12 @@ class _Loader:
         if self._last is None or self._last[0] != model:
             self._last = None  # not two models in memory
             checkpoint = load_checkpoint(
-                model.name, model.revision, self._device, dtype=self._dtype, device_map=self._device_map
+                model.name,
+                model.revision,
+                self._device,
+                dtype=self._dtype,
+                device_map=self._device_map,
+                quantised=True,
             )
             self.precisions.add(precision_of(checkpoint.model))
             if (record := model_record(checkpoint)) not in self.records:
