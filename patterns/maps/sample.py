@@ -156,10 +156,10 @@ def _check_population(folder: Path, record: Mapping[str, Any], of: Population) -
             f"{_OPTION} {folder} was sampled with --max-length {record['max_length']}, not {of.max_length}, and a "
             "text that is cut has other maps; give the same."
         )
-    for name, here in (("stack", of.stack or USUAL["stack"]), ("dtype", of.dtype)):
-        if (there := record.get(name, USUAL[name])) != here:
+    for name, now in (("stack", of.stack or USUAL["stack"]), ("dtype", of.dtype)):
+        if (there := record.get(name, USUAL[name])) != now:
             raise InputError(
-                f"{_OPTION} {folder} was sampled with --{name} {there}, not {here}, which has other maps; give the "
+                f"{_OPTION} {folder} was sampled with --{name} {there}, not {now}, which has other maps; give the "
                 "same."
             )
 

@@ -209,9 +209,7 @@ class TestCommand:
     ) -> None:
         done = measure_cross_attention(str(bart), text=texts, output=tmp_path / "out")
         text = (ROOT / "docs" / "formats.md").read_text()
-        (part,) = re.findall(
-            r"^## classify-heads --stack cross\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL
-        )
+        (part,) = re.findall(r"^## Cross-attention\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)
         told = {
             name
             for cell in re.findall(r"^\| (`.+?`) \|", part, re.MULTILINE)
