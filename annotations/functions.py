@@ -82,6 +82,9 @@ class SampleOptions(TypedDict, total=False):
     max_length: int
     seed: int
     device: str
+    dtype: str
+    device_map: str | None
+    stack: str | None
     overwrite: bool
 
 

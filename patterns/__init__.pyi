@@ -3,6 +3,7 @@ from .classifier.network import load_classifier as load_classifier
 from .control import redrawn as redrawn
 from .functions import classify_checkpoint as classify_checkpoint
 from .functions import compare_heads as compare_heads
+from .functions import measure_cross_attention as measure_cross_attention
 from .heads import classify_heads as classify_heads
 from .maps.attention import attention_maps as attention_maps
 from .maps.rendering import render_map as render_map

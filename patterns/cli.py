@@ -37,6 +37,9 @@ def classify_heads(
     from .result import distributions, estimate_sentences, ratios
 
     job: ClassifyHeads = make(classifiers={"raw": raw_classifier, "norm": norm_classifier})
+    if job.stack == "cross":
+        _measure_cross(job, as_json)
+        return
     done = job.run(progress=True)
     if done.rows.unread:
         say(f"read {done.rows.source}; not read: {', '.join(done.rows.unread)}")
@@ -105,4 +108,35 @@ def compare_heads(make: Maker, as_json: JsonOption = False) -> None:
         print_comparison(done.summary)
     if job.output is not None:
         say(f"figure: {job.output / 'grids.png'}; tables beside it")
+        say(f"report: {job.output / 'report.html'}")
+
+
+def _measure_cross(job: ClassifyHeads, as_json: bool) -> None:
+    """Show how the heads of cross-attention read, which is measured and not classified."""
+    from .cross.job import FIGURE, MeasureCross
+
+    done = MeasureCross(job).run(progress=True)
+    if done.rows.unread:
+        say(f"read {done.rows.source}; not read: {', '.join(done.rows.unread)}")
+    for warning in done.summary["warnings"]:
+        say(f"warning: {warning}")
+    if as_json:
+        print(json.dumps(done.summary, indent=2))
+    else:
+        from models.common.terminal import print_text
+
+        from .cross.tables import print_measured
+
+        print_text(
+            f"Cross-attention of {job.model} on {done.summary['examples']} examples of {done.rows.source}, "
+            f"{done.summary['heads']} heads"
+        )
+        print_text(done.summary["note"])
+        print_text()
+        print_measured(done.attention)
+        for name, meaning in done.summary["measures"].items():
+            print_text(f"{name}: {meaning}.")
+    if job.output is not None:
+        figures = (str(job.output / FIGURE.format(kind=kind)) for kind in done.attention.kinds)
+        say(f"figures: {', '.join(figures)}; tables beside them")
         say(f"report: {job.output / 'report.html'}")

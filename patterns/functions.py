@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from models.tasks.task import Task
 
     from .comparison.job import ComparedHeads, CompareHeads
+    from .cross.job import CrossMeasured
     from .job import Classified, ClassifyHeads
 
 
@@ -88,3 +89,31 @@ def compare_heads(*models: Path | str, progress: bool = False, **options: Any) -
     """
     job: CompareHeads = COMPARE_HEADS.job("compare_heads", options, models=models)
     return job.run(progress)
+
+
+def measure_cross_attention(
+    model: str, task: str | Task | None = None, *, progress: bool = False, **options: Unpack[ClassifyOptions]
+) -> CrossMeasured:
+    """Measure the cross-attention of every head of an encoder-decoder, as ``classify-heads --stack cross`` does.
+
+    Its maps are not classified: the patterns are defined by a map's diagonal, and these have none to speak of.
+
+    Args:
+        model: Hub id or folder.
+        task: as in :func:`patterns.classify_checkpoint`.
+        progress: show progress bars on stderr.
+        options: those of :func:`patterns.classify_checkpoint` that have a meaning where nothing is classified.
+
+    Returns:
+        ``attention`` (:class:`patterns.cross.attention.CrossAttention`), ``summary`` (what ``summary.json`` holds) and
+        ``rows``.
+
+    Raises:
+        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
+    """
+    from .cross.job import MeasureCross
+
+    asked = CLASSIFY_HEADS.job(
+        "measure_cross_attention", {"stack": "cross", **options}, model=model, task=task
+    )
+    return MeasureCross(asked).run(progress)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from models.anatomy import Anatomy, anatomy_of
+from models.checkpoints import precision_of
 from models.common.errors import InputError
 from models.common.placement import home_of, is_quantised
 from models.subnetwork import Subnetwork
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
 
 MIN_TOKENS = 4
 """Fewer tokens cannot show a pattern: two of them are special tokens."""
+
+NOT_CLASSIFIED = (
+    "--stack cross: a map of how a decoder's tokens read an encoder's has no diagonal to speak of, so it is not "
+    "classified; patterns.measure_cross_attention measures these maps, as the command classify-heads does, and "
+    "patterns.attention_maps(model, batch, stack='cross') gives them."
+)
+"""Why there are no patterns of cross-attention."""
 
 MapSink = Callable[[int, int, Encoded, str, npt.NDArray[np.float32]], None]
 """Called as ``sink(example, layer, encoded, kind, maps [H, n, n])`` for every input and layer; see
@@ -90,10 +98,7 @@ def classify_heads(
     rows = list(rows)
     anatomy = anatomy_of(model, stack)
     if anatomy.family.stack == "cross":
-        raise InputError(
-            "--stack cross: a map of how a decoder's tokens read an encoder's has no diagonal to speak of, so it is "
-            "not classified; patterns.attention_maps(model, batch, stack='cross') gives these maps."
-        )
+        raise InputError(NOT_CLASSIFIED)
     there = Subnetwork.of_structure((anatomy.kept, anatomy.kept_mlps), anatomy.n_heads).heads
     if not there.any():
         raise InputError("The model has no attention head left, so there is no pattern to see.")
@@ -124,8 +129,7 @@ def classify_heads(
         warnings=(
             *fed.warnings,
             *_input_warnings(fed.inputs, fed.limit, chosen),
-            *_precision_warnings(model, anatomy),
-            *_anatomy_warnings(anatomy, kinds),
+            *model_warnings(model, anatomy, kinds),
             *_empty_warnings(seen.empty, len(inputs)),
         ),
         causal=anatomy.causal,
@@ -398,13 +402,24 @@ def _input_warnings(
     return messages
 
 
+def model_warnings(model: PreTrainedModel, anatomy: Anatomy, kinds: Sequence[str]) -> list[str]:
+    """Return what a reader has to know of a model, whatever was fed."""
+    return [*_precision_warnings(model, anatomy), *_anatomy_warnings(anatomy, kinds)]
+
+
+_WHOSE = {
+    "encoder": "the encoder's self-attention",
+    "decoder": "the decoder's self-attention, which reads the same text after a start token",
+    "cross": "the cross-attention, with which the decoder reads the encoder",
+}
+
+
 def _precision_warnings(model: PreTrainedModel, anatomy: Anatomy) -> list[str]:
     messages = []
     if model.dtype not in (torch.float32, torch.float64):
-        name = str(model.dtype).removeprefix("torch.")
         messages.append(
-            f"The model computes in {name}, which moves the scores that attention probabilities are made of: single "
-            "probabilities, and now and then a pattern, are not those of the same model in float32."
+            f"The model computes in {precision_of(model)}, which moves the scores that attention probabilities are "
+            "made of: single probabilities, and now and then a pattern, are not those of the same model in float32."
         )
     if odd := {type(module).__name__ for module in anatomy.outputs if is_quantised(module)}:
         messages.append(
@@ -418,11 +433,8 @@ def _anatomy_warnings(anatomy: Anatomy, kinds: Sequence[str]) -> list[str]:
     messages = []
     family = anatomy.family
     if family.stack:
-        what = "self-attention" + (
-            ", which reads the same text after a start token" if family.stack == "decoder" else ""
-        )
         messages.append(
-            f"These are the heads of the {family.stack}'s {what}; a {family.name} model has other ones (--stack)."
+            f"These are the heads of {_WHOSE[family.stack]}; a {family.name} model has other ones (--stack)."
         )
     if family.after_output and "norm" in kinds:
         messages.append(
@@ -434,7 +446,7 @@ def _anatomy_warnings(anatomy: Anatomy, kinds: Sequence[str]) -> list[str]:
             f"Heads of a {family.name} model attend to a sink beside all tokens: rows of its raw maps sum to less "
             "than 1."
         )
-    if anatomy.causal:
+    if anatomy.causal and family.stack != "cross":
         messages.append(
             f"This {anatomy.family.name} model is causal: its maps are lower triangular and cannot be two-sided, "
             "while the patterns are defined, and the shipped classifiers trained, on two-sided maps."

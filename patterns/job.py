@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.anatomy import Anatomy, anatomy_of
-from models.checkpoints import Checkpoint, check_loading, load_checkpoint, model_record, pick_device
+from models.checkpoints import (
+    Checkpoint,
+    check_loading,
+    load_checkpoint,
+    model_record,
+    pick_device,
+    precision_of,
+)
 from models.common.errors import InputError
 from models.common.files import known, write_json
 from models.common.outputs import Output
-from models.common.placement import home_of
+from models.common.placement import home_of, placed_parts
 from models.common.provenance import provenance, source_record
-from models.families.family import STACKS
+from models.families.family import check_stack
 from models.isolating import check_mode, isolated
 from models.subnetwork import Subnetwork, mask_files
 from models.tasks.rows import Rows, select_rows
@@ -28,7 +35,7 @@ from .control import redrawn
 from .distribution import COVERS, EMPTY, check_seed, counts
 from .estimate import COVERS as ESTIMATE_COVERS
 from .estimate import FEW, FEW_INPUTS, FEWEST, Estimate, prediction_powered
-from .heads import MapSink, check_sizes, classify_heads
+from .heads import NOT_CLASSIFIED, MapSink, check_sizes, classify_heads
 from .maps.attention import check_kinds
 from .maps.examples import ExampleMaps
 from .maps.names import MapNames
@@ -100,10 +107,7 @@ class ClassifyHeads:
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
-    """Precision of the model: float32, bfloat16, float16, or auto (that of its files). Probabilities are computed in
-    float32 always, but from scores in this precision: bfloat16 and float16 move them."""
     device_map: str | None = None
-    """auto: spread a large model over all devices, memory and the disk (accelerate); instead of --device."""
     output: Path | None = None
     overwrite: bool = False
     save_maps: bool = False
@@ -112,7 +116,10 @@ class ClassifyHeads:
     They go to the folder ``maps`` of the output.
     """
     stack: str | None = None
-    """Of an encoder-decoder (T5, BART), whose heads: encoder (the default) or decoder."""
+    """Of an encoder-decoder (T5, BART), whose heads: encoder (the default), decoder, or cross.
+
+    Maps of cross-attention, with which the decoder reads the encoder, are shown and measured and not classified.
+    """
     control: bool = False
     """Look at the same architecture with its weights redrawn too: what is there without training.
 
@@ -126,7 +133,7 @@ class ClassifyHeads:
     """
 
     def __post_init__(self) -> None:
-        _ = self._source
+        _ = self.source
         check_kinds(self.maps)
         check_sizes(self.batch_size, self.max_length)
         check_seed(self.seed)
@@ -138,36 +145,29 @@ class ClassifyHeads:
             raise InputError(
                 f"--subnetwork-mode {self.subnetwork_mode} needs --subnetwork FILE, which says what is kept."
             )
-        if self.stack is not None and self.stack not in STACKS:
-            raise InputError(f"--stack {self.stack}: give one of {', '.join(STACKS)}.")
+        check_stack(self.stack)
         if self.stack not in (None, "encoder") and self.subnetwork is not None:
             raise InputError(f"--stack {self.stack}: --subnetwork FILE is of an encoder's heads.")
-        if self.annotations is not None and (other := self._unlike_samples):
+        if self.annotations is not None and self.subnetwork_mode != "select":
             raise InputError(
-                f"--annotations are of maps that annotate-maps sample took from the model as it is, not of one with "
-                f"{other}; leave out one of the two."
+                "--annotations are of maps that annotate-maps sample took from the model as it is, not of one with "
+                f"--subnetwork-mode {self.subnetwork_mode}; leave out one of the two."
             )
         if self.save_maps and self.output is None:
             raise InputError("--save-maps needs --output DIR, the folder to write the maps to.")
         if self.output is not None:
-            self._output.check()
+            self.place.check()
 
     @property
-    def _unlike_samples(self) -> str:
-        """The option that makes the maps others than those that ``annotate-maps sample`` draws from, if one does."""
-        usual = {"subnetwork_mode": "select", "stack": "encoder", "dtype": "float32"}
-        found = {name: getattr(self, name) or value for name, value in usual.items()}
-        odd = [name for name, value in usual.items() if found[name] != value]
-        return f"--{odd[0].replace('_', '-')} {found[odd[0]]}" if odd else ""
-
-    @property
-    def _source(self) -> RowSource:
+    def source(self) -> RowSource:
+        """Where rows come from."""
         return RowSource(self.task, self.data, self.split, self.text)
 
     @property
-    def _output(self) -> Output:
+    def place(self) -> Output:
+        """Where everything is written."""
         given = (self.annotations, self.subnetwork, *(self.classifiers or {}).values())
-        inputs = (self.model, *self._source.inputs, *given)
+        inputs = (self.model, *self.source.inputs, *given)
         return Output(Path(self.output or "."), "classify-heads", self.overwrite, inputs)
 
     def run(self, progress: bool = False) -> Classified:
@@ -176,12 +176,14 @@ class ClassifyHeads:
         Raises:
             HeadscopeError: the model, the data or a classifier is not what it should be.
         """
-        task, rows = self._source.load()
+        if self.stack == "cross":
+            raise InputError(NOT_CLASSIFIED)
+        task, rows = self.source.load()
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
         subnetwork = Subnetwork.load(self.subnetwork) if self.subnetwork else None
         checkpoint = load_checkpoint(
-            self.model, self.revision, device, dtype=self.dtype, device_map=self.device_map
+            self.model, self.revision, device, dtype=self.dtype, device_map=self.device_map, quantised=True
         )
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
         sample = self._sample(checkpoint, task, rows)
@@ -189,7 +191,7 @@ class ClassifyHeads:
         with ExitStack() as stack:
             folder = writer = maps = None
             if self.output is not None:
-                folder = stack.enter_context(self._output.making())
+                folder = stack.enter_context(self.place.making())
                 maps = ExampleMaps(seed=self.seed)
                 if self.save_maps:
                     from .maps.store import MapWriter
@@ -201,7 +203,11 @@ class ClassifyHeads:
                 subnetwork, absent = self._in_model(subnetwork, model)
                 model = stack.enter_context(isolated(model, subnetwork, self.subnetwork_mode))
             anatomy = anatomy_of(model, self.stack)
-            sink = _to_store(writer, MapNames(checkpoint, task.name), anatomy) if writer else None
+            sink = (
+                _to_store(writer, MapNames(checkpoint, task.name, stack=anatomy.family.stack), anatomy)
+                if writer
+                else None
+            )
 
             def classified(
                 of: PreTrainedModel,
@@ -267,7 +273,15 @@ class ClassifyHeads:
         split = self.split if self.text is None else None
         return read_sample(
             self.annotations,
-            Population(model_record(checkpoint), task.name, split, rows.record(), self.max_length),
+            Population(
+                model_record(checkpoint),
+                task.name,
+                split,
+                rows.record(),
+                self.max_length,
+                precision_of(checkpoint.model),
+                anatomy_of(checkpoint.model, self.stack).family.stack,
+            ),
         )
 
     def _in_model(self, subnetwork: Subnetwork, model: PreTrainedModel) -> tuple[Subnetwork, list[str]]:
@@ -309,7 +323,7 @@ class ClassifyHeads:
             "annotations": None
             if self.annotations is None
             else source_record(self.annotations, sample_files(self.annotations)),
-            "to_estimate": None if patterns.estimates or self._unlike_samples else estimation_command(self),
+            "to_estimate": None if patterns.estimates else estimation_command(self),
             "maps": {kind: summarise(patterns, kind) for kind in patterns.kinds},
             "heads": {"counted": int(patterns.heads.sum()), "all": int(patterns.heads.size)},
             "subnetwork": self.subnetwork,
@@ -326,8 +340,8 @@ class ClassifyHeads:
                 "inputs": dict(patterns.inputs),
                 "classifiers": classifier_records(classifiers, self.classifiers),
                 "device": str(home_of(checkpoint.model)),
-                "device_map": _placed(checkpoint.model),
-                "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
+                "device_map": placed_parts(checkpoint.model),
+                "dtype": precision_of(checkpoint.model),
             },
         }
         if not task.own:
@@ -344,12 +358,6 @@ class Classified:
     """What ``summary.json`` holds."""
     rows: Rows
     """Where the examples were drawn from."""
-
-
-def _placed(model: PreTrainedModel) -> dict[str, str] | None:
-    """Return where accelerate has put the parts of a model; None where it was not asked to."""
-    placed = getattr(model, "hf_device_map", None)
-    return {part: str(where) for part, where in placed.items()} if placed else None
 
 
 def summarise(patterns: HeadPatterns, kind: str) -> KindSummary:

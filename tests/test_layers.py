@@ -24,6 +24,7 @@ WINGS = {
     "patterns.measures": {"patterns.maps", "door"},
     "patterns.report": {"patterns.maps", "patterns.measures", "door"},
     "patterns.comparison": {"patterns.maps", "patterns.classifier", "patterns.measures", "door"},
+    "patterns.cross": {"patterns.report", "patterns.maps", "door"},
     "annotations.sampling": {"door"},
     "annotations.training": {"door"},
     "annotations.agreement": {"door"},

@@ -153,7 +153,7 @@ def test_public_names_are_these(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert sorted(patterns.__all__) == [
         "HeadPatterns", "INTERPRETABLE", "Pattern", "PatternClassifier", "attention_maps", "classify_checkpoint",
-        "classify_heads", "compare_heads", "load_classifier", "redrawn", "render_map",
+        "classify_heads", "compare_heads", "load_classifier", "measure_cross_attention", "redrawn", "render_map",
     ]  # fmt: skip
     assert sorted(annotations.__all__) == [
         "AnnotatedMaps", "evaluate_classifier", "export_maps", "import_labels", "labelling_status",

@@ -126,6 +126,7 @@ def jobs() -> dict[str, tuple[Any, tuple[type[Any], ...], set[str]]]:
         "evaluate-classifier": (annotations.evaluate_classifier, (EvaluateClassifier,), set()),
         "finetune-glue": (models.finetune_glue, (FineTuneGlue, FineTuning), {"settings"}),
         "classify-heads": (patterns.classify_checkpoint, (ClassifyHeads,), set()),
+        "classify-heads --stack cross": (patterns.measure_cross_attention, (ClassifyHeads,), set()),
     }
 
 
@@ -162,7 +163,7 @@ def test_every_command_has_a_public_function() -> None:
         "compare-heads": patterns.compare_heads,
         "run-study": pruning.run_study,
     }
-    assert words == jobs().keys() | elsewhere.keys()
+    assert words == {name.partition(" ")[0] for name in jobs()} | elsewhere.keys()
 
 
 @pytest.mark.parametrize(

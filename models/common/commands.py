@@ -7,6 +7,7 @@ import errno
 import functools
 import inspect
 import io
+import logging
 import os
 import re
 import signal
@@ -287,6 +288,7 @@ def quiet_libraries() -> None:
     for library in ("TRANSFORMERS", "HF_HUB", "DATASETS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line for each layer of 8 bits
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", module=_LIBRARIES)
 

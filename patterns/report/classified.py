@@ -102,9 +102,7 @@ def write_classified(
         maps=maps,
         survives=survives if within else None,
         importance=_importance(job, observed),
-        annotate=""
-        if summary.get("stack") == "decoder"
-        else annotation_command(job),  # samples are of encoders
+        annotate=annotation_command(job),
         to_estimate=summary["to_estimate"] or "",
         covers=COVERS + (f", of an estimate {ESTIMATE_COVERS}" if patterns.estimates else ""),
         notes=tuple(filter(None, [errors_elsewhere(patterns)])),

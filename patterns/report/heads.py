@@ -46,6 +46,9 @@ _SAMPLING = (
     "batch_size",
     "max_length",
     "seed",
+    "dtype",
+    "device_map",
+    "stack",
     *(f"{kind}_classifier" for kind in KINDS),
 )
 """Options of a run that ``annotate-maps sample`` has too."""

@@ -9,12 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.checkpoints import Checkpoint, ModelRecord, load_checkpoint, model_record, pick_device
+from models.checkpoints import (
+    Checkpoint,
+    ModelRecord,
+    check_loading,
+    load_checkpoint,
+    model_record,
+    pick_device,
+    precision_of,
+)
 from models.common.commands import say
 from models.common.errors import InputError
 from models.common.files import write_json
 from models.common.outputs import Output
 from models.common.provenance import provenance, source_record
+from models.families.family import check_stack
 from models.isolating import check_mode
 from models.subnetwork import mask_files
 from models.tasks.rows import Rows, load_rows, select_rows
@@ -83,6 +92,9 @@ class CompareSurvivors:
     batch_size: int = 16
     seed: int = 0
     device: str = "auto"
+    dtype: str = "float32"
+    device_map: str | None = None
+    stack: str | None = None
     output: Path | None = None
     overwrite: bool = False
 
@@ -96,8 +108,21 @@ class CompareSurvivors:
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: give at least 1.")
         check_mode(self.subnetwork_mode)
-        if self.model is not None and self.data is None:
-            raise InputError("--model needs --data DIR, the examples to look at it with.")
+        check_loading(self.dtype, self.device_map, self.device)
+        check_stack(self.stack)
+        if self.stack not in (None, "encoder"):
+            raise InputError(
+                f"--stack {self.stack}: of an encoder-decoder, searches find out which of the encoder's heads survive, "
+                "and nothing of the others; leave it out."
+            )
+        looking = {
+            "--model": self.model,
+            "--dtype": None if self.dtype == "float32" else self.dtype,
+            "--device-map": self.device_map,
+            "--stack": self.stack,
+        }
+        if self.data is None and (given := [name for name, value in looking.items() if value is not None]):
+            raise InputError(f"{given[0]} needs --data DIR, the examples to look at models with.")
         if self.output is not None:
             self._output(self.output).check()
 
@@ -174,7 +199,7 @@ class CompareSurvivors:
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps))
         cache: dict[tuple[Source, str], HeadPatterns] = {}
-        loader = _Loader(device)
+        loader = _Loader(device, self.dtype, self.device_map)
         measured: dict[str, Measured] = {}
         found: dict[tuple[str, str], Uncorrected] = {}
         warnings: list[str] = []
@@ -192,6 +217,7 @@ class CompareSurvivors:
                 announce=announce,
                 mode=self.subnetwork_mode,
                 examples=looks.get(group.task),
+                stack=self.stack,
             )
             warnings += [*self._caveats(group, rows[group.task], one), *one.warnings]
             for kind, labels in one.labels.items():
@@ -209,6 +235,8 @@ class CompareSurvivors:
                 "data": {name: one.record() for name, one in rows.items()},
                 "classifiers": classifier_records(classifiers),
                 "device": str(device),
+                "device_map": self.device_map,
+                "dtype": ", ".join(sorted(loader.precisions)),
             },
             list(dict.fromkeys(warnings)),
         )
@@ -357,16 +385,26 @@ def write_results(folder: Path, done: Compared, figures: Mapping[str, Figure]) -
 class _Loader:
     """Loads checkpoints and keeps the last, as one model may be looked at for many runs."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, dtype: str, device_map: str | None) -> None:
+        self._device, self._dtype, self._device_map = device, dtype, device_map
         self._last: tuple[Source, Checkpoint] | None = None
         self.records: list[ModelRecord] = []
         """One of each checkpoint, in the order of loading."""
+        self.precisions: set[str] = set()
+        """In which they compute."""
 
     def __call__(self, model: Source) -> Checkpoint:
         if self._last is None or self._last[0] != model:
             self._last = None  # not two models in memory
-            checkpoint = load_checkpoint(model.name, model.revision, self._device)
+            checkpoint = load_checkpoint(
+                model.name,
+                model.revision,
+                self._device,
+                dtype=self._dtype,
+                device_map=self._device_map,
+                quantised=True,
+            )
+            self.precisions.add(precision_of(checkpoint.model))
             if (record := model_record(checkpoint)) not in self.records:
                 self.records.append(record)
             self._last = model, checkpoint
