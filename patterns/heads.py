@@ -14,6 +14,7 @@ import torch
 from models.anatomy import Anatomy, anatomy_of
 from models.common.errors import InputError
 from models.common.placement import home_of, is_quantised
+from models.common.progress import part, progress_bar
 from models.subnetwork import Subnetwork
 from models.tap import Block, observe
 from models.tasks.inputs import Encoded, TextPair, as_texts, batches, feed, padding_of
@@ -104,7 +105,8 @@ def classify_heads(
     shape = (len(inputs), *there.shape, len(PATTERNS))
     probabilities = {kind: np.zeros(shape, dtype=np.float32) for kind in kinds}
     seen = Classification(anatomy, chosen, probabilities, examples)
-    _look(model, tokenizer, anatomy, inputs, ids, seen, batch_size, sink, progress)
+    with part(f"heads classified on {len(inputs):,} examples"):
+        _look(model, tokenizer, anatomy, inputs, ids, seen, batch_size, sink, progress)
     _check_finite(probabilities, ids)
     return HeadPatterns(
         labels=_labels(probabilities, seen.empty),
@@ -138,14 +140,10 @@ def _look(
     progress: bool,
 ) -> None:
     """Run the model on inputs, whose rows are `ids`, while `seen` watches."""
-    from tqdm import tqdm
-
     with (
         torch.inference_mode(),
         observe(model, seen, stack=anatomy.family.stack),
-        tqdm(
-            total=len(inputs), unit="example", desc="classifying heads", disable=None if progress else True
-        ) as bar,
+        progress_bar(total=len(inputs), unit="example", what="classifying heads", shown=progress) as bar,
     ):
         for positions, tensors in batches(inputs, batch_size, padding_of(tokenizer), home_of(model)):
             seen.start(positions, tensors["attention_mask"].sum(dim=1))

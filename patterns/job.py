@@ -14,6 +14,7 @@ from models.common.errors import InputError
 from models.common.files import known, write_json
 from models.common.outputs import Output
 from models.common.placement import home_of
+from models.common.progress import part
 from models.common.provenance import provenance, source_record
 from models.families.family import STACKS
 from models.isolating import check_mode, isolated
@@ -237,11 +238,12 @@ class ClassifyHeads:
             if anatomy.family.stack:
                 summary["stack"] = anatomy.family.stack
             if folder is not None:
-                write_results(folder, patterns, summary)
-                from .report.classified import write_classified
+                with part(f"written to {self.output}"):
+                    write_results(folder, patterns, summary)
+                    from .report.classified import write_classified
 
-                kept = None if subnetwork is None else subnetwork.heads
-                write_classified(folder / REPORT, self, patterns, summary, rows, maps, observed, kept)
+                    kept = None if subnetwork is None else subnetwork.heads
+                    write_classified(folder / REPORT, self, patterns, summary, rows, maps, observed, kept)
         return Classified(patterns, summary, rows)
 
     def _sample(self, checkpoint: Checkpoint, task: Task, rows: Rows) -> LabelledSample | None:

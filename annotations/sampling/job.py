@@ -24,6 +24,7 @@ from models.common.errors import InputError
 from models.common.files import write_json
 from models.common.outputs import Output
 from models.common.placement import home_of
+from models.common.progress import progress_bar
 from models.common.provenance import Provenance, SourceRecord, provenance
 from models.tap import observe
 from models.tasks.inputs import Encoded, batches, padding_of
@@ -364,8 +365,6 @@ def take_maps(
         batch_size: inputs per forward pass.
         progress: show a progress bar on stderr.
     """
-    from tqdm import tqdm
-
     model, anatomy = checkpoint.model, anatomy_of(checkpoint.model)
     value_norms = ValueNorms(anatomy)
     examples = sorted({place.example for place in places})
@@ -389,9 +388,7 @@ def take_maps(
     with (
         torch.inference_mode(),
         observe(model, take, {place.layer for place in places}),
-        tqdm(
-            total=len(inputs), unit="example", desc="taking maps", disable=None if progress else True
-        ) as bar,
+        progress_bar(total=len(inputs), unit="example", what="taking maps", shown=progress) as bar,
     ):
         for positions, tensors in batches(
             inputs, batch_size, padding_of(checkpoint.tokenizer), home_of(model)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from models.common.commands import JsonOption, resumable, say
+from models.common.commands import NO_VARIABLE, JsonOption, resumable, say, say_error
 from models.common.options import Maker, takes
 
 from ..functions import RUN_STUDY
@@ -30,14 +30,23 @@ def run_study(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="Folder of the study. Default: as the file says, or the folder given."),
+        typer.Option(
+            "--output",
+            envvar=NO_VARIABLE,
+            help="Folder of the study. Default: as the file says, or the folder given.",
+        ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Hub id or folder of the pre-trained model, instead of the file's."),
+        typer.Option(
+            "--model",
+            envvar=NO_VARIABLE,
+            help="Hub id or folder of the pre-trained model, instead of the file's.",
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Folder or Hub data set, instead of the file's.")
+        str | None,
+        typer.Option("--data", envvar=NO_VARIABLE, help="Folder or Hub data set, instead of the file's."),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -83,10 +92,10 @@ def run_study(
     elif as_json:
         print(json.dumps(done, indent=2))
     for path, error in done["failed"].items():
-        say(f"{path}: {error}")
+        say_error(f"{path}: {error}")
     if done["failed"]:
         waiting = f"; {len(done['left'])} others were not begun" if done["left"] else ""
-        say(f"{len(done['failed'])} steps failed{waiting}; the same command tries them again.")
+        say_error(f"{len(done['failed'])} steps failed{waiting}; the same command tries them again.")
         raise typer.Exit(1)
 
 

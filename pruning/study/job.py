@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoints import load_checkpoint, model_record, pick_device
-from models.common.commands import say
+from models.common.commands import say, say_error
 from models.common.errors import InputError
 from models.common.files import disk_is_full, read_json, reason, write_json
 from models.common.outputs import apart
@@ -216,7 +216,7 @@ class RunStudy:
                         f"its worker was killed {STARTS} times, perhaps for want of memory "
                         f"({type(cause).__name__}: {reason(cause) if cause else 'no word'})"
                     )
-                    say(f"{job.step.path}: failed: its worker was killed {STARTS} times")
+                    say_error(f"{job.step.path}: failed: its worker was killed {STARTS} times")
                 elif not job.stopped:
                     left.append(job)
             if left:
