@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from models.common.options import Options
+from models.common.options import FIGURES, Options, Part
 
 if TYPE_CHECKING:
     from models.tasks.task import Task
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from .job import Classified, ClassifyHeads
 
 
-CLASSIFY_HEADS = Options("patterns.job:ClassifyHeads", hidden=("classifiers",))
+CLASSIFY_HEADS = Options(
+    "patterns.job:ClassifyHeads", parts={"figures": Part(FIGURES)}, hidden=("classifiers",)
+)
 
 
 class ClassifyOptions(TypedDict, total=False):
@@ -39,6 +41,8 @@ class ClassifyOptions(TypedDict, total=False):
     device_map: str | None
     output: Path | str | None
     overwrite: bool
+    figure_format: tuple[str, ...] | list[str] | str
+    figure_width: float | None
     save_maps: bool
     control: bool
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from models.checkpoints import Checkpoint, check_loading, load_checkpoint, model
 from models.common.errors import InputError
 from models.common.files import known, write_json
 from models.common.outputs import Output
+from models.common.papers import Figures, write_latex
 from models.common.placement import home_of
 from models.common.progress import part
 from models.common.provenance import provenance, source_record
@@ -35,6 +36,7 @@ from .maps.examples import ExampleMaps
 from .maps.names import MapNames
 from .maps.sample import LabelledSample, Population, read_sample, sample_files
 from .report.summary import (
+    BARS,
     DISTRIBUTION,
     DISTRIBUTION_FIGURE,
     HEADS,
@@ -47,7 +49,7 @@ from .report.summary import (
     Shares,
     Summary,
 )
-from .result import CONTROLLED, HeadPatterns, errors_elsewhere, name_of
+from .result import CONTROLLED, HeadPatterns, bars_frame, errors_elsewhere, name_of
 from .taxonomy import KINDS, PATTERNS
 
 if TYPE_CHECKING:
@@ -103,6 +105,8 @@ class ClassifyHeads:
     """auto: spread a large model over all devices, memory and the disk (accelerate); instead of --device."""
     output: Path | None = None
     overwrite: bool = False
+    figures: Figures = field(default_factory=Figures)
+    """How figures are written."""
     save_maps: bool = False
     """Write every map too (large).
 
@@ -239,7 +243,7 @@ class ClassifyHeads:
                 summary["stack"] = anatomy.family.stack
             if folder is not None:
                 with part(f"written to {self.output}"):
-                    write_results(folder, patterns, summary)
+                    write_results(folder, patterns, summary, self.figures)
                     from .report.classified import write_classified
 
                     kept = None if subnetwork is None else subnetwork.heads
@@ -438,22 +442,31 @@ def estimate_warnings(patterns: HeadPatterns) -> list[str]:
     ]
 
 
-def write_results(folder: Path, patterns: HeadPatterns, summary: Summary) -> None:
+def write_results(
+    folder: Path, patterns: HeadPatterns, summary: Summary, figures: Figures | None = None
+) -> None:
     """Write tables, figures and the summary of one run into an existing folder."""
     import pandas as pd
 
-    from models.common.drawing import save_figure
-
-    patterns.to_frame().to_parquet(folder / HEADS, index=False)
+    figures = figures or Figures()
+    heads = patterns.to_frame()
+    heads.to_parquet(folder / HEADS, index=False)
     patterns.maps_frame().to_parquet(folder / MAPS, index=False)
-    pd.DataFrame(
+    shares = pd.DataFrame(
         {"kind": kind, "pattern": pattern.value, "count": int(count), "share": count / number.sum()}
         for kind in patterns.kinds
         for number in (counts(patterns.labels[kind][:, patterns.heads].ravel()),)
         for pattern, count in zip(PATTERNS, number, strict=True)
-    ).to_csv(folder / DISTRIBUTION, index=False)
-    save_figure(patterns.plot(), folder / HEADS_FIGURE)
-    save_figure(patterns.plot_distribution(), folder / DISTRIBUTION_FIGURE)
+    )
+    for name, table in (
+        (DISTRIBUTION, shares),
+        (f"{HEADS_FIGURE}.csv", heads),
+        (f"{BARS}.csv", bars_frame(patterns)),
+    ):
+        table.to_csv(folder / name, index=False)
+        write_latex(table, (folder / name).with_suffix(".tex"))
+    figures.write(figures.drawn(patterns.plot), folder, HEADS_FIGURE)
+    figures.write(figures.drawn(patterns.plot_distribution), folder, DISTRIBUTION_FIGURE)
     write_json(folder / SUMMARY, summary)
 
 

@@ -14,6 +14,8 @@ from models.common.options import Maker, takes
 from ..functions import RUN_STUDY
 
 if TYPE_CHECKING:
+    from models.common.papers import Figures
+
     from .job import RunStudy
 
 
@@ -68,13 +70,14 @@ def run_study(
     Example: run-study examples/studies/smoke.toml --output out/smoke --jobs 2
     """
     from .config import read_study
-    from .job import study_folder, study_of
+    from .job import read_plan, study_folder, study_of
 
     if words[0] == "report" and len(words) == 2:
         folder = Path(words[1])
         if not folder.is_dir():
             folder = study_folder(read_study(folder), output)
-        _report(folder, as_json)
+        asked: RunStudy = make(study=read_plan(folder).study, output=folder)
+        _report(folder, as_json, asked.figures)
         return
     if len(words) != 1:
         raise _usage(words)
@@ -88,7 +91,7 @@ def run_study(
     if not as_json:
         say(f"{done['done']} of {done['steps']} steps are done")
     if not done["failed"] and not done["left"] and not job.only:
-        _report(job.output, as_json)
+        _report(job.output, as_json, job.figures)
     elif as_json:
         print(json.dumps(done, indent=2))
     for path, error in done["failed"].items():
@@ -131,10 +134,10 @@ def _show_plan(job: Any, as_json: bool) -> None:
         say(f"{damage.step.path}: {damage.what}")
 
 
-def _report(folder: Path, as_json: bool) -> None:
+def _report(folder: Path, as_json: bool, figures: Figures) -> None:
     from .report.pages import write_report
 
-    found = write_report(folder)
+    found = write_report(folder, figures)
     if as_json:
         print(json.dumps(found, indent=2))
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from models.common.commands import say, say_error
 from models.common.errors import InputError
 from models.common.files import disk_is_full, read_json, reason, write_json
 from models.common.outputs import apart
+from models.common.papers import Figures
 from models.common.provenance import provenance, source_record
 from models.common.reading import check_fields, reading
 from models.tasks.rows import load_rows
@@ -73,6 +74,8 @@ class RunStudy:
     """
     source: Path | None = None
     """The file that the study was read from, for the record."""
+    figures: Figures = field(default_factory=Figures)
+    """How the report's figures are written; it has them as PNG and PDF always."""
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

@@ -150,7 +150,7 @@ def _fine_tune_again(job: Job) -> Made:
     made = _fine_tune(job, load_masks(job.folder.of(pruned)))
     if not job.study.keep_models:
         for file in job.made.iterdir():
-            if file.name not in (METRICS, CURVE):
+            if file.name != METRICS and file.stem != CURVE:
                 file.unlink()
     return made
 
