@@ -100,7 +100,8 @@ def pattern_bars(patterns: Patterns) -> Figure:
     least = left + len(kinds) * (1.3 + ratio + between)
     columns = len(kinds) if wanted >= min(_WIDTH, least) else 1
     rows = len(kinds) // columns
-    panel_w = (max(wanted, min(_WIDTH, left + 3.2)) - left - columns * (ratio + between)) / columns
+    room = max(_WIDTH, left + 3.2) if wanted == _WIDTH else wanted
+    panel_w = (room - left - columns * (ratio + between)) / columns
     panel_w = min(max(1.3 if columns > 1 else 0.8, panel_w), 3.2)
     width = max(left + columns * (panel_w + ratio + between), page_width(0))
     panel_h = len(patterns) * (_PAIR + _NEXT)

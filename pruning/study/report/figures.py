@@ -116,7 +116,7 @@ def importance(frame: pd.DataFrame) -> Figure:
     """
     tasks = list(dict.fromkeys(frame["task"]))
     left, between, panel_h = 0.62, 0.22, 0.95
-    wanted = page_width(_WIDTH)
+    wanted = page_width(_WIDTH + 0.05) - 0.05
     columns = max(1, min(len(tasks), 5, int((wanted - left) / 1.2)))
     bands = -(-len(tasks) // columns)
     panel_w = min((wanted - left - between * columns) / columns, 2.4)
@@ -195,7 +195,9 @@ def shared(frame: pd.DataFrame) -> Figure:
     names = [f"{one} - {other}" for one, other in pairs]
     left = 0.2 + max(text_width(name, SMALL) for name in names)
     height = 0.24 * len(pairs)
-    page = Page(max(page_width(min(_WIDTH, left + 3.8)), left + 1.2), height + 0.95)
+    words = "heads that both keep, mean over pairs of searches"
+    least = left + 0.25 + text_width(words, SMALL)
+    page = Page(max(page_width(min(_WIDTH, left + 3.8)), least), height + 0.95)
     axes = page.axes(left, 0.75, page.width - left - 0.15, height)
     for row, (one, other) in enumerate(pairs):
         part = frame[(frame["task"] == one) & (frame["other"] == other)]
@@ -213,7 +215,7 @@ def shared(frame: pd.DataFrame) -> Figure:
         axes.plot(part["shared"].iloc[0], row, "o", color=_COLOURS[STATES[1]], markersize=5)
     axes.set(ylim=(len(pairs) - 0.5, -0.5), xlim=(0, None))
     axes.set_yticks(range(len(pairs)), names)
-    axes.set_xlabel("heads that both keep, mean over pairs of searches", labelpad=1, **text_style(SMALL))
+    axes.set_xlabel(words, labelpad=1, **text_style(SMALL))
     _plain(axes)
     y = 0.16
     keys = (
@@ -247,6 +249,10 @@ def scores(summary: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
     ]
     left, right, panel_h, between, below, above = 0.62, 0.82, 1.15, 0.26, 0.85, 0.25
     width = page_width(min(_WIDTH, max(3.6, left + right + 0.62 * len(kinds))))
+    width = max(width, left + right + 0.155 * len(kinds), 3.2)
+    upright = {}
+    if width < _WIDTH and (width - left - right) / max(1, len(kinds)) < 0.5:  # words would touch side by side
+        upright, below = {"rotation": 90}, 0.62 + max(text_width(kind, SMALL) for _, kind in kinds)
     page = Page(width, above + len(tasks) * (panel_h + between) + below)
     for row, task in enumerate(tasks):
         y = page.height - above - (row + 1) * panel_h - row * between
@@ -269,8 +275,8 @@ def scores(summary: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
         axes.set(xlim=(-0.6, len(kinds) - 0.4), ylim=(min(points) - room, max(points) + room))
         _name_levels(axes, levels)
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        labels = [f"{kind.replace('-', chr(10))}" for _, kind in kinds]
-        axes.set_xticks(range(len(kinds)), labels if row == len(tasks) - 1 else [""] * len(kinds))
+        labels = [kind if upright else kind.replace("-", "\n") for _, kind in kinds]
+        axes.set_xticks(range(len(kinds)), labels if row == len(tasks) - 1 else [""] * len(kinds), **upright)
         _plain(axes)
         metric = str(of_task["metric"].iloc[0]).replace("_", " and ")
         axes.set_ylabel(metric, labelpad=2, **text_style(SMALL))
