@@ -75,3 +75,5 @@ def classify_heads(
         names = [name for stem in ("heads", "distribution") for name in job.figures.names(stem)]
         say(f"figures: {', '.join(str(job.output / name) for name in names)}; tables beside them")
         say(f"report: {job.output / 'report.html'}")
+    if done.published is not None:
+        say(f"published: {done.published}")

@@ -43,6 +43,7 @@ class ClassifyOptions(TypedDict, total=False):
     overwrite: bool
     figure_format: tuple[str, ...] | list[str] | str
     figure_width: float | None
+    push_to_hub: str | None
     save_maps: bool
     control: bool
 

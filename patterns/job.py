@@ -12,6 +12,7 @@ from models.anatomy import Anatomy, anatomy_of
 from models.checkpoints import Checkpoint, check_loading, load_checkpoint, model_record, pick_device
 from models.common.errors import InputError
 from models.common.files import known, write_json
+from models.common.hub import check_repository, publish
 from models.common.outputs import Output
 from models.common.papers import Figures, write_latex
 from models.common.placement import home_of
@@ -107,6 +108,8 @@ class ClassifyHeads:
     overwrite: bool = False
     figures: Figures = field(default_factory=Figures)
     """How figures are written."""
+    push_to_hub: str | None = None
+    """ORG/NAME: publish the output in this data set repository of the Hub, which load_dataset reads."""
     save_maps: bool = False
     """Write every map too (large).
 
@@ -144,6 +147,10 @@ class ClassifyHeads:
             )
         if self.save_maps and self.output is None:
             raise InputError("--save-maps needs --output DIR, the folder to write the maps to.")
+        if self.push_to_hub is not None and self.output is None:
+            raise InputError(
+                f"--push-to-hub {self.push_to_hub} needs --output DIR, the folder that is published."
+            )
         if self.output is not None:
             self._output.check()
 
@@ -171,6 +178,8 @@ class ClassifyHeads:
         Raises:
             HeadscopeError: the model, the data or a classifier is not what it should be.
         """
+        if self.push_to_hub is not None:
+            check_repository(self.push_to_hub, "--push-to-hub")
         task, rows = self._source.load()
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
@@ -244,11 +253,18 @@ class ClassifyHeads:
             if folder is not None:
                 with part(f"written to {self.output}"):
                     write_results(folder, patterns, summary, self.figures)
-                    from .report.classified import write_classified
+                    from .report.classified import repeat_command, write_classified
 
                     kept = None if subnetwork is None else subnetwork.heads
                     write_classified(folder / REPORT, self, patterns, summary, rows, maps, observed, kept)
-        return Classified(patterns, summary, rows)
+                    if self.push_to_hub is not None:
+                        from .report.card import write_card
+
+                        write_card(folder, patterns, summary, repeat_command(self, summary), self.save_maps)
+        published = None
+        if self.push_to_hub is not None and self.output is not None:
+            published = publish(self.output, self.push_to_hub, "dataset", "--push-to-hub")
+        return Classified(patterns, summary, rows, published)
 
     def _sample(self, checkpoint: Checkpoint, task: Task, rows: Rows) -> LabelledSample | None:
         """Read the labels of a random sample of the maps that are looked at, if there is one."""
@@ -334,6 +350,8 @@ class Classified:
     """What ``summary.json`` holds."""
     rows: Rows
     """Where the examples were drawn from."""
+    published: str | None = None
+    """Where the output was put on the Hub, if that was asked for."""
 
 
 def _placed(model: PreTrainedModel) -> dict[str, str] | None:
