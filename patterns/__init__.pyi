@@ -4,6 +4,7 @@ from .control import redrawn as redrawn
 from .functions import classify_checkpoint as classify_checkpoint
 from .heads import classify_heads as classify_heads
 from .maps.attention import attention_maps as attention_maps
+from .maps.attention import for_bertviz as for_bertviz
 from .maps.rendering import render_map as render_map
 from .result import HeadPatterns as HeadPatterns
 from .taxonomy import INTERPRETABLE as INTERPRETABLE

@@ -123,7 +123,8 @@ def distribution_bars(
     left = 0.14 + max(text_width(key, SMALL) for key in shares)
     right = 1.3 if ratios else 0.2
     wanted = page_width(_WIDTH)
-    panel_w, panel_h = max(min(2.0, 0.38 * wanted), wanted - left - right), step * len(shares)
+    least = 2.0 if wanted >= _WIDTH else 0.3 * wanted
+    panel_w, panel_h = max(least, wanted - left - right), step * len(shares)
     width = left + panel_w + right
     legend = Legend(width - 0.16, [pattern_key()])
     below, above = 0.4 + legend.height, 0.34 if ratios else 0.08

@@ -409,7 +409,7 @@ def test_the_published_masks_give_the_published_figures(
     assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         ".headscope.json", "summary.json", "survivors.parquet", "stability.csv", "survival.png", "report.html",
-        "survival.csv", "survival.tex", "stability.tex",
+        "survival.csv", "stability.tex",
     }  # fmt: skip
     frame = pd.read_parquet(tmp_path / "out/survivors.parquet")
     assert len(frame) == 9 * (144 + 12)
