@@ -180,6 +180,11 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 200) -> None:
     if ending not in _FORMATS:
         raise InputError(f"{path.name!r} is no figure file; end it in {', '.join(_FORMATS)}.")
     # What matplotlib takes from nowhere else: the seed of an SVG's ids and its words as words, TrueType fonts in a PDF.
-    settings = {"svg.hashsalt": "headscope", "svg.fonttype": "none", "pdf.fonttype": 42, "savefig.bbox": None}
+    settings: Any = {
+        "svg.hashsalt": "headscope",
+        "svg.fonttype": "none",
+        "pdf.fonttype": 42,
+        "savefig.bbox": None,
+    }
     with atomic_file(path) as temporary, matplotlib.rc_context(settings):
         figure.savefig(temporary, format=ending[1:], dpi=dpi, metadata=_FORMATS[ending], facecolor="white")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,14 +84,9 @@ def check_repository(repo: str, option: str) -> None:
         InputError: `repo` is no name of a repository, the Hub does not answer, or nobody is logged in there.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.errors import LocalTokenNotFoundError
 
-    try:
-        validate_repo_id(repo)
-    except HFValidationError:
-        repo = ""
-    if repo.count("/") != 1:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise InputError(f"{option}: give the name of a repository on the Hub, ORG/NAME.")
     try:
         HfApi().whoami()

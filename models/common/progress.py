@@ -46,7 +46,7 @@ def progress_bar(
     return kind(items, desc=what, unit=unit, total=total, disable=not shown, **more)
 
 
-class _Lines(tqdm):  # type: ignore[type-arg]  # not generic when it runs
+class _Lines(tqdm):
     """Says in a line what a bar would show."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

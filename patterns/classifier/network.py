@@ -359,7 +359,12 @@ def classifier_digest(source: str) -> dict[str, str]:
     return {"sha256": source_record(folder, [folder / "config.json", folder / _WEIGHTS])["sha256"]}
 
 
-@timed(lambda one: f"classifier of {one.kind} maps loaded, version {one.version}")
+def _told(loaded: PatternClassifier) -> str:
+    """Say what was loaded."""
+    return f"classifier of {loaded.kind} maps loaded, version {loaded.version}"
+
+
+@timed(_told)
 def load_classifier(source: str | Path, kind: str | None = None) -> PatternClassifier:
     """Load a pattern classifier: ``"raw"`` or ``"norm"`` (shipped), a folder, or a Hub id.
 
