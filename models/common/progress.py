@@ -83,7 +83,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def timed(told: Callable[[_R], str]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+def timed(told: Callable[[Any], str]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Make a function a :func:`part`; `told` says what it was, of what the function returned."""
 
     def timing(function: Callable[_P, _R]) -> Callable[_P, _R]:

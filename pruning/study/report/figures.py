@@ -250,7 +250,7 @@ def scores(summary: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
     left, right, panel_h, between, below, above = 0.62, 0.82, 1.15, 0.26, 0.85, 0.25
     width = page_width(min(_WIDTH, max(3.6, left + right + 0.62 * len(kinds))))
     width = max(width, left + right + 0.155 * len(kinds), 3.2)
-    upright = {}
+    upright: dict[str, Any] = {}
     if width < _WIDTH and (width - left - right) / max(1, len(kinds)) < 0.5:  # words would touch side by side
         upright, below = {"rotation": 90}, 0.62 + max(text_width(kind, SMALL) for _, kind in kinds)
     page = Page(width, above + len(tasks) * (panel_h + between) + below)
