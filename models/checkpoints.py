@@ -19,6 +19,7 @@ from .common.files import reason
 from .common.hub import hub_answers, stored_file
 from .common.internals import loading_report, raw_config
 from .common.placement import is_quantised
+from .common.progress import timed
 from .common.reading import file_digest
 from .saving import check_weights, read_model
 from .stored import (
@@ -68,6 +69,17 @@ class Checkpoint:
     """Digests of a folder's other files, such as its configuration and its tokenizer, by name."""
 
 
+def _told(loaded: Checkpoint) -> str:
+    """Say what was loaded, from where."""
+    model = loaded.model
+    commit = f", revision {loaded.revision}" if loaded.revision else ""
+    return (
+        f"{type(model).__name__} loaded from the {'folder' if loaded.sha256 else 'Hub'}: {loaded.name}{commit}, "
+        f"{sum(one.numel() for one in model.parameters()):,} parameters, {model.dtype}, on {model.device}"
+    )
+
+
+@timed(_told)
 def load_checkpoint(
     name: str,
     revision: str | None = None,

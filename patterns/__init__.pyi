@@ -6,6 +6,7 @@ from .functions import compare_heads as compare_heads
 from .functions import measure_cross_attention as measure_cross_attention
 from .heads import classify_heads as classify_heads
 from .maps.attention import attention_maps as attention_maps
+from .maps.attention import for_bertviz as for_bertviz
 from .maps.rendering import render_map as render_map
 from .result import HeadPatterns as HeadPatterns
 from .taxonomy import INTERPRETABLE as INTERPRETABLE

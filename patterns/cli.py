@@ -80,8 +80,11 @@ def classify_heads(
             print_text()
             print_roles(patterns.measurements())
     if job.output is not None:
-        say(f"figures: {job.output / 'heads.png'}, {job.output / 'distribution.png'}; tables beside them")
+        names = [name for stem in ("heads", "distribution") for name in job.figures.names(stem)]
+        say(f"figures: {', '.join(str(job.output / name) for name in names)}; tables beside them")
         say(f"report: {job.output / 'report.html'}")
+    if done.published is not None:
+        say(f"published: {done.published}")
 
 
 @command

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from models.common.options import Options
+from models.common.options import FIGURES, Options, Part
 
 if TYPE_CHECKING:
     from models.tasks.task import Task
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from .job import Classified, ClassifyHeads
 
 
-CLASSIFY_HEADS = Options("patterns.job:ClassifyHeads", hidden=("classifiers",))
+CLASSIFY_HEADS = Options(
+    "patterns.job:ClassifyHeads", parts={"figures": Part(FIGURES)}, hidden=("classifiers",)
+)
 COMPARE_HEADS = Options("patterns.comparison.job:CompareHeads", arguments={"models": "MODEL..."})
 
 
@@ -42,6 +44,9 @@ class ClassifyOptions(TypedDict, total=False):
     device_map: str | None
     output: Path | str | None
     overwrite: bool
+    figure_format: tuple[str, ...] | list[str] | str
+    figure_width: float | None
+    push_to_hub: str | None
     save_maps: bool
     control: bool
     measure: bool

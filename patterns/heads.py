@@ -16,6 +16,7 @@ from models.anatomy import Anatomy, anatomy_of
 from models.checkpoints import precision_of
 from models.common.errors import InputError
 from models.common.placement import home_of, is_quantised
+from models.common.progress import part, progress_bar
 from models.subnetwork import Subnetwork
 from models.tap import Block, observe
 from models.tasks.inputs import Encoded, TextPair, as_texts, batches, feed, padding_of
@@ -116,7 +117,8 @@ def classify_heads(
     norms = SharedValueNorms(anatomy)
     seen = Classification(anatomy, chosen, probabilities, examples, norms)
     measuring = Measuring(anatomy, tokenizer, kinds, len(inputs), norms) if measure else None
-    _look(model, tokenizer, anatomy, inputs, ids, seen, batch_size, sink, progress, measuring)
+    with part(f"heads classified on {len(inputs):,} examples"):
+        _look(model, tokenizer, anatomy, inputs, ids, seen, batch_size, sink, progress, measuring)
     _check_finite(probabilities, ids)
     return HeadPatterns(
         labels=_labels(probabilities, seen.empty),
@@ -151,15 +153,11 @@ def _look(
     measuring: Measuring | None,
 ) -> None:
     """Run the model on inputs, whose rows are `ids`, while `seen`, and `measuring` if it is there, watch."""
-    from tqdm import tqdm
-
     with (
         torch.inference_mode(),
         observe(model, seen, stack=anatomy.family.stack),
         nullcontext() if measuring is None else measuring.watching(model),
-        tqdm(
-            total=len(inputs), unit="example", desc="classifying heads", disable=None if progress else True
-        ) as bar,
+        progress_bar(total=len(inputs), unit="example", what="classifying heads", shown=progress) as bar,
     ):
         for positions, tensors in batches(inputs, batch_size, padding_of(tokenizer), home_of(model)):
             seen.start(positions, tensors["attention_mask"].sum(dim=1))

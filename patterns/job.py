@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,11 @@ from models.checkpoints import (
 )
 from models.common.errors import InputError
 from models.common.files import known, write_json
+from models.common.hub import check_repository, publish
 from models.common.outputs import Output
+from models.common.papers import Figures, write_latex
 from models.common.placement import home_of, placed_parts
+from models.common.progress import part
 from models.common.provenance import provenance, source_record
 from models.families.family import check_stack
 from models.isolating import check_mode, isolated
@@ -44,6 +47,7 @@ from .measures.measured import COVERS as MEASURED_COVERS
 from .measures.measured import FALSE_DISCOVERIES, LEAST, ROLES
 from .measures.words import roles_in
 from .report.summary import (
+    BARS,
     DISTRIBUTION,
     DISTRIBUTION_FIGURE,
     HEADS,
@@ -57,7 +61,7 @@ from .report.summary import (
     Shares,
     Summary,
 )
-from .result import CONTROLLED, HeadPatterns, errors_elsewhere, name_of
+from .result import CONTROLLED, HeadPatterns, bars_frame, errors_elsewhere, name_of
 from .taxonomy import KINDS, PATTERNS
 
 if TYPE_CHECKING:
@@ -110,6 +114,10 @@ class ClassifyHeads:
     device_map: str | None = None
     output: Path | None = None
     overwrite: bool = False
+    figures: Figures = field(default_factory=Figures)
+    """How figures are written."""
+    push_to_hub: str | None = None
+    """ORG/NAME: publish the output in this data set repository of the Hub, which load_dataset reads."""
     save_maps: bool = False
     """Write every map too (large).
 
@@ -155,6 +163,10 @@ class ClassifyHeads:
             )
         if self.save_maps and self.output is None:
             raise InputError("--save-maps needs --output DIR, the folder to write the maps to.")
+        if self.push_to_hub is not None and self.output is None:
+            raise InputError(
+                f"--push-to-hub {self.push_to_hub} needs --output DIR, the folder that is published."
+            )
         if self.output is not None:
             self.place.check()
 
@@ -178,6 +190,8 @@ class ClassifyHeads:
         """
         if self.stack == "cross":
             raise InputError(NOT_CLASSIFIED)
+        if self.push_to_hub is not None:
+            check_repository(self.push_to_hub, "--push-to-hub")
         task, rows = self.source.load()
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
@@ -259,12 +273,20 @@ class ClassifyHeads:
             if self.measure:
                 summary["roles"] = role_summary(patterns)
             if folder is not None:
-                write_results(folder, patterns, summary)
-                from .report.classified import write_classified
+                with part(f"written to {self.output}"):
+                    write_results(folder, patterns, summary, self.figures)
+                    from .report.classified import repeat_command, write_classified
 
-                kept = None if subnetwork is None else subnetwork.heads
-                write_classified(folder / REPORT, self, patterns, summary, rows, maps, observed, kept)
-        return Classified(patterns, summary, rows)
+                    kept = None if subnetwork is None else subnetwork.heads
+                    write_classified(folder / REPORT, self, patterns, summary, rows, maps, observed, kept)
+                    if self.push_to_hub is not None:
+                        from .report.card import write_card
+
+                        write_card(folder, patterns, summary, repeat_command(self, summary), self.save_maps)
+        published = None
+        if self.push_to_hub is not None and self.output is not None:
+            published = publish(self.output, self.push_to_hub, "dataset", "--push-to-hub")
+        return Classified(patterns, summary, rows, published)
 
     def _sample(self, checkpoint: Checkpoint, task: Task, rows: Rows) -> LabelledSample | None:
         """Read the labels of a random sample of the maps that are looked at, if there is one."""
@@ -358,6 +380,8 @@ class Classified:
     """What ``summary.json`` holds."""
     rows: Rows
     """Where the examples were drawn from."""
+    published: str | None = None
+    """Where the output was put on the Hub, if that was asked for."""
 
 
 def summarise(patterns: HeadPatterns, kind: str) -> KindSummary:
@@ -472,22 +496,31 @@ def estimate_warnings(patterns: HeadPatterns) -> list[str]:
     ]
 
 
-def write_results(folder: Path, patterns: HeadPatterns, summary: Summary) -> None:
+def write_results(
+    folder: Path, patterns: HeadPatterns, summary: Summary, figures: Figures | None = None
+) -> None:
     """Write tables, figures and the summary of one run into an existing folder."""
     import pandas as pd
 
-    from models.common.drawing import save_figure
-
-    patterns.to_frame().to_parquet(folder / HEADS, index=False)
+    figures = figures or Figures()
+    heads = patterns.to_frame()
+    heads.to_parquet(folder / HEADS, index=False)
     patterns.maps_frame().to_parquet(folder / MAPS, index=False)
-    pd.DataFrame(
+    shares = pd.DataFrame(
         {"kind": kind, "pattern": pattern.value, "count": int(count), "share": count / number.sum()}
         for kind in patterns.kinds
         for number in (counts(patterns.labels[kind][:, patterns.heads].ravel()),)
         for pattern, count in zip(PATTERNS, number, strict=True)
-    ).to_csv(folder / DISTRIBUTION, index=False)
-    save_figure(patterns.plot(), folder / HEADS_FIGURE)
-    save_figure(patterns.plot_distribution(), folder / DISTRIBUTION_FIGURE)
+    )
+    for name, table in (
+        (DISTRIBUTION, shares),
+        (f"{HEADS_FIGURE}.csv", heads),
+        (f"{BARS}.csv", bars_frame(patterns)),
+    ):
+        table.to_csv(folder / name, index=False)
+        write_latex(table, (folder / name).with_suffix(".tex"))
+    figures.write(figures.drawn(patterns.plot), folder, HEADS_FIGURE)
+    figures.write(figures.drawn(patterns.plot_distribution), folder, DISTRIBUTION_FIGURE)
     write_json(folder / SUMMARY, summary)
 
 

@@ -239,6 +239,25 @@ def ratios(patterns: HeadPatterns) -> dict[str, tuple[float, float, float]]:
     return shown
 
 
+def bars_frame(patterns: HeadPatterns) -> pd.DataFrame:
+    """Return what :meth:`HeadPatterns.plot_distribution` draws, a row a bar.
+
+    Columns: ``bar`` (``raw``; ``raw, estimate``; ``raw, control``; ...), each pattern's share, and
+    ``interpretable_ratio, low, high`` with its 95% interval, NaN where there is none.
+    """
+    import pandas as pd
+
+    found = ratios(patterns)
+    return pd.DataFrame(
+        {
+            "bar": name,
+            **{pattern.value: shares[pattern] for pattern in PATTERNS},
+            **dict(zip(("interpretable_ratio", "low", "high"), found[name], strict=True)),
+        }
+        for name, shares in distributions(patterns).items()
+    )
+
+
 def estimate_sentences(patterns: HeadPatterns, whose: str = "") -> list[str]:
     """Say each kind's interpretable ratio as labels and predictions have it together."""
     return [

@@ -111,7 +111,8 @@ def compare_survivors(make: Maker, as_json: JsonOption = False) -> None:
 
         print_comparison(done.summary)
     if job.output is not None:
-        names = ("survival.png", "patterns.png")[: 1 + bool(job.data)]
+        stems = ("survival", "patterns")[: 1 + bool(job.data)]
+        names = [name for stem in stems for name in job.figures.names(stem)]
         say(f"figures: {', '.join(str(job.output / name) for name in names)}; tables beside them")
         say(f"report: {job.output / 'report.html'}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.common.options import Options, Part
+from models.common.options import FIGURES, Options, Part
 
 if TYPE_CHECKING:
     from .ablation.job import AblatePatterns
@@ -27,9 +27,12 @@ PRUNE_WEIGHTS = Options(
     "pruning.search.weights_job:PruneWeights",
     parts={"subject": _SUBJECT, "search": Part("pruning.magnitude:MagnitudePruning")},
 )
+_FIGURES = {"figures": Part(FIGURES)}
 ABLATE_PATTERNS = Options("pruning.ablation.job:AblatePatterns")
-COMPARE_SURVIVORS = Options("pruning.comparison.job:CompareSurvivors", arguments={"runs": "RUN..."})
-RUN_STUDY = Options("pruning.study.job:RunStudy", hidden=("study", "output", "source"))
+COMPARE_SURVIVORS = Options(
+    "pruning.comparison.job:CompareSurvivors", parts=_FIGURES, arguments={"runs": "RUN..."}
+)
+RUN_STUDY = Options("pruning.study.job:RunStudy", parts=_FIGURES, hidden=("study", "output", "source"))
 
 
 def prune_heads(
@@ -156,4 +159,4 @@ def run_study(
     job: RunStudy = RUN_STUDY.job("run_study", {"source": file, **options}, study=chosen, output=folder)
     done = job.run()
     whole = not (done["failed"] or done["left"] or job.only)
-    return {**done, "report": write_report(folder) if whole else None}
+    return {**done, "report": write_report(folder, job.figures) if whole else None}

@@ -111,6 +111,7 @@ def jobs() -> dict[str, tuple[Any, tuple[type[Any], ...], set[str]]]:
     from annotations.label_studio.push_pull import Pull, Push
     from annotations.sampling.job import SampleMaps
     from annotations.training.job import EvaluateClassifier, TrainClassifier
+    from models.common.papers import Figures
     from models.finetuning.job import FineTuneGlue
     from patterns.classifier.training import Training
     from patterns.job import ClassifyHeads
@@ -124,9 +125,13 @@ def jobs() -> dict[str, tuple[Any, tuple[type[Any], ...], set[str]]]:
         "agreement": (annotations.measure_agreement, (MeasureAgreement,), set()),
         "train-classifier": (annotations.train_classifier, (TrainClassifier, Training), {"training"}),
         "evaluate-classifier": (annotations.evaluate_classifier, (EvaluateClassifier,), set()),
-        "finetune-glue": (models.finetune_glue, (FineTuneGlue, FineTuning), {"settings"}),
-        "classify-heads": (patterns.classify_checkpoint, (ClassifyHeads,), set()),
-        "classify-heads --stack cross": (patterns.measure_cross_attention, (ClassifyHeads,), set()),
+        "finetune-glue": (models.finetune_glue, (FineTuneGlue, FineTuning, Figures), {"settings", "figures"}),
+        "classify-heads": (patterns.classify_checkpoint, (ClassifyHeads, Figures), {"figures"}),
+        "classify-heads --stack cross": (
+            patterns.measure_cross_attention,
+            (ClassifyHeads, Figures),
+            {"figures"},
+        ),
     }
 
 

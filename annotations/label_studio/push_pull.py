@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from models.common.errors import InputError
+from models.common.progress import progress_bar
 from patterns import Pattern
 from patterns.maps import store
 
@@ -111,8 +112,6 @@ class Push:
             InputError: the server, the project or the folder is not what it should be, or the server stopped
                 answering; what has arrived stays, and the same command goes on from there.
         """
-        from tqdm import tqdm
-
         predictions = {} if self.blind else read_predictions(self.folder)
         # A project shows and sorts by the predictions of one version only, so raw and norm maps share theirs.
         version = " + ".join(sorted({said.classifier_version for said in predictions.values()}))
@@ -126,7 +125,7 @@ class Push:
             missing = self._missing(there, project["title"])
             kinds = read_kinds(self.folder)
             arrived, lost, predicted = 0, 0, 0
-            bar = tqdm(total=len(missing), desc="pushing", unit=" maps", disable=not progress, leave=False)
+            bar = progress_bar(total=len(missing), what="pushing", unit=" maps", shown=progress, leave=False)
             with bar:
                 rows = (row for row in store.iter_maps(self.folder) if row.id in missing)
                 while batch := list(itertools.islice(rows, _BATCH)):

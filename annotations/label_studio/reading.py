@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from models.common.errors import InputError
 from models.common.files import reason
+from models.common.progress import progress_bar
 from models.common.reading import regular_file
 
 from ..formats import Annotation, parse_label
@@ -154,12 +155,16 @@ def _watched(items: Iterator[Any], handle: IO[bytes], path: Path, progress: bool
     if not progress:
         yield from items
         return
-    from tqdm import tqdm
-
     # How many tasks there are nobody knows before the end, but how many bytes.
     size = path.stat().st_size
-    with tqdm(
-        total=size, desc=f"reading {path.name}", unit="B", unit_scale=True, leave=False, delay=2
+    with progress_bar(
+        total=size,
+        what=f"reading {path.name}",
+        unit="B",
+        shown=True,
+        unit_scale=True,
+        leave=False,
+        delay=2,
     ) as bar:
         for item in items:
             bar.update(handle.tell() - bar.n)

@@ -32,6 +32,7 @@ from models.common.errors import InputError
 from models.common.files import write_json
 from models.common.outputs import Output
 from models.common.placement import home_of
+from models.common.progress import progress_bar
 from models.common.provenance import Provenance, SourceRecord, provenance
 from models.families.family import check_stack
 from models.tap import observe
@@ -400,8 +401,6 @@ def take_maps(
         progress: show a progress bar on stderr.
         stack: of an encoder-decoder, whose maps.
     """
-    from tqdm import tqdm
-
     model, anatomy = checkpoint.model, anatomy_of(checkpoint.model, stack)
     value_norms = ValueNorms(anatomy)
     examples = sorted({place.example for place in places})
@@ -425,9 +424,7 @@ def take_maps(
     with (
         torch.inference_mode(),
         observe(model, take, {place.layer for place in places}, stack=stack),
-        tqdm(
-            total=len(inputs), unit="example", desc="taking maps", disable=None if progress else True
-        ) as bar,
+        progress_bar(total=len(inputs), unit="example", what="taking maps", shown=progress) as bar,
     ):
         for positions, tensors in batches(
             inputs, batch_size, padding_of(checkpoint.tokenizer), home_of(model)

@@ -43,6 +43,9 @@ SHARED: Mapping[str, str] = {
 }
 """What an option means wherever a field of its name has no docstring of its own."""
 
+FIGURES = "models.common.papers:Figures"
+"""Where the options are of every command that draws; a :class:`Part` of its job."""
+
 REQUIRED: Any = inspect.Parameter.empty
 
 

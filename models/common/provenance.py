@@ -14,9 +14,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from .reading import file_digest
+from .session import SESSION
 
 PACKAGES = (
     "torch",
@@ -51,6 +52,8 @@ class Provenance(TypedDict):
     platform: str
     threads: int
     command: list[str]
+    environment: NotRequired[dict[str, str]]
+    """The variables ``HEADSCOPE_...`` that options were taken from, where there are some."""
     time: str
 
 
@@ -88,6 +91,7 @@ def provenance() -> Provenance:
     """Return the versions, the platform, the command and the time of this run, ready for JSON."""
     import torch
 
+    environment: Any = {"environment": dict(SESSION.values)} if SESSION.values else {}
     versions = {}
     for package in PACKAGES:
         try:
@@ -102,4 +106,5 @@ def provenance() -> Provenance:
         "threads": torch.get_num_threads(),
         "command": [sys.argv[0].rsplit("/", 1)[-1], *sys.argv[1:]],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **environment,
     }

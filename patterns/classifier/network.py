@@ -21,6 +21,7 @@ from torch import nn
 from models.common.errors import InputError, one_line
 from models.common.files import reason
 from models.common.hub import hub_answers
+from models.common.progress import timed
 from models.common.provenance import source_record
 from models.common.reading import (
     CHECKSUM,
@@ -358,6 +359,12 @@ def classifier_digest(source: str) -> dict[str, str]:
     return {"sha256": source_record(folder, [folder / "config.json", folder / _WEIGHTS])["sha256"]}
 
 
+def _told(loaded: PatternClassifier) -> str:
+    """Say what was loaded."""
+    return f"classifier of {loaded.kind} maps loaded, version {loaded.version}"
+
+
+@timed(_told)
 def load_classifier(source: str | Path, kind: str | None = None) -> PatternClassifier:
     """Load a pattern classifier: ``"raw"`` or ``"norm"`` (shipped), a folder, or a Hub id.
 

@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.transforms import v2
 
 from models.common.errors import InputError
+from models.common.progress import progress_bar
 
 from ..distribution import check_seed
 from ..maps.images import IMAGE_SIZE, image_pair, resampling_matrices
@@ -203,8 +204,6 @@ def train(
     Raises:
         InputError: fewer than two labels occur, or maps and labels differ in number.
     """
-    from tqdm import tqdm
-
     targets = _targets(maps, labels)
     annotated, shortest = len(maps), min(map(len, maps))
     chance = _chance(targets, training.balance, weights)
@@ -231,11 +230,11 @@ def train(
         )
         if confusions is not None:
             classifier.confusions.copy_(torch.from_numpy(confusions))
-        bar = tqdm(
+        bar = progress_bar(
             total=steps * (training.members + _PASSES * training.profiles),
-            desc="training",
+            what="training",
             unit="step",
-            disable=None if progress else True,
+            shown=progress,
         )
 
         fit = _Fit(training, targets, chance, bar.update)

@@ -174,6 +174,45 @@ def attention_maps(
     return found
 
 
+def for_bertviz(found: Sequence[LayerMaps], kind: str = "raw", example: int = 0) -> list[torch.Tensor]:
+    """Return the maps of one input as ``bertviz.head_view(attention=..., tokens=...)`` takes them.
+
+    Not for ``stack="cross"``, whose columns are other tokens. Norm-weighted maps are divided by the largest
+    cell of each head, since bertviz draws a cell from 0 to 1.
+
+    Args:
+        found: what :func:`attention_maps` returned.
+        kind: ``raw`` or ``norm``.
+        example: which input of the batch.
+
+    Returns:
+        ``[1, H, n, n]`` float32 by layer, of the n real tokens.
+
+    Raises:
+        InputError: there are no such maps or no such input, or layers have different numbers of heads, as in a
+            compacted model.
+    """
+    chosen = [(maps, lengths) for _, of_kind, maps, lengths in found if of_kind == kind]
+    if not chosen:
+        raise InputError(
+            f"kind={kind!r}: there are no such maps; attention_maps(..., kinds=({kind!r},)) gives them."
+        )
+    if not 0 <= example < len(chosen[0][0]):
+        raise InputError(f"example={example}: the batch has {len(chosen[0][0])} inputs.")
+    if any(maps.shape[2] != maps.shape[3] for maps, _ in chosen):
+        raise InputError("Maps of stack='cross' are of two sorts of tokens; give those of one stack.")
+    if len({maps.shape[1] for maps, _ in chosen}) > 1:
+        raise InputError("Layers have different numbers of heads, which bertviz cannot show.")
+    shown = []
+    for maps, lengths in chosen:
+        n = int(lengths[example])
+        own = maps[example : example + 1, :, :n, :n].detach().cpu().clone()
+        if kind == "norm":
+            own /= own.amax(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(own.dtype).tiny)
+        shown.append(own)
+    return shown
+
+
 class _Store:
     """Memory for a number of tensors of one shape, asked for in one piece: a fifth of a forward pass cheaper."""
 

@@ -184,7 +184,9 @@ def _beside(part: KindSummary) -> str:
 def repeat_command(job: Asked, summary: Summary) -> str:
     """Return the command that repeats a run; of a model from the Hub, with the commit that was looked at."""
     options = {"model": job.model, "revision": summary["provenance"]["model"]["revision"]} | options_of(job)
-    return command_line(["classify-heads"], options | _classifiers(job) | {"overwrite": None})
+    return command_line(
+        ["classify-heads"], options | _classifiers(job) | {"overwrite": None, "push_to_hub": None}
+    )
 
 
 def annotation_command(job: Asked) -> str:

@@ -11,7 +11,8 @@ from models.tasks.rows import RowsRecord
 
 SUMMARY, REPORT = "summary.json", "report.html"
 HEADS, MAPS, DISTRIBUTION = "heads.parquet", "maps.parquet", "distribution.csv"
-HEADS_FIGURE, DISTRIBUTION_FIGURE = "heads.png", "distribution.png"
+HEADS_FIGURE, DISTRIBUTION_FIGURE, BARS = "heads", "distribution", "distribution_bars"
+"""Without their endings."""
 
 
 class Shares(TypedDict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ from models.common.commands import say
 from models.common.errors import InputError
 from models.common.files import write_json
 from models.common.outputs import Output
+from models.common.papers import Figures, write_latex
+from models.common.progress import part
 from models.common.provenance import provenance, source_record
 from models.families.family import check_stack
 from models.isolating import check_mode
@@ -54,7 +56,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT, SUMMARY = "report.html", "summary.json"
-SURVIVORS, STABILITY, PATTERNS = "survivors.parquet", "stability.csv", "patterns.csv"
+SURVIVORS, STABILITY, PATTERNS, SURVIVAL = (
+    "survivors.parquet",
+    "stability.csv",
+    "patterns.csv",
+    "survival.csv",
+)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -97,6 +104,8 @@ class CompareSurvivors:
     stack: str | None = None
     output: Path | None = None
     overwrite: bool = False
+    figures: Figures = field(default_factory=Figures)
+    """How figures are written."""
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -160,9 +169,10 @@ class CompareSurvivors:
                 summary = self._with(summary, looked)
             done = Compared(groups, summary)
             if folder is not None:
-                figures = done.figures()
-                write_results(folder, done, figures)
-                self._write_report(folder / REPORT, done, looked, looks, figures)
+                with part(f"written to {self.output}"):
+                    figures = self.figures.drawn(done.figures)
+                    write_results(folder, done, figures, self.figures)
+                    self._write_report(folder / REPORT, done, looked, looks, figures)
         return done
 
     def _task(self, group: Group) -> TaskSummary:
@@ -343,7 +353,7 @@ class Compared:
         return patterns_of(self.summary)
 
     def figures(self) -> dict[str, Figure]:
-        """Draw what there is to draw, by the names of the files in an output folder."""
+        """Draw what there is to draw, by the names of the files in an output folder, without their endings."""
         from .figures import PATTERNS_FIGURE, SURVIVAL_FIGURE
 
         drawn = {SURVIVAL_FIGURE: self.plot()}
@@ -368,17 +378,21 @@ class Compared:
         return pattern_bars(self.patterns)
 
 
-def write_results(folder: Path, done: Compared, figures: Mapping[str, Figure]) -> None:
+def write_results(
+    folder: Path, done: Compared, figures: Mapping[str, Figure], written: Figures | None = None
+) -> None:
     """Write tables, figures by the names of their files, and the summary of one run into an existing folder."""
-    from models.common.drawing import save_figure
-
     survivors_frame(done.groups).to_parquet(folder / SURVIVORS, index=False)
-    frame = stability_frame(done.summary["tasks"], done.summary["shared_heads"])
-    frame.to_csv(folder / STABILITY, index=False)
+    tables = {
+        SURVIVAL: survivors_frame(done.groups),
+        STABILITY: stability_frame(done.summary["tasks"], done.summary["shared_heads"]),
+        **({PATTERNS: patterns_frame(done.patterns)} if done.patterns else {}),
+    }
+    for name, table in tables.items():
+        table.to_csv(folder / name, index=False)
+        write_latex(table, (folder / name).with_suffix(".tex"))
     for name, figure in figures.items():
-        save_figure(figure, folder / name)
-    if done.patterns:
-        patterns_frame(done.patterns).to_csv(folder / PATTERNS, index=False)
+        (written or Figures()).write(figure, folder, name)
     write_json(folder / SUMMARY, done.summary)
 
 

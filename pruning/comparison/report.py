@@ -136,7 +136,7 @@ def write_comparison(
         summary: what ``summary.json`` holds.
         views: the heads of each task, if patterns were looked at.
         table: what ``patterns.csv`` holds, if there is one.
-        figures: by the names of their files.
+        figures: by the names of their files, without endings.
     """
     tasks, layers_heads = summary["tasks"], groups[0].subnetworks[0].heads.shape
     tested = [

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from models.common.files import read_json, write_json
+from models.common.session import SESSION, Session
 from models.tasks.rows import load_rows
 from models.weights import SUBNETWORK_FILE, WEIGHT_MASKS_FILE, WeightMasks, load_masks
 
@@ -47,6 +48,8 @@ class Job:
     """Process that runs the study."""
     keep_going: bool = False
     """Whether other steps are begun after one has failed."""
+    session: Session = field(default_factory=lambda: replace(SESSION))
+    """How ``run-study`` talks, and so its workers."""
 
     @classmethod
     def of(cls, plan: Plan, step: Step, folder: StudyFolder, run: str, keep_going: bool) -> Job:
@@ -149,7 +152,7 @@ def _fine_tune_again(job: Job) -> Made:
     made = _fine_tune(job, load_masks(job.folder.of(pruned)))
     if not job.study.keep_models:
         for file in job.made.iterdir():
-            if file.name not in (METRICS, CURVE):
+            if file.name != METRICS and file.stem != CURVE:
                 file.unlink()
     return made
 

@@ -9,10 +9,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from models.common.commands import quiet_libraries, say
+from models.common.commands import quiet_libraries, say, say_error
 from models.common.errors import HeadscopeError
 from models.common.files import disk_is_full, reason, write_json
 from models.common.memory import keep_freed_memory
+from models.common.session import SESSION
 
 from . import steps as study_steps
 from .backends import end_with
@@ -31,6 +32,7 @@ def execute(job: Job) -> None:
     quiet_libraries()
     if os.getpid() != job.parent:  # a worker's process is ours
         keep_freed_memory()
+        SESSION.set(job.session)
     if os.getppid() == job.parent:
         end_with(job.parent)
     folder, step = job.folder, job.step
@@ -63,7 +65,7 @@ def execute(job: Job) -> None:
                 else f"{type(error).__name__}: {reason(error)}"
             )
             job.fail(told, "" if isinstance(error, HeadscopeError) else traceback.format_exc())
-            say(f"{step.path}: failed: {told}")
+            say_error(f"{step.path}: failed: {told}")
         else:
             say(f"{step.path}: {made.told} ({seconds:.0f} s)")
 

@@ -409,6 +409,7 @@ def test_the_published_masks_give_the_published_figures(
     assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         ".headscope.json", "summary.json", "survivors.parquet", "stability.csv", "survival.png", "report.html",
+        "survival.csv", "stability.tex",
     }  # fmt: skip
     frame = pd.read_parquet(tmp_path / "out/survivors.parquet")
     assert len(frame) == 9 * (144 + 12)
@@ -812,7 +813,7 @@ def test_a_run_on_a_real_model_writes_tables_and_pictures(
     folder = tmp_path / "out"
     assert {path.name for path in folder.iterdir()} == {
         "summary.json", "survivors.parquet", "stability.csv", "patterns.csv", "survival.png", "patterns.png",
-        "report.html", ".headscope.json",
+        "report.html", ".headscope.json", "survival.csv", "survival.tex", "stability.tex", "patterns.tex",
     }  # fmt: skip
     for name in ("survival.png", "patterns.png"):
         with Image.open(folder / name) as image:
