@@ -126,8 +126,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def _token() -> Token:
-    from .server import VARIABLE, Token, token_of
+    from .server import VARIABLE, Token, check_client, token_of
 
+    check_client()
     if not os.environ.get(VARIABLE, "").strip() and sys.stdin.isatty():
         return Token(typer.prompt("Label Studio token", hide_input=True, err=True))
     return token_of()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import socket
@@ -33,7 +34,16 @@ from patterns.maps.store import MapRow
 from patterns.taxonomy import PATTERNS
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
-PERSONAL = "eyJhbGciOi.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCJ9.c2lnbmF0dXJl"
+
+
+def personal(kind: str, number: int = 0, ends: int = 4_000_000_000) -> str:
+    """A token as Label Studio's are: what it is and when it ends can be read, the rest is a signature."""
+    parts = ({"alg": "HS256", "typ": "JWT"}, {"token_type": kind, "exp": ends, "jti": number})
+    said = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
+    return ".".join([*said, "c2lnbmF0dXJl"])
+
+
+PERSONAL = personal("refresh")
 
 
 def hang_up(handler: Any) -> bool:
@@ -64,11 +74,12 @@ class Fake:
         self.requests.append(route)
         if self.fault(handler, route):
             return
-        allowed = {f"Token {LEGACY}", f"Bearer access{self.access}"}
+        allowed = {f"Token {LEGACY}", f"Bearer {personal('access', self.access)}"}
         if route == "POST /api/token/refresh":
             self.access += 1
             ok = body == {"refresh": PERSONAL}
-            return self.send(handler, {"access": f"access{self.access}"} if ok else {}, 200 if ok else 401)
+            access = personal("access", self.access)
+            return self.send(handler, {"access": access} if ok else {}, 200 if ok else 401)
         if handler.headers.get("authorization") not in allowed:
             return self.send(handler, {"detail": f"Invalid token {LEGACY}"}, 401)
         if route == "GET /api/current-user/whoami":
@@ -478,7 +489,7 @@ class TestTokens:
         code, out, err = run_command(command(studio_commands.push), *words)
         assert code == (0 if fault == "none" and token in (LEGACY, PERSONAL) else 2)
         everything = out + err + caplog.text
-        for secret in (token, "access1", "SECRETSESSION", "user:pw"):
+        for secret in (token, personal("access", 1), "SECRETSESSION", "user:pw"):
             assert secret not in everything
         assert code == 0 or len(err.strip().splitlines()) == 1
 
