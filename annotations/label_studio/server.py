@@ -41,7 +41,8 @@ _LARGEST_EXPORT = 2 * 2**30  # the same of a whole project, which goes to a file
 _MOST_PAGES = 10_000
 _FIELDS = ("id", "data", "total_annotations", "cancelled_annotations")
 _SETTINGS = (
-    "id", "title", "parsed_label_config", "maximum_annotations", "show_collab_predictions", "model_version"
+    "id", "title", "parsed_label_config", "maximum_annotations", "show_collab_predictions", "model_version",
+    "created_at",
 )  # fmt: skip
 _PAGE = 100  # tasks per listing; a task of ours is small without its picture, and about 11 KB with it
 

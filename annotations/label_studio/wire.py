@@ -61,6 +61,8 @@ class Wire:
         # Without the slash the client would look for new tokens beside the last part of the address.
         self.client = LabelStudio(base_url=f"{url}/", api_key=key, httpx_client=self._http, max_retries=0)
         """Of label-studio-sdk."""
+        # Its parts are loaded when they are first named: here, and not in the time that a reply has.
+        _ = self.client.users, self.client.tasks, self.client.projects.exports
 
     def close(self) -> None:
         """Close the connection, also under a request that is on its way."""

@@ -88,7 +88,7 @@ class Server:
         form = {"email": email, "password": PASSWORD, "allow_newsletters": "false"}
         form["csrfmiddlewaretoken"] = re.search(r'csrfmiddlewaretoken" value="([^"]+)', page)[1]  # type: ignore[index]
         client.post("/user/signup/", data=form, headers={"Referer": self.url})
-        client.headers |= {"X-CSRFToken": client.cookies["csrftoken"], "Referer": self.url}
+        client.headers.update({"X-CSRFToken": client.cookies["csrftoken"], "Referer": self.url})
         assert client.get("/api/current-user/whoami").json()["email"] == email
         return client
 
