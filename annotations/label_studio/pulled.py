@@ -1,6 +1,6 @@
 """Which labels came from which project: what its next pull does not find there any more is withdrawn.
 
-A row stays for good, so that nothing is lost that was once said: what is withdrawn leaves ``annotations.parquet`` alone.
+A row stays for good, so that nothing is lost that was once said: what is withdrawn leaves ``annotations.parquet``.
 """
 
 from pathlib import Path
