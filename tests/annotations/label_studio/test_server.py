@@ -197,6 +197,14 @@ def test_two_people_label_and_everything_comes_back(server: Server, folder: Path
         report = Import(tmp_path / kind, folder).run()
         assert (report["added"], report["known"]) == (0, 12), kind
 
+    # What is deleted there goes, with what it was before it was changed; the labels of a deleted task stay.
+    shutil.copytree(folder, tmp_path / "copy")
+    assert two.delete(f"/api/annotations/{changed}/").status_code == 204
+    assert one.delete(f"/api/tasks/{by_id[ids[0]]['id']}/").status_code == 204
+    after = Pull(tmp_path / "copy", str(number), Token(KEY), server.url).run()
+    assert (after["added"], after["withdrawn"], after["deleted_tasks"]) == (0, 2, 1)
+    assert AnnotatedMaps.load(tmp_path / "copy").labels[:7] == [V, D, VD, None, H, V, None]
+
     # And what we write, the server takes.
     Export(folder, tmp_path / "export.json").run()
     push(server, folder, "empty", blind=True)
