@@ -105,9 +105,9 @@ def imported(*folders: str) -> set[str]:
 
 def test_what_is_imported_is_declared_and_nothing_else() -> None:
     of_rooms = imported(*ROOMS)
-    assert of_rooms <= declared("ray", "dask")
+    assert of_rooms <= declared("ray", "dask", "label-studio")
     assert declared() <= of_rooms
-    assert imported("tests", "benchmarks") <= declared("dev", "demo", "browser") | {
+    assert imported("tests", "benchmarks") <= declared("dev", "demo", "browser", "label-studio") | {
         "tokenizers"
     }  # transformers' own
 
@@ -127,9 +127,10 @@ def test_locks_hold_exact_versions_with_hashes_and_no_address() -> None:
     assert {entry.split(" ;")[0] for entry in versions["demo"]} <= {
         entry.split(" ;")[0] for entry in versions["all"]
     }
-    for name in ("all", "dev", "demo"):
+    for name in ("all", "dev", "demo", "label-studio"):
         locked = {re.split(r"==", entry)[0] for entry in versions[name]}
         assert declared("demo" if name == "demo" else "dev") <= locked
+        assert name != "label-studio" or declared("label-studio") <= locked
         assert name != "all" or declared("browser", "ray", "dask", "docs") <= locked
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -249,13 +249,16 @@ def map_index(folder: Path) -> MapIndex:
     return MapIndex({row.id: digest(row.map) for row in store.iter_maps(folder)})
 
 
-def take(folder: Path, reading: Reading, source: str) -> Taken:
+def take(
+    folder: Path, reading: Reading, source: str, first: Callable[[pd.DataFrame], None] | None = None
+) -> Taken:
     """Add what was read to the folder and say what came of it.
 
     Args:
         folder: of the maps; without a label that is for one of them it stays as it was.
         reading: what was read.
         source: what to call it in an error.
+        first: is given the labels, with the names that annotators have in the folder, before they are added.
 
     Raises:
         InputError: it holds labels and none of them is for a map of the folder, or who made them cannot be told.
@@ -280,6 +283,8 @@ def take(folder: Path, reading: Reading, source: str) -> Taken:
         reading.notes[f"{before} is {after}"] = int((frame["annotator"] == after).sum())
     if passes != held:
         write_passes(folder, passes)
+    if first is not None:
+        first(frame)
     return summary(folder, reading, add_annotations(folder, frame), taken=len(frame))
 
 

@@ -66,6 +66,10 @@ class Reading:
 
     annotations: list[Annotation] = field(default_factory=list)
     """The labels taken."""
+    tasks_of: list[int | None] = field(default_factory=list)
+    """Of each label taken, the number of its task on the server; of JSON only."""
+    numbers_of_tasks: set[int] = field(default_factory=set)
+    """The numbers of all tasks in the file; of JSON only."""
     tasks: int = 0
     """Tasks in the file; of CSV, TSV and JSON_MIN, which have a row per annotation, rows."""
     unlabelled: int = 0
@@ -185,6 +189,9 @@ class _Reader:
     def read_task(self, task: dict[str, Any]) -> None:
         """Take the labels of a task as JSON has it: the only format with skips, drafts and who did what."""
         drafts, annotations = task.get("drafts"), task["annotations"] or ()
+        number_of_task = task.get("id") if isinstance(task.get("id"), int) else None
+        if number_of_task is not None:
+            self.reading.numbers_of_tasks.add(number_of_task)
         for _ in drafts if isinstance(drafts, list) else ():
             self.reading.leave(Left(DRAFT))
         if not annotations and not drafts:
@@ -215,6 +222,7 @@ class _Reader:
                 # An export's prediction score stays the model's even where the class was changed: it is not read.
                 labeller = one.get(LABELLER) if annotator == ours else None
                 self.reading.annotations.append(Annotation(id, annotator, label, _time(one), source))
+                self.reading.tasks_of.append(number_of_task)
                 self.reading.pass_of(labeller, annotator)
             except Left as error:
                 self.reading.leave(error)
