@@ -14,6 +14,7 @@ import torch
 from models.anatomy import Anatomy, anatomy_of
 from models.common.errors import InputError
 from models.common.placement import home_of
+from models.common.progress import progress_bar
 from models.tap import Block, observe
 from models.tasks.inputs import Encoded, TextPair, as_texts, batches, feed, padding_of
 from models.tasks.rows import Row, row_ids
@@ -161,8 +162,6 @@ def cross_attention(
         InputError: no usable row, an unknown kind, or a model in training mode.
         UnsupportedModelError: the model has no cross-attention, or its family is not supported.
     """
-    from tqdm import tqdm
-
     kinds = check_kinds(kinds)
     check_sizes(batch_size, max_length)
     rows = list(rows)
@@ -180,9 +179,7 @@ def cross_attention(
     with (
         torch.inference_mode(),
         observe(model, seen, stack="cross"),
-        tqdm(
-            total=len(inputs), unit="example", desc="measuring heads", disable=None if progress else True
-        ) as bar,
+        progress_bar(total=len(inputs), unit="example", what="measuring heads", shown=progress) as bar,
     ):
         for positions, tensors in batches(inputs, batch_size, padding_of(tokenizer), home_of(model)):
             tensors = anatomy.fed(tensors)

@@ -17,6 +17,7 @@ import torch
 from models.common.errors import InputError
 from models.common.files import atomic_file
 from models.common.placement import home_of
+from models.common.progress import progress_bar
 from models.common.provenance import source_record
 from models.evaluation import losses, predict
 from models.isolating import without_the_rest
@@ -270,17 +271,11 @@ class _Run:
 
     def _measured(self, sets: Sequence[Bools]) -> dict[bytes, tuple[float, float]]:
         """Return score and loss of each set, those that the folder holds first."""
-        from tqdm import tqdm
-
         folder, job = self._folder, self._job
         found: dict[bytes, tuple[float, float]] = {}
         closing: Closing | None = None
-        with tqdm(
-            total=len(sets) * len(self._examples),
-            unit="row",
-            desc="closing heads",
-            disable=None if self._progress else True,
-        ) as bar:
+        total = len(sets) * len(self._examples)
+        with progress_bar(total=total, unit="row", what="closing heads", shown=self._progress) as bar:
             for number, start in enumerate(range(0, len(sets), _AT_ONCE)):
                 some = np.stack(sets[start : start + _AT_ONCE])
                 digest = hashlib.sha256(some.tobytes()).hexdigest()
