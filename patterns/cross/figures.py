@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.colors import to_rgb
 
 from models.common.drawing import SMALL, Page, page_width, text_style, text_width
 from models.common.palette import MAP, MISSING
@@ -57,5 +58,5 @@ def mean_maps(maps: npt.NDArray[np.float32], kind: str) -> Figure:
 def _colours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     peak = values.max()
     if peak <= 0:
-        return np.broadcast_to(matplotlib.colors.to_rgb(MISSING), (*values.shape, 3))
-    return np.asarray(matplotlib.colormaps[MAP](values / peak)[..., :3])
+        return np.broadcast_to(to_rgb(MISSING), (*values.shape, 3))
+    return np.asarray(colormaps[MAP](values / peak)[..., :3])

@@ -39,7 +39,7 @@ from .chance import ALONE, TOGETHER, Costs, alone, draws_needed, layers_of, matc
 from .closing import WAYS, Closing, check_way
 from .folder import COMMAND, DRAWS, GROUPS, GROUPS_FIGURE, SINGLE, AblationFolder
 from .groups import SORTS, Bools, Group, check_grouping, groups_of
-from .records import AblationProvenance, AblationSummary, GroupRecord
+from .records import AblationProvenance, AblationSummary, GroupRecord, SetsLine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -283,6 +283,7 @@ class _Run:
         closing: Closing | None = None
         total = len(sets) * len(self._examples)
         with progress_bar(total=total, unit="row", what="closing heads", shown=self._progress) as bar:
+            line: SetsLine
             for number, start in enumerate(range(0, len(sets), _AT_ONCE)):
                 some = np.stack(sets[start : start + _AT_ONCE])
                 digest = hashlib.sha256(some.tobytes()).hexdigest()
