@@ -192,16 +192,16 @@ def test_a_project_is_pushed_and_pulled_with_the_environments_token(
     annotations.push_maps(str(tmp_path), "my heads", blind=True, progress=True)
     annotations.pull_labels(str(tmp_path), "my heads", token="given-token", url="http://other:1")
     (push, shown), (pull, hidden) = made
-    assert (push.folder, push.blind, push.token.header, shown) == (
+    assert (push.folder, push.blind, push.token.reveal(), shown) == (
         tmp_path,
         True,
-        "Token from-the-environment",
+        "from-the-environment",
         True,
     )
-    assert (pull.folder, pull.url, pull.token.header, hidden) == (
+    assert (pull.folder, pull.url, pull.token.reveal(), hidden) == (
         tmp_path,
         "http://other:1",
-        "Token given-token",
+        "given-token",
         False,
     )
 
