@@ -94,6 +94,12 @@ class HeadPatterns:
         """
         return self._frame.copy()
 
+    def to_dataset(self) -> datasets.Dataset:
+        """Return :meth:`maps_frame` as a ``datasets.Dataset``: one row per kind, example and counted head."""
+        import datasets
+
+        return datasets.Dataset.from_pandas(self.maps_frame(), preserve_index=False)
+
     def measurements(self) -> pd.DataFrame:
         """Return what each head does, without any label: one row per kind and counted head.
 

@@ -87,7 +87,7 @@ class Job:
     @property
     def starts(self) -> int:
         """How often this run has begun the step."""
-        file = self.work / "starts.json"
+        file = self.folder.starts_file(self.step, self.identity)
         found = read_json(file, "a count") if file.is_file() else {}
         return int(found.get("starts", 0)) if found.get("run") == self.run else 0
 
