@@ -30,6 +30,7 @@ from .measures.measured import HeadMeasurements
 from .taxonomy import INTERPRETABLE, PATTERNS
 
 if TYPE_CHECKING:
+    import datasets
     import pandas as pd
     from matplotlib.figure import Figure
 

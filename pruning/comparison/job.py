@@ -52,6 +52,8 @@ from .survivor_patterns import (
 )
 
 if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
     import torch
     from matplotlib.figure import Figure
 
@@ -355,6 +357,12 @@ class Compared:
     def to_frame(self) -> pd.DataFrame:
         """Return a row a task and head or MLP: what ``survivors.parquet`` holds."""
         return survivors_frame(self.groups)
+
+    def to_dataset(self) -> datasets.Dataset:
+        """Return :meth:`to_frame` as a ``datasets.Dataset``."""
+        import datasets
+
+        return datasets.Dataset.from_pandas(self.to_frame(), preserve_index=False)
 
     def figures(self) -> dict[str, Figure]:
         """Draw what there is to draw, by the names of the files in an output folder, without their endings."""
