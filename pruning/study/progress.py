@@ -42,7 +42,9 @@ def told(plan: Plan, steps: Sequence[Step], folder: StudyFolder, jobs: int) -> I
                     HeadscopeError, OSError
                 ):  # a damaged or vanishing step is told of by whoever needs it
                     line = progress(plan, steps, folder, jobs, _rate(now - first, clock - begun))
-                    say("; ".join(filter(None, [line, due and at_work(plan, steps, folder, begun_at)])))
+                    say(
+                        "; ".join(filter(None, [line, at_work(plan, steps, folder, begun_at) if due else ""]))
+                    )
             before = now
 
     watcher = Thread(target=watch, daemon=True)
