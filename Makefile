@@ -85,6 +85,7 @@ $(LABEL_STUDIO)/stamp: locks/label-studio.txt pyproject.toml $(VENV)/all.stamp
 	@$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
 		> $$($(LABEL_STUDIO)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/below.pth
 	@$(LABEL_STUDIO)/bin/python $(PIP_INSTALL) --require-hashes --requirement $<
+	@$(LABEL_STUDIO)/bin/python -m pip uninstall -q --yes attr  # its attr.py would hide the attrs of the first environment
 	@touch $@
 
 test-services: $(LABEL_STUDIO)/stamp

@@ -110,7 +110,11 @@ def compare_heads(make: Maker, as_json: JsonOption = False) -> None:
 
         print_comparison(done.summary)
     if job.output is not None:
-        say(f"figure: {job.output / 'grids.png'}; tables beside it")
+        from .comparison.job import GRIDS
+
+        say(
+            f"figure: {', '.join(str(job.output / name) for name in job.figures.names(GRIDS))}; tables beside it"
+        )
         say(f"report: {job.output / 'report.html'}")
 
 
@@ -140,6 +144,7 @@ def _measure_cross(job: ClassifyHeads, as_json: bool) -> None:
         for name, meaning in done.summary["measures"].items():
             print_text(f"{name}: {meaning}.")
     if job.output is not None:
-        figures = (str(job.output / FIGURE.format(kind=kind)) for kind in done.attention.kinds)
-        say(f"figures: {', '.join(figures)}; tables beside them")
+        stems = [FIGURE.format(kind=kind) for kind in done.attention.kinds]
+        names = [name for stem in stems for name in job.figures.names(stem)]
+        say(f"figures: {', '.join(str(job.output / name) for name in names)}; tables beside them")
         say(f"report: {job.output / 'report.html'}")

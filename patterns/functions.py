@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from .job import Classified, ClassifyHeads
 
 
-CLASSIFY_HEADS = Options(
-    "patterns.job:ClassifyHeads", parts={"figures": Part(FIGURES)}, hidden=("classifiers",)
+_FIGURES = {"figures": Part(FIGURES)}
+CLASSIFY_HEADS = Options("patterns.job:ClassifyHeads", parts=_FIGURES, hidden=("classifiers",))
+COMPARE_HEADS = Options(
+    "patterns.comparison.job:CompareHeads", parts=_FIGURES, arguments={"models": "MODEL..."}
 )
-COMPARE_HEADS = Options("patterns.comparison.job:CompareHeads", arguments={"models": "MODEL..."})
 
 
 class ClassifyOptions(TypedDict, total=False):

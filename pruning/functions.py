@@ -28,7 +28,7 @@ PRUNE_WEIGHTS = Options(
     parts={"subject": _SUBJECT, "search": Part("pruning.magnitude:MagnitudePruning")},
 )
 _FIGURES = {"figures": Part(FIGURES)}
-ABLATE_PATTERNS = Options("pruning.ablation.job:AblatePatterns")
+ABLATE_PATTERNS = Options("pruning.ablation.job:AblatePatterns", parts=_FIGURES)
 COMPARE_SURVIVORS = Options(
     "pruning.comparison.job:CompareSurvivors", parts=_FIGURES, arguments={"runs": "RUN..."}
 )

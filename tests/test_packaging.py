@@ -108,7 +108,7 @@ def test_what_is_imported_is_declared_and_nothing_else() -> None:
     assert of_rooms <= declared("ray", "dask", "label-studio")
     assert declared() <= of_rooms
     assert imported("tests", "benchmarks") <= declared("dev", "demo", "browser", "label-studio") | {
-        "tokenizers"
+        *("pyyaml", "tokenizers")
     }  # transformers' own
 
 
@@ -154,7 +154,8 @@ def test_public_names_are_these(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert sorted(patterns.__all__) == [
         "HeadPatterns", "INTERPRETABLE", "Pattern", "PatternClassifier", "attention_maps", "classify_checkpoint",
-        "classify_heads", "compare_heads", "load_classifier", "measure_cross_attention", "redrawn", "render_map",
+        "classify_heads", "compare_heads", "for_bertviz", "load_classifier", "measure_cross_attention", "redrawn",
+        "render_map",
     ]  # fmt: skip
     assert sorted(annotations.__all__) == [
         "AnnotatedMaps", "evaluate_classifier", "export_maps", "import_labels", "labelling_status",

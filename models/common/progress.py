@@ -41,7 +41,7 @@ def progress_bar(
         total: how many there are.
         more: what tqdm takes besides.
     """
-    shown = shown and not SESSION.quiet and sys.stderr is not None
+    shown = shown and not SESSION.quiet and bool(sys.stderr)
     kind = tqdm if not shown or sys.stderr.isatty() else _Lines
     return kind(items, desc=what, unit=unit, total=total, disable=not shown, **more)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from .reading import file_digest
 from .session import SESSION
@@ -91,14 +91,13 @@ def provenance() -> Provenance:
     """Return the versions, the platform, the command and the time of this run, ready for JSON."""
     import torch
 
-    environment: Any = {"environment": dict(SESSION.values)} if SESSION.values else {}
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {
+    found: Provenance = {
         "headscope": headscope_version(),
         "python": platform.python_version(),
         "packages": versions,
@@ -106,5 +105,7 @@ def provenance() -> Provenance:
         "threads": torch.get_num_threads(),
         "command": [sys.argv[0].rsplit("/", 1)[-1], *sys.argv[1:]],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        **environment,
     }
+    if SESSION.values:
+        found["environment"] = dict(SESSION.values)
+    return found

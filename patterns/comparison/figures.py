@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from models.common.drawing import SMALL, Legend, Page, Swatch, text_style, text_width
+from models.common.drawing import SMALL, Legend, Page, Swatch, page_width, text_style, text_width
 from models.common.pages import short_name
 from models.common.palette import INK, MISSING
 
@@ -34,7 +34,7 @@ def changes_grid(labels: Sequence[str], patterns: Sequence[HeadPatterns], pairs:
     columns = min(len(patterns), _MOST)
     blocks = -(-len(patterns) // columns)
     left, right, between, above = 0.5, 0.08, 0.3, 0.34
-    cell = (_WIDTH - left - right - between * (columns - 1)) / (columns * heads)
+    cell = (page_width(_WIDTH) - left - right - between * (columns - 1)) / (columns * heads)
     cell = max(0.05, min(cell, 0.3, 7.5 / (layers * blocks * len(kinds))))
     panel_w, panel_h = cell * heads, cell * layers
     titles = [_shortened(short_name(label), max(panel_w, 1.0)) for label in labels]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +16,9 @@ from models.common.errors import InputError
 from models.common.files import write_json
 from models.common.options import listed
 from models.common.outputs import Output
+from models.common.papers import Figures, write_latex
 from models.common.provenance import provenance
-from models.families.family import STACKS
+from models.families.family import check_stack
 from models.tasks.inputs import as_texts, feed
 from models.tasks.rows import Row, Rows, select_rows
 from models.tasks.source import RowSource
@@ -25,7 +26,7 @@ from models.tasks.task import Task
 
 from ..classifier.network import PatternClassifier, classifier_records, load_classifiers
 from ..distribution import check_seed
-from ..heads import check_sizes, classify_heads
+from ..heads import NOT_CLASSIFIED, check_sizes, classify_heads
 from ..maps.attention import check_kinds
 from ..result import HeadPatterns
 from ..taxonomy import KINDS
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 REPORT, SUMMARY = "report.html", "summary.json"
-CHANGES, TRANSITIONS, GRIDS = "changes.parquet", "transitions.csv", "grids.png"
+CHANGES, TRANSITIONS, GRIDS = "changes.parquet", "transitions.csv", "grids"
 
 Say = Callable[[str], None]
 
@@ -74,6 +75,8 @@ class CompareHeads:
     device: str = "auto"
     output: Path | None = None
     overwrite: bool = False
+    figures: Figures = field(default_factory=Figures)
+    """How the figure is written."""
 
     def __post_init__(self) -> None:
         _ = self._source
@@ -83,8 +86,9 @@ class CompareHeads:
         check_seed(self.seed)
         if self.examples < 1:
             raise InputError(f"--examples {self.examples}: give at least 1.")
-        if self.stack is not None and self.stack not in STACKS:
-            raise InputError(f"--stack {self.stack}: give one of {', '.join(STACKS)}.")
+        check_stack(self.stack)
+        if self.stack == "cross":
+            raise InputError(NOT_CLASSIFIED)
         if len({label for _, _, label in sources}) < len(sources):
             raise InputError(
                 f"{' '.join(label for _, _, label in sources)}: give each model or revision once."
@@ -374,13 +378,15 @@ class ComparedHeads:
 
     def write(self, folder: Path, job: CompareHeads) -> None:
         """Write tables, the figure, the page and the summary into an existing folder."""
-        from models.common.drawing import save_figure
-
         from .report import write_report
 
-        frame, transitions, figure = self.to_frame(), self.transitions(), self.plot()
+        frame, transitions = self.to_frame(), self.transitions()
+        figure = job.figures.drawn(self.plot)
         frame.to_parquet(folder / CHANGES, index=False)
         transitions.to_csv(folder / TRANSITIONS, index=False)
-        save_figure(figure, folder / GRIDS)
+        frame.to_csv(folder / f"{GRIDS}.csv", index=False)
+        for name, table in ((f"{GRIDS}.csv", frame), (TRANSITIONS, transitions)):
+            write_latex(table, (folder / name).with_suffix(".tex"))
+        job.figures.write(figure, folder, GRIDS)
         write_report(folder / REPORT, job, self.summary, frame, transitions, figure)
         write_json(folder / SUMMARY, self.summary)

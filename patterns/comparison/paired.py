@@ -81,7 +81,8 @@ def js_distance(a: Floats, b: Floats) -> Floats:
     from scipy.spatial.distance import jensenshannon
 
     with np.errstate(invalid="ignore"):
-        found: Floats = np.asarray(jensenshannon(a, b, base=2, axis=-1), dtype=float)
+        raw = jensenshannon(a, b, base=2, axis=-1)  # pyright: ignore[reportCallIssue]
+        found: Floats = np.asarray(raw, dtype=float)
     # Of equal ones, rounding may leave something below 0 under the root.
     return np.where(np.isnan(found) & ~np.isnan(a).any(axis=-1) & ~np.isnan(b).any(axis=-1), 0.0, found)
 

@@ -129,6 +129,14 @@ class CrossAttention:
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
+    def cells_frame(self, kind: str) -> pd.DataFrame:
+        """Return one row per head and cell of its mean map: ``layer, head, row, column, share``."""
+        import pandas as pd
+
+        maps = self.mean_maps[kind]
+        places = zip(("layer", "head", "row", "column"), np.indices(maps.shape), strict=True)
+        return pd.DataFrame({name: place.ravel() for name, place in places} | {"share": maps.ravel()})
+
     def plot(self, kind: str) -> Figure:
         """Draw the mean map of every head.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.colors import to_rgb
 
-from models.common.drawing import Page, text_style
+from models.common.drawing import SMALL, Page, page_width, text_style, text_width
 from models.common.palette import MAP, MISSING
 
 from ..figures import plain_ticks, tick_positions
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 5.2  # inches
 _GAP = 1  # cells between two maps
+_NOTE = "In each map: decoder's tokens from top to bottom, encoder's from left to right."
 
 
 def mean_maps(maps: npt.NDArray[np.float32], kind: str) -> Figure:
@@ -32,8 +34,9 @@ def mean_maps(maps: npt.NDArray[np.float32], kind: str) -> Figure:
     """
     layers, heads, side, _ = maps.shape
     left, right, below, above = 0.62, 0.08, 0.56, 0.24
-    cell = max(0.12, min((_WIDTH - left - right) / heads, 0.8))
-    page = Page(max(_WIDTH, left + cell * heads + right), below + cell * layers + above)
+    cell = max(0.12, min((page_width(_WIDTH) - left - right) / heads, 0.8))
+    least = 0.16 + text_width(_NOTE, SMALL)
+    page = Page(max(page_width(_WIDTH), least, left + cell * heads + right), below + cell * layers + above)
     step = side + _GAP
     canvas = np.ones((layers * step - _GAP, heads * step - _GAP, 3))
     for layer, head in np.ndindex(layers, heads):
@@ -48,12 +51,12 @@ def mean_maps(maps: npt.NDArray[np.float32], kind: str) -> Figure:
     axes.set_title(f"{kind} maps of cross-attention, mean of each head", pad=4, **text_style(9))
     axes.set_xlabel("head", labelpad=2, **text_style(9))
     axes.set_ylabel("layer (0 on top)" if cell * layers > 1 else "layer", labelpad=3, **text_style(9))
-    page.text(0.08, 0.1, "In each map: decoder's tokens from top to bottom, encoder's from left to right.")
+    page.text(0.08, 0.1, _NOTE)
     return page.figure
 
 
 def _colours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     peak = values.max()
     if peak <= 0:
-        return np.broadcast_to(matplotlib.colors.to_rgb(MISSING), (*values.shape, 3))
-    return np.asarray(matplotlib.colormaps[MAP](values / peak)[..., :3])
+        return np.broadcast_to(to_rgb(MISSING), (*values.shape, 3))
+    return np.asarray(colormaps[MAP](values / peak)[..., :3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from models.checkpoints import load_checkpoint, model_record, pick_device, precision_of
@@ -19,7 +20,8 @@ from .attention import CrossAttention, cross_attention
 from .measures import MEASURES
 from .summary import NOT_CLASSIFIED, CrossSummary
 
-FIGURE = "cross_{kind}.png"
+FIGURE = "cross_{kind}"
+"""A figure's name without its ending, which the data beside it share."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class MeasureCross:
             "save-maps": asked.save_maps,
             "control": asked.control,
             "measure": asked.measure,
+            "push-to-hub": asked.push_to_hub,
         }
         if given := [name for name, value in without.items() if value]:
             raise InputError(
@@ -136,14 +139,14 @@ class MeasureCross:
 
 def write_results(folder: Path, done: CrossMeasured, asked: ClassifyHeads) -> None:
     """Write tables, figures, the summary and the page of one run into an existing folder."""
-    from models.common.drawing import save_figure
-
     from .report import write_measured
 
     found = done.attention
     found.to_frame().to_parquet(folder / HEADS, index=False)
     found.maps_frame().to_parquet(folder / MAPS, index=False)
     for kind in found.kinds:
-        save_figure(found.plot(kind), folder / FIGURE.format(kind=kind))
+        name = FIGURE.format(kind=kind)
+        asked.figures.write(asked.figures.drawn(partial(found.plot, kind)), folder, name)
+        found.cells_frame(kind).to_csv(folder / f"{name}.csv", index=False)
     write_json(folder / SUMMARY, done.summary)
     write_measured(folder / REPORT, found, done.summary, done.rows, asked)

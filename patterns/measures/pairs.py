@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -139,9 +139,10 @@ class TokenKinds:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        self.special = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-        self.cls = tokenizer.cls_token_id
-        self.separators = {tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
+        of: Any = tokenizer  # a number or None each, and typed as anything
+        self.special: frozenset[int] = frozenset(of.all_special_ids) - {of.unk_token_id}
+        self.cls: int | None = of.cls_token_id
+        self.separators: set[int] = {of.sep_token_id, of.eos_token_id} - {None}
         self._punctuation: dict[int, bool] = {}
 
     def is_punctuation(self, ids: Sequence[int]) -> list[bool]:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from models.common.drawing import SMALL, Page, text_style, text_width
+from models.common.drawing import SMALL, Page, page_width, text_style, text_width
 from models.common.palette import FAINT, GREY, INK
 from patterns.figures import plain_ticks
 from patterns.taxonomy import COLOURS, PATTERNS
@@ -86,7 +86,7 @@ def _rows(rows: Sequence[tuple[str, str]], title: str) -> tuple[Page, Axes]:
     right = 0.25 + max((text_width(last, SMALL) for _, last in rows), default=0.0)
     below, above = 0.5, 0.1
     height = _STEP * max(len(rows), 1)
-    width = max(_WIDTH, left + right + 2.4, text_width(title, SMALL) + left + 0.2)
+    width = max(page_width(_WIDTH), left + right + 2.4, text_width(title, SMALL) + left + 0.2)
     page = Page(width, below + height + above)
     axes = page.axes(left, below, width - left - right, height)
     axes.axvline(0, color=FAINT, linewidth=0.9)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from models.common.papers import FORMATS
 from models.common.reading import check_fields
 
 from ..search.folder import CHECKSUMS, HISTORY, SUMMARY, SearchFolder
@@ -14,7 +15,8 @@ from .records import AblationSummary, SetsLine
 COMMAND = "ablate-patterns"
 CONFIG = "ablation.json"  # not a search's config.json: compare-survivors would take the folder for one
 GROUPS, DRAWS, SINGLE = "groups.csv", "draws.parquet", "single_heads.parquet"
-GROUPS_FIGURE, SINGLE_FIGURE, REPORT = "groups.png", "single_heads.png", "report.html"
+GROUPS_FIGURE, SINGLE_FIGURE, REPORT = "groups", "single_heads", "report.html"
+"""The figures' names are without endings, which the data beside them share."""
 
 _TEST = {"verdict": "text", "why": "text"}
 _SUMMARY = {
@@ -34,7 +36,12 @@ class AblationFolder(SearchFolder[SetsLine, AblationSummary]):
     noun: ClassVar[str] = "an ablation"
     config_file: ClassVar[str] = CONFIG
     files: ClassVar[Sequence[str]] = (
-        *(SUMMARY, HISTORY, CHECKSUMS, CONFIG, GROUPS, DRAWS, SINGLE, GROUPS_FIGURE, SINGLE_FIGURE, REPORT),
+        *(SUMMARY, HISTORY, CHECKSUMS, CONFIG, DRAWS, SINGLE, REPORT),
+        *(
+            f"{stem}.{ending}"
+            for stem in (GROUPS_FIGURE, SINGLE_FIGURE)
+            for ending in (*FORMATS, "csv", "tex")
+        ),
     )
     fields: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         COMMAND: {"sets": "count", "masks": "text", "scores": "list", "losses": "list"}

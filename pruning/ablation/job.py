@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import torch
 
 from models.common.errors import InputError
 from models.common.files import atomic_file
+from models.common.papers import Figures
 from models.common.placement import home_of
 from models.common.progress import progress_bar
 from models.common.provenance import source_record
@@ -36,9 +37,9 @@ from ..search.folder import Say
 from ..search.subject import Loaded, Subject
 from .chance import ALONE, TOGETHER, Costs, alone, draws_needed, layers_of, matched, shortage, together
 from .closing import WAYS, Closing, check_way
-from .folder import COMMAND, DRAWS, GROUPS, SINGLE, AblationFolder
+from .folder import COMMAND, DRAWS, GROUPS, GROUPS_FIGURE, SINGLE, AblationFolder
 from .groups import SORTS, Bools, Group, check_grouping, groups_of
-from .records import AblationProvenance, AblationSummary, GroupRecord
+from .records import AblationProvenance, AblationSummary, GroupRecord, SetsLine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -95,6 +96,8 @@ class AblatePatterns:
     device: str = "auto"
     overwrite: bool = False
     """Replace an earlier ablation in the output folder."""
+    figures: Figures = field(default_factory=Figures)
+    """How figures are written."""
 
     def __post_init__(self) -> None:
         _ = self._subject
@@ -156,6 +159,10 @@ class AblatePatterns:
         )
         try:
             if folder.finished:
+                if not all((folder.path / name).is_file() for name in self.figures.names(GROUPS_FIGURE)):
+                    say(
+                        f"{folder.path} was there already, with its figures in another format; --overwrite does it anew"
+                    )
                 return folder.read_summary()
             with ExitStack() as stack:
                 model = loaded.model
@@ -276,6 +283,7 @@ class _Run:
         closing: Closing | None = None
         total = len(sets) * len(self._examples)
         with progress_bar(total=total, unit="row", what="closing heads", shown=self._progress) as bar:
+            line: SetsLine
             for number, start in enumerate(range(0, len(sets), _AT_ONCE)):
                 some = np.stack(sets[start : start + _AT_ONCE])
                 digest = hashlib.sha256(some.tobytes()).hexdigest()

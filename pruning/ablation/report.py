@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from models.common.drawing import save_figure
 from models.common.pages import (
     FigureBlock,
     Section,
@@ -19,6 +18,7 @@ from models.common.pages import (
     short_name,
     write_page,
 )
+from models.common.papers import Figures, write_latex
 
 from .chance import ALONE, TOGETHER
 from .figures import groups_figure, singles_figure
@@ -52,8 +52,10 @@ def write_report(
     """
     metric, found = summary["metric"], summary["found"]
     said = tuple(together_words(one, metric) for one in found)
-    figure = groups_figure(summary, draws)
-    save_figure(figure, folder / GROUPS_FIGURE)
+    figures: Figures = job.figures
+    figure = figures.drawn(lambda: groups_figure(summary, draws))
+    figures.write(figure, folder, GROUPS_FIGURE)
+    write_latex(groups, folder / f"{GROUPS_FIGURE}.tex")
     block = FigureBlock.of(
         figure,
         "A row a group of heads: how far the score drops while they are closed, beside random sets of as many heads. "
@@ -73,8 +75,11 @@ def write_report(
     findings = list(said)
     if singles is not None:
         each = tuple(alone_words(one, metric) for one in found)
-        figure = singles_figure(summary, singles, heads)
-        save_figure(figure, folder / SINGLE_FIGURE)
+        closed = singles
+        figure = figures.drawn(lambda: singles_figure(summary, closed, heads))
+        figures.write(figure, folder, SINGLE_FIGURE)
+        singles.to_csv(folder / f"{SINGLE_FIGURE}.csv", index=False)
+        write_latex(singles, folder / f"{SINGLE_FIGURE}.tex")
         block = FigureBlock.of(
             figure,
             "A row a group of heads: how far the score drops while each of them is closed alone. "

@@ -155,8 +155,8 @@ def test_annotated_maps_are_published_as_they_are_saved(hub: HubServer, tmp_path
     copy = AnnotatedMaps.load(stored(hub, "datasets/org/maps", tmp_path / "copy"))
     assert copy.info.equals(maps.info)
     assert "README.md" in hub.repositories["datasets/org/maps"]
-    hub.refuse["/commit/"] = 500
-    with pytest.raises(InputError, match=r"^push_to_hub org/maps: the Hub refuses it: 500"):
+    hub.refuse["/commit/"] = 403
+    with pytest.raises(InputError, match=r"^push_to_hub org/maps: the Hub refuses it: 403"):
         maps.push_to_hub("org/maps")
 
 

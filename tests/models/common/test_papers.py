@@ -135,7 +135,16 @@ def test_every_command_that_draws_takes_the_options() -> None:
         options = {parameter.name for parameter in parser.params}
         if {"figure_format", "figure_width"} <= options:
             drawing.add(name)
-    assert drawing == {"classify-heads", "compare-survivors", "finetune-glue", "run-study"}
+    assert drawing == {
+        *(
+            "ablate-patterns",
+            "classify-heads",
+            "compare-heads",
+            "compare-survivors",
+            "finetune-glue",
+            "run-study",
+        ),
+    }
 
 
 def test_save_figure_is_called_where_the_options_are_known() -> None:

@@ -175,7 +175,7 @@ class TestCommand:
         assert code == 0, err
         assert {path.name for path in (tmp_path / "out").iterdir()} == {
             "summary.json", "heads.parquet", "maps.parquet", "cross_raw.png", "cross_norm.png", "report.html",
-            ".headscope.json",
+            ".headscope.json", "cross_raw.csv", "cross_norm.csv",
         }  # fmt: skip
         summary = json.loads((tmp_path / "out" / "summary.json").read_text())
         heads = pd.read_parquet(tmp_path / "out" / "heads.parquet")

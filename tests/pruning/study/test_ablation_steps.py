@@ -89,6 +89,7 @@ def test_good_ones_need_the_search_that_finds_them() -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_steps_are_ablations_of_each_seeds_own_models(make_study: Any, tmp_path: Path) -> None:
     home = make_study(TABLES, "sst2", top='searches = ["heads-and-mlps"]\nholdout = 0.5')
     study = read_study(home / "study.toml")

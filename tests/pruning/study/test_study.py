@@ -741,7 +741,7 @@ RESULTS = {
 
 
 def keys_of(*types: Any) -> set[str]:
-    unless_asked = {"task_definition", "criterion", "stack"}
+    unless_asked = {"task_definition", "criterion", "stack", "roles"}
     return {key for one in types for key in one.__annotations__} - unless_asked
 
 
