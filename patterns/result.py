@@ -30,6 +30,7 @@ from .measures.measured import HeadMeasurements
 from .taxonomy import INTERPRETABLE, PATTERNS
 
 if TYPE_CHECKING:
+    import datasets
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -93,6 +94,12 @@ class HeadPatterns:
         measured.
         """
         return self._frame.copy()
+
+    def to_dataset(self) -> datasets.Dataset:
+        """Return :meth:`maps_frame` as a ``datasets.Dataset``: one row per kind, example and counted head."""
+        import datasets
+
+        return datasets.Dataset.from_pandas(self.maps_frame(), preserve_index=False)
 
     def measurements(self) -> pd.DataFrame:
         """Return what each head does, without any label: one row per kind and counted head.

@@ -101,12 +101,15 @@ def export(make: Maker, as_json: JsonOption = False) -> None:
     """Write maps and labels in another format.
 
     label-studio, json-min, csv and tsv are files that import reads back; published is the layout of the paper's
-    data, one label per map (the majority's); dataset is a folder for datasets.load_dataset.
+    data, one label per map (the majority's); dataset is a folder for datasets.load_dataset, which --push-to-hub
+    publishes too.
 
     Example: annotate-maps export my-maps labels.json --format label-studio
     """
     job: Export = make()
     done = job.run()
+    if "published" in done:
+        say(f"published: {done['published']}")
     if as_json:
         print(json.dumps(done, indent=2))
         return

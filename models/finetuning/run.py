@@ -38,7 +38,7 @@ from ..saving import save
 from ..subnetwork import Subnetwork
 from ..tasks.metrics import baselines, threshold_metric
 from ..tasks.rows import Row, Rows, RowsRecord, class_ids, hold_out, select_rows, targets_of
-from ..tasks.task import Task, task_named
+from ..tasks.task import MISMATCHED, Task, task_named
 from ..weights import WeightMasks
 from .learning_curve import curve_frame, learning_curve
 from .loop import Course, is_main_process, n_processes, train
@@ -426,7 +426,7 @@ def _check_same(folder: Path, found: object, config: dict[str, object]) -> None:
 
 
 def _prefixed(scores: dict[str, float]) -> dict[str, float]:
-    return {f"mismatched_{name}": value for name, value in scores.items()}
+    return {f"{MISMATCHED}{name}": value for name, value in scores.items()}
 
 
 def _size(subnetwork: Subnetwork | WeightMasks) -> dict[str, object]:

@@ -34,6 +34,7 @@ from .paired import COVERS, Pair, transitions_frame
 from .records import ComparedModel, ComparisonSummary, PairRecord
 
 if TYPE_CHECKING:
+    import datasets
     import pandas as pd
     import torch
     from matplotlib.figure import Figure
@@ -358,6 +359,12 @@ class ComparedHeads:
 
         frames = [pair.frame(kind) for pair in self.pairs for kind in pair.a.kinds]
         return pd.concat(frames, ignore_index=True)
+
+    def to_dataset(self) -> datasets.Dataset:
+        """Return :meth:`to_frame` as a ``datasets.Dataset``."""
+        import datasets
+
+        return datasets.Dataset.from_pandas(self.to_frame(), preserve_index=False)
 
     def transitions(self) -> pd.DataFrame:
         """Return a row a pair, kind and transition: what ``transitions.csv`` holds."""

@@ -52,6 +52,8 @@ from .survivor_patterns import (
 )
 
 if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
     import torch
     from matplotlib.figure import Figure
 
@@ -352,6 +354,16 @@ class Compared:
         data."""
         return patterns_of(self.summary)
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row a task and head or MLP: what ``survivors.parquet`` holds."""
+        return survivors_frame(self.groups)
+
+    def to_dataset(self) -> datasets.Dataset:
+        """Return :meth:`to_frame` as a ``datasets.Dataset``."""
+        import datasets
+
+        return datasets.Dataset.from_pandas(self.to_frame(), preserve_index=False)
+
     def figures(self) -> dict[str, Figure]:
         """Draw what there is to draw, by the names of the files in an output folder, without their endings."""
         from .figures import PATTERNS_FIGURE, SURVIVAL_FIGURE
@@ -382,9 +394,9 @@ def write_results(
     folder: Path, done: Compared, figures: Mapping[str, Figure], written: Figures | None = None
 ) -> None:
     """Write tables, figures by the names of their files, and the summary of one run into an existing folder."""
-    survivors_frame(done.groups).to_parquet(folder / SURVIVORS, index=False)
+    done.to_frame().to_parquet(folder / SURVIVORS, index=False)
     tables = {
-        SURVIVAL: survivors_frame(done.groups),
+        SURVIVAL: done.to_frame(),
         STABILITY: stability_frame(done.summary["tasks"], done.summary["shared_heads"]),
         **({PATTERNS: patterns_frame(done.patterns)} if done.patterns else {}),
     }

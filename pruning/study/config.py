@@ -158,6 +158,9 @@ class Study:
     """Dev rows to draw at random, the same for every seed, for searches and scores; all if None."""
     holdout: float = 0.0
     """Share of these rows that nothing is selected on; all scores reported are of them then."""
+    mismatched: bool = False
+    """Whether MNLI's models and subnetworks are scored on its dev rows of other genres too, as GLUE reports both; what
+    is searched and tested is of the matched ones."""
     seed: int = 0
     """Of all draws: random and bad subnetworks, rows for patterns, resamples."""
     keep_models: bool = False
@@ -198,6 +201,18 @@ class Study:
         self._check_combination()
 
     def _check_combination(self) -> None:
+        if self.mismatched:
+            names = [one.mismatched_name for name in self.tasks if (one := self.task(name)).mismatched]
+            if not names:
+                raise InputError(
+                    f"mismatched = true: none of tasks = {list(self.tasks)} has rows of other genres, which mnli alone "
+                    "has; add it, or leave mismatched out."
+                )
+            if both := set(names) & set(self.tasks):
+                raise InputError(
+                    f"mismatched = true: a task of your own is called {both.pop()}, as the scores on mnli's other rows "
+                    "are; give it another name."
+                )
         chosen = self.subnetworks
         for part, search in (("structured", "heads-and-mlps"), ("magnitude", "weights")):
             if getattr(chosen, part) and search not in self.searches:
@@ -225,6 +240,11 @@ class Study:
     def task(self, name: str) -> Task:
         """Return one of the study's tasks by its name."""
         return task_named(next((record for record in self.own_tasks if record["name"] == name), name))
+
+    def splits(self, name: str) -> tuple[str, ...]:
+        """Return the splits of one of its tasks that are read."""
+        others = self.task(name).mismatched if self.mismatched else None
+        return ("train", "validation", *([others] if others else []))
 
     def fine_tuning_of(self, seed: int) -> FineTuning:
         """Return how the models of one seed are fine-tuned."""

@@ -31,7 +31,6 @@ from .records import Outcome
 from .steps import Job
 from .worker import STARTS, execute
 
-_SPLITS = ("train", "validation")
 _MOST_NAMED = 3
 
 
@@ -100,8 +99,8 @@ class RunStudy:
         data = {}
         for name in study.tasks:
             task = study.task(name)
-            rows = [load_rows(task, study.data, split) for split in _SPLITS]
-            data[name] = {split: one.sha256 or one.revision for split, one in zip(_SPLITS, rows, strict=True)}
+            rows = {split: load_rows(task, study.data, split) for split in study.splits(name)}
+            data[name] = {split: one.sha256 or one.revision for split, one in rows.items()}
         record = model_record(load_checkpoint(study.model, study.revision))
         known: dict[str, str | None] = {"sha256": record["sha256"]}
         if not record["sha256"]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from models.common.files import read_json, write_json
 from models.common.session import SESSION, Session
 from models.tasks.rows import load_rows
+from models.tasks.task import MISMATCHED
 from models.weights import SUBNETWORK_FILE, WEIGHT_MASKS_FILE, WeightMasks, load_masks
 
 from ..permutation import HIGHER, LOWER
@@ -21,6 +22,7 @@ from .plan import JOINT, WEIGHTS, Drawn, Plan, Step, search_step
 from .records import PrunedResult, SubnetworkRecord
 
 if TYPE_CHECKING:
+    from models.evaluation import Examples
     from models.finetuning.result import FineTuneResult
     from models.subnetwork import Subnetwork
 
@@ -85,7 +87,7 @@ class Job:
     @property
     def starts(self) -> int:
         """How often this run has begun the step."""
-        file = self.work / "starts.json"
+        file = self.folder.starts_file(self.step, self.identity)
         found = read_json(file, "a count") if file.is_file() else {}
         return int(found.get("starts", 0)) if found.get("run") == self.run else 0
 
@@ -129,17 +131,19 @@ def _fine_tune(job: Job, masks: Subnetwork | WeightMasks | None = None) -> Made:
     from ..search.subject import draw_rows
 
     study, task = job.study, job.study.task(job.step.task)
-    train, dev = (load_rows(task, study.data, split) for split in ("train", "validation"))
+    train, *dev = (load_rows(task, study.data, split) for split in study.splits(task.name))
+    drawn = [replace(one, rows=draw_rows(one.rows, task, study.dev_examples)) for one in dev]
     result = finetune(
         study.model,
         task,
         train,
-        replace(dev, rows=draw_rows(dev.rows, task, study.dev_examples)),
+        drawn[0],
         study.fine_tuning_of(int(job.step.seed or 0)),
         job.made,
         job.revision,
         study.device,
         masks,
+        mismatched_rows=drawn[1] if drawn[1:] else None,
     )
     (model,) = job.step.outputs or (None,)
     return Made(result, checksum(job.made / model) if model else "", _score(result))
@@ -200,17 +204,18 @@ def _prune(job: Job) -> Made:
 
     loaded = _subject(job).load()
     examples = loaded.held_out or loaded.examples
+    scored = {"": examples} | ({MISMATCHED: others} if (others := _mismatched(job, loaded)) else {})
     masks: Subnetwork | WeightMasks
     if _drawn(job).method == "magnitude":
         masks, about = _weight_masks(job, loaded)
         with masks.applied(loaded.model):
-            logits = predict(loaded.model, examples, job.study.batch_size)
+            logits = {of: predict(loaded.model, one, job.study.batch_size) for of, one in scored.items()}
         about |= {"weights": {"kept": masks.kept, "all": masks.total}, "encoder_share": masks.share}
         name = WEIGHT_MASKS_FILE
     else:
         masks, about = _subnetwork(job)
         with without_the_rest(loaded.model, masks) as left:
-            logits = predict(left, examples, job.study.batch_size)
+            logits = {of: predict(left, one, job.study.batch_size) for of, one in scored.items()}
         about |= {
             "heads": {"kept": masks.n_heads, "all": int(masks.heads.size)},
             "mlps": {"kept": masks.n_mlps, "all": int(masks.mlps.size)},
@@ -218,7 +223,9 @@ def _prune(job: Job) -> Made:
         }
         name = SUBNETWORK_FILE
     masks.save(job.made / name)
-    scores = examples.scores(logits)
+    scores = {
+        f"{of}{name}": value for of, one in scored.items() for name, value in one.scores(logits[of]).items()
+    }
     result: PrunedResult = {
         "task": job.step.task,
         "seed": job.step.seed,
@@ -229,6 +236,20 @@ def _prune(job: Job) -> Made:
         "subnetwork": about,
     }
     return Made(result, masks.digest(), _score(result))
+
+
+def _mismatched(job: Job, loaded: Loaded) -> Examples | None:
+    """Return the rows of other genres, as the loaded model reads them; None where they are not asked for."""
+    from models.evaluation import examples_of
+
+    from ..search.subject import draw_rows
+
+    study, task = job.study, loaded.task
+    if len(splits := study.splits(task.name)) < 3:
+        return None
+    rows = load_rows(task, study.data, splits[2])
+    drawn = draw_rows(rows.rows, task, study.dev_examples)
+    return examples_of(loaded.checkpoint, task, drawn, study.max_length, rows.source)
 
 
 def _drawn(job: Job) -> Drawn:

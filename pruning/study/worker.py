@@ -42,7 +42,7 @@ def execute(job: Job) -> None:
         started, cpu = time.monotonic(), time.process_time()
         try:
             job.work.mkdir(parents=True, exist_ok=True)
-            write_json(job.work / "starts.json", {"run": job.run, "starts": job.starts + 1})
+            write_json(folder.starts_file(step, job.identity), {"run": job.run, "starts": job.starts + 1})
             made = study_steps.JOBS[step.kind](job)
             result = {name: value for name, value in made.result.items() if name != "step"}
             seconds = round(time.monotonic() - started, 3)

@@ -194,10 +194,38 @@
         el("b", {}, "p = " + probability), " · " + why,
         el("span", { className: "quiet" }, " · example " + input.example + (input.source ? ", " + input.source : "")),
       ),
-      el("div", { className: "map-tools" }, larger, strongest(map)),
+      el("div", { className: "map-tools" }, larger, asArray(map), strongest(map)),
       readout,
     );
     return figure;
+  }
+
+  // What numpy.load reads: the cells that the page has, float32, rows first. In the link itself, so that the page stays
+  // one file that can be sent.
+  function asArray(map) {
+    const n = data.inputs[map.input].tokens.length;
+    const about = "{'descr': '<f4', 'fortran_order': False, 'shape': (" + map.side + ", " + map.side + "), }";
+    const start = Math.ceil((10 + about.length + 1) / 64) * 64;
+    const file = new Uint8Array(start + 4 * map.side * map.side);
+    const view = new DataView(file.buffer);
+    const head = "\x93NUMPY\x01\0\0\0" + about.padEnd(start - 11) + "\n";
+    for (let i = 0; i < start; i++) file[i] = head.charCodeAt(i);
+    view.setUint16(8, start - 10, true);
+    cellsOf(map).forEach((cell, i) => view.setFloat32(start + 4 * i, (cell / 255) * map.peak, true));
+    let text = "";
+    for (const byte of file) text += String.fromCharCode(byte);
+    const source = data.inputs[map.input].source.replace(/[^\w.-]+/g, "-");
+    const name = [source, map.kind, "layer", map.layer, "head", map.head, "example", data.inputs[map.input].example];
+    const averaged = map.side < n ? ", averaged from " + n + " tokens a side to " + map.side : "";
+    return el(
+      "a",
+      {
+        href: "data:application/octet-stream;base64," + btoa(text),
+        download: name.filter((part) => part !== "").join("-") + ".npy",
+        title: "for numpy.load, to within 0.3% of the map's largest cell" + averaged,
+      },
+      ".npy",
+    );
   }
 
   // The table behind the picture.

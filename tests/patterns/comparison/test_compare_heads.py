@@ -173,6 +173,7 @@ def compared(home: Path, *names: str, **options: Any) -> Any:
 def test_only_the_layer_that_was_changed_differs(home: Path, tmp_path: Path) -> None:
     done = compared(home, "one", "other", output=tmp_path / "out")
     frame = done.to_frame()
+    pd.testing.assert_frame_equal(done.to_dataset().to_pandas(), frame, check_dtype=False)
     below = frame[frame["layer"] < 2]
     assert (below["agreement"] == 1).all()
     assert (below["js_distance"] == 0).all()
