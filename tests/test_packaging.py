@@ -14,6 +14,7 @@ from importlib.metadata import packages_distributions
 from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -263,4 +264,7 @@ def test_the_benchmark_runs_and_writes_ratios(tmp_path: Path) -> None:
     for name in seconds.keys() & ratios.keys():
         assert ratios[name] == pytest.approx(seconds[name] / seconds["forward"], rel=0.02)
     assert len(result["bars"]) > 5
-    assert all(ratios[name] >= 0 for name in result["bars"])
+    assert all(ratios[name] >= 0 for name in result["bars"] if name != "measure_extra")
+    assert np.isfinite(
+        ratios["measure_extra"]
+    )  # a difference, in which noise may be more than what is measured
