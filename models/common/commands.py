@@ -126,6 +126,7 @@ def _guarded(function: Callable[..., None], after: str) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
         asked = {name: bool(kwargs.pop(name, False)) for name in _OF_ALL}
+        share_the_machine()  # only where something is done: to look for a quota takes as long as all of --help
         try:
             with _talking(asked["quiet"], asked["verbose"]):
                 function(*args, **kwargs)
@@ -211,7 +212,6 @@ def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
                 stream.reconfigure(errors="backslashreplace")
         quiet_libraries()
         keep_freed_memory()
-        share_the_machine()
         # A scheduler's SIGTERM must clean up as Ctrl-C does; by default Python would just be gone.
         signal.signal(signal.SIGTERM, _terminate)
         hangup = getattr(signal, "SIGHUP", None)  # a terminal that was closed; under nohup it is ignored

@@ -14,6 +14,7 @@ from models.common.errors import HeadscopeError
 from models.common.files import disk_is_full, reason, write_json
 from models.common.memory import keep_freed_memory
 from models.common.session import SESSION
+from models.common.threads import share_the_machine
 
 from . import steps as study_steps
 from .backends import end_with
@@ -32,6 +33,7 @@ def execute(job: Job) -> None:
     quiet_libraries()
     if os.getpid() != job.parent:  # a worker's process is ours
         keep_freed_memory()
+        share_the_machine()  # a worker on another machine of a cluster has not inherited it
         SESSION.set(job.session)
     if os.getppid() == job.parent:
         end_with(job.parent)
