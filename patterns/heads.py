@@ -119,7 +119,7 @@ def classify_heads(
     measuring = Measuring(anatomy, tokenizer, kinds, len(inputs), norms) if measure else None
     with part(f"heads classified on {len(inputs):,} examples"):
         _look(model, tokenizer, anatomy, inputs, ids, seen, batch_size, sink, progress, measuring)
-    _check_finite(probabilities, ids)
+    check_finite(probabilities, ids)
     return HeadPatterns(
         labels=_labels(probabilities, seen.empty),
         probabilities=probabilities,
@@ -343,10 +343,18 @@ def _classifiers(
     return chosen
 
 
-def _check_finite(probabilities: Mapping[str, npt.NDArray[np.float32]], ids: npt.NDArray[np.int64]) -> None:
-    """Refuse NaN, which would otherwise be counted as the first pattern."""
-    for kind, found in probabilities.items():
-        broken = np.argwhere(~np.isfinite(found).all(axis=-1))
+def check_finite(seen: Mapping[str, npt.NDArray[np.float32]], ids: npt.NDArray[np.int64]) -> None:
+    """Refuse NaN, which would otherwise be counted as the first pattern, or as a map that is zero in every cell.
+
+    Args:
+        seen: by kind, what was made of each map, ``[E, L, H, ...]``.
+        ids: of the inputs.
+
+    Raises:
+        InputError: some are not finite.
+    """
+    for kind, found in seen.items():
+        broken = np.argwhere(~np.isfinite(found).all(axis=tuple(range(3, found.ndim))))
         if len(broken):
             example, layer, head = broken[0]
             raise InputError(
@@ -373,19 +381,25 @@ def _empty_warnings(empty: Mapping[str, npt.NDArray[np.bool_]], examples: int) -
     return messages
 
 
-def _input_warnings(
-    inputs: Sequence[Encoded], limit: int, classifiers: Mapping[str, PatternClassifier]
-) -> list[str]:
+def length_warnings(inputs: Sequence[Encoded], limit: int, fewest: int, why: str = ",") -> list[str]:
+    """Say how many inputs were cut to `limit` tokens, and how many had fewer than `fewest` and were left out."""
     messages = []
     if cut := sum(encoded.truncated for encoded in inputs):
         messages.append(
             f"{cut} of {len(inputs)} examples had more than {limit} tokens and were cut to {limit}."
         )
-    if short := sum(len(encoded) < MIN_TOKENS for encoded in inputs):
+    if short := sum(len(encoded) < fewest for encoded in inputs):
         messages.append(
-            f"{short} of {len(inputs)} examples had fewer than {MIN_TOKENS} tokens, too few for a pattern, "
-            "and were left out."
+            f"{short} of {len(inputs)} examples had fewer than {fewest} tokens{why} and were left out."
         )
+    return messages
+
+
+def _input_warnings(
+    inputs: Sequence[Encoded], limit: int, classifiers: Mapping[str, PatternClassifier]
+) -> list[str]:
+    messages = length_warnings(inputs, limit, MIN_TOKENS, ", too few for a pattern,")
+    short = sum(len(encoded) < MIN_TOKENS for encoded in inputs)
     if (left := len(inputs) - short) < FEW_EXAMPLES:
         messages.append(
             f"{left} {'example is' if left == 1 else 'examples are'} few: the interval of the interpretable ratio, "

@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 from models.common.errors import InputError
-from models.common.terminal import print_table
+from models.common.terminal import console_of, print_table
 from models.common.words import interval, percent
 
 from .taxonomy import ABBREVIATIONS, COLOURS, COLOURS_OF_16, INTERPRETABLE, KINDS, PATTERNS, TITLES, Pattern
@@ -67,7 +67,7 @@ def print_patterns(
     Raises:
         InputError: a column is missing, a value is out of range, or shares do not sum to one.
     """
-    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    console = console_of(file, width)
     few = console.color_system not in ("256", "truecolor")
     console.push_theme(Theme(_styles(COLOURS_OF_16 if few else COLOURS)))
 
@@ -104,7 +104,7 @@ def print_roles(
     """
     from .measures.words import COLUMN_OF, NOTES, ROLE_TITLES, chance_in
 
-    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    console = console_of(file, width)
     for kind, frame in measurements.groupby("kind", sort=False):
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
         table.add_column("role", no_wrap=True)

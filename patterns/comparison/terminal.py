@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import IO
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from models.common.terminal import print_table
+from models.common.terminal import console_of, number_table, print_table
 from models.common.words import percent
 
 from ..taxonomy import PATTERNS, TITLES, Pattern
@@ -29,7 +27,7 @@ def print_comparison(
         file: where to print; standard output if not given.
         width: of the terminal, in characters; found out if not given.
     """
-    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    console = console_of(file, width)
     for pair in summary["pairs"]:
         for (kind, found), words in zip(pair["maps"].items(), pair_words(pair), strict=True):
             console.print(Text(words, "bold"))
@@ -50,7 +48,7 @@ def print_comparison(
 
 
 def _transitions(found: KindChanges) -> Table:
-    table = _table("", *(_SHORT[pattern] for pattern in PATTERNS))
+    table = number_table("", *(_SHORT[pattern] for pattern in PATTERNS))
     for pattern in PATTERNS:
         cells = found["transitions"][pattern.value]
         table.add_row(
@@ -66,7 +64,7 @@ def _transitions(found: KindChanges) -> Table:
 
 
 def _measurements(found: KindChanges) -> Table:
-    table = _table("mean over heads and inputs", "before", "after", "change", "[95%]")
+    table = number_table("mean over heads and inputs", "before", "after", "change", "[95%]")
     for name, one in found["measurements"].items():
         low, high = one["ci95"]
         if one["change"] is None or one["a"] is None or one["b"] is None:
@@ -79,12 +77,4 @@ def _measurements(found: KindChanges) -> Table:
             f"{one['change']:+.3f}",
             "" if low is None or high is None else f"[{low:+.3f}, {high:+.3f}]",
         )
-    return table
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column(first, no_wrap=True)
-    for other in others:
-        table.add_column(other, justify="right", no_wrap=True)
     return table

@@ -16,11 +16,11 @@ from models.common.errors import InputError
 from models.common.placement import home_of
 from models.common.progress import progress_bar
 from models.tap import Block, observe
-from models.tasks.inputs import Encoded, TextPair, as_texts, batches, feed, padding_of
+from models.tasks.inputs import TextPair, as_texts, batches, feed, padding_of
 from models.tasks.rows import Row, row_ids
 from models.tasks.task import Task, task_named
 
-from ..heads import check_sizes, model_warnings
+from ..heads import check_finite, check_sizes, length_warnings, model_warnings
 from ..maps.attention import ValueNorms, check_kinds
 from ..maps.images import resampling_matrices
 from ..taxonomy import KINDS
@@ -194,7 +194,7 @@ def cross_attention(
             seen.start(positions, tensors, special)
             model(**tensors)
             bar.update(len(positions))
-    _check_finite(seen, ids)
+    check_finite(seen.images, ids)
     return CrossAttention(
         measured=seen.measured,
         mean_maps={kind: _mean(images) for kind, images in seen.images.items()},
@@ -202,7 +202,7 @@ def cross_attention(
         n_tokens=np.array([len(encoded) for encoded in inputs]),
         warnings=(
             *fed.warnings,
-            *_input_warnings(fed.inputs, fed.limit),
+            *length_warnings(fed.inputs, fed.limit, FEWEST),
             *model_warnings(model, anatomy, kinds),
             FEEDING,
             *_empty_warnings(seen.measured),
@@ -283,31 +283,6 @@ def _mean(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return the mean ``[L, H, SIDE, SIDE]`` of the maps that are not zero in every cell, 0 where there is none."""
     there = (images.sum(axis=(-2, -1)) > 0).sum(axis=0)
     return (images.sum(axis=0, dtype=np.float64) / np.maximum(there, 1)[..., None, None]).astype(np.float32)
-
-
-def _check_finite(seen: _Measuring, ids: npt.NDArray[np.int64]) -> None:
-    """Refuse what weights that are broken give, which is no map that is zero in every cell."""
-    for kind, images in seen.images.items():
-        broken = np.argwhere(~np.isfinite(images).all(axis=(-2, -1)))
-        if len(broken):
-            example, layer, head = broken[0]
-            raise InputError(
-                f"{len(broken)} {kind} maps are not finite, first layer {layer}, head {head} on example "
-                f"{ids[example]}: the model's weights are broken or overflow; load it in float32."
-            )
-
-
-def _input_warnings(inputs: Sequence[Encoded], limit: int) -> list[str]:
-    messages = []
-    if cut := sum(encoded.truncated for encoded in inputs):
-        messages.append(
-            f"{cut} of {len(inputs)} examples had more than {limit} tokens and were cut to {limit}."
-        )
-    if short := sum(len(encoded) < FEWEST for encoded in inputs):
-        messages.append(
-            f"{short} of {len(inputs)} examples had fewer than {FEWEST} tokens, and were left out."
-        )
-    return messages
 
 
 def _empty_warnings(measured: Mapping[str, npt.NDArray[np.float32]]) -> list[str]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import IO
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from models.common.terminal import print_table
+from models.common.terminal import console_of, number_table, print_table
+from models.common.words import p_words
 
 from ..permutation import UNTESTABLE
 from .records import AblationSummary
-from .words import headline, number_words, p_words
+from .words import headline, number_words
 
 
 def print_ablation(
@@ -26,7 +24,7 @@ def print_ablation(
         file: where to print; standard output if not given.
         width: of the terminal, in characters; found out if not given.
     """
-    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    console = console_of(file, width)
     console.print(Text(headline(summary)))
     console.print(Text(summary["notes"]["how"]))
     console.print()
@@ -37,7 +35,7 @@ def print_ablation(
             "bold",
         )
     )
-    table = _table("group", "heads", "drop", "random", "[95%]", "p", "verdict")
+    table = number_table("group", "heads", "drop", "random", "[95%]", "p", "verdict")
     for one in summary["found"]:
         test, random = one["together"], one["together"]["random"]
         table.add_row(
@@ -59,7 +57,7 @@ def print_ablation(
                 "bold",
             )
         )
-        table = _table("group", "drop", "others", "by layers", "difference", "[95%]", "p", "verdict")
+        table = number_table("group", "drop", "others", "by layers", "difference", "[95%]", "p", "verdict")
         for one in summary["found"]:
             if (each := one["one_by_one"]) is None:
                 continue
@@ -88,11 +86,3 @@ def _bounds(ends: list[float] | list[float | None] | None) -> str:
     if ends is None or None in ends:
         return ""
     return f"[{number_words(ends[0])}, {number_words(ends[1])}]"
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column(first, no_wrap=True)
-    for other in others:
-        table.add_column(other, justify="right", no_wrap=True)
-    return table

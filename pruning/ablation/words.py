@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
+from models.common.words import count_words, p_equals, p_words
+
 from ..permutation import HIGHER, LOWER, UNTESTABLE
 from .records import AblationSummary, GroupRecord, Tested
 
 
 def label(one: GroupRecord) -> str:
     """``norm: vertical (12 heads)``."""
-    return f"{one['kind']}: {one['title']} ({heads_words(one['heads'])})"
-
-
-def heads_words(number: int) -> str:
-    """``1 head``, ``2 heads``."""
-    return f"{number} head{'' if number == 1 else 's'}"
-
-
-def p_words(p: float | None) -> str:
-    """`0.0321` as `.032`."""
-    if p is None:
-        return "-"
-    return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+    return f"{one['kind']}: {one['title']} ({count_words(one['heads'], 'head')})"
 
 
 def number_words(value: float | None) -> str:
@@ -42,13 +32,13 @@ def together_words(one: GroupRecord, metric: str) -> str:
     if random is None:
         return f"{name}: {UNTESTABLE}, {test['why']}."
     said = (
-        f"{name}: closing all {heads_words(one['heads'])} costs {number_words(test['drop'])} {metric}; random sets of "
-        f"as many in the same layers cost {number_words(random['mean'])} on average, 95% of them "
+        f"{name}: closing all {count_words(one['heads'], 'head')} costs {number_words(test['drop'])} {metric}; random "
+        f"sets of as many in the same layers cost {number_words(random['mean'])} on average, 95% of them "
         f"{number_words(random['ci95'][0])} to {number_words(random['ci95'][1])}"
     )
     if test["verdict"] == UNTESTABLE:
         return f"{said}; whether that is more than chance is {UNTESTABLE}: {test['why']}."
-    return f"{said}: {_BESIDE.get(test['verdict'], _BESIDE[''])} (p {_equals(test['p_holm'])})."
+    return f"{said}: {_BESIDE.get(test['verdict'], _BESIDE[''])} (p {p_equals(test['p_holm'])})."
 
 
 def alone_words(one: GroupRecord, metric: str) -> str:
@@ -67,7 +57,7 @@ def alone_words(one: GroupRecord, metric: str) -> str:
     return (
         f"{said}; {number_words(test['by_layers'])} of the difference are explained by the layers in which they lie, "
         f"and the rest is {number_words(test['difference'])} [{number_words(low)}, {number_words(high)}]: "
-        f"{_EACH.get(test['verdict'], _EACH[''])} (p {_equals(test['p_holm'])})."
+        f"{_EACH.get(test['verdict'], _EACH[''])} (p {p_equals(test['p_holm'])})."
     )
 
 
@@ -81,11 +71,6 @@ _EACH = {
     LOWER: "less than the other heads of their layers",
     "": "no difference shown to the other heads of their layers",
 }
-
-
-def _equals(p: float | None) -> str:
-    words = p_words(p)
-    return f"< {words[1:]}" if words.startswith("<") else f"= {words}"
 
 
 def headline(summary: AblationSummary) -> str:

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from models.common.drawing import RGB, SMALL, Legend, Page, Swatch, page_width, text_style, text_width
 from models.common.errors import InputError
 from models.common.palette import ALWAYS, FAINT, GREY, INK, NEVER
-from models.common.words import interval
+from models.common.words import count_words, interval
 from patterns.figures import draw_bar, draw_whisker, pattern_key, plain_ticks, tick_positions
 from patterns.tables import check_distributions
 from patterns.taxonomy import INTERPRETABLE
@@ -24,7 +24,6 @@ from ..stability import survival_mean
 from ..survivors import super_survivors
 from .summary import Patterns
 from .survivor_patterns import PatternComparison, Side, SideName
-from .terminal import count_words
 
 SURVIVAL_FIGURE, PATTERNS_FIGURE = "survival", "patterns"
 _WIDTH = 6.9  # inches: the text width of a two-column page
