@@ -78,14 +78,19 @@ node_modules/axe-core/axe.min.js:
 test-slow: $(VENV)/all.stamp node_modules/axe-core/axe.min.js
 	$(BIN)/python -m pytest -m slow
 
-# Label Studio wants other versions of many packages, so it has an environment of its own.
-$(LABEL_STUDIO)/stamp: locks/label-studio.txt
-	@$(PYTHON) -m venv $(LABEL_STUDIO)
+# Label Studio and its client want other versions of many packages, so they have an environment of their own, on top of
+# the first: what has the same version there, torch above all, is not installed again.
+$(LABEL_STUDIO)/stamp: locks/label-studio.txt pyproject.toml $(VENV)/all.stamp
+	@$(PYTHON) -m venv --clear $(LABEL_STUDIO)
+	@$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> $$($(LABEL_STUDIO)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/below.pth
 	@$(LABEL_STUDIO)/bin/python $(PIP_INSTALL) --require-hashes --requirement $<
+	@$(LABEL_STUDIO)/bin/python -m pip uninstall -q --yes attr  # its attr.py would hide the attrs of the first environment
 	@touch $@
 
-test-services: $(VENV)/all.stamp $(LABEL_STUDIO)/stamp
-	HEADSCOPE_LABEL_STUDIO="$(LABEL_STUDIO)/bin/label-studio" $(BIN)/python -m pytest -m label_studio
+test-services: $(LABEL_STUDIO)/stamp
+	HEADSCOPE_LABEL_STUDIO="$(LABEL_STUDIO)/bin/label-studio" \
+		$(LABEL_STUDIO)/bin/python -m pytest -m "label_studio or not slow" tests/annotations/label_studio
 
 # A second type checker, which brings a Node.js of its own.
 test-types: $(VENV)/all.stamp
@@ -108,7 +113,8 @@ lock: $(UV)
 		--extra types --output-file locks/all.txt
 	@$(COMPILE) pyproject.toml --group build --extra dev --constraint locks/all.txt --output-file locks/dev.txt
 	@$(COMPILE) pyproject.toml --group build --extra demo --constraint locks/all.txt --output-file locks/demo.txt
-	@$(COMPILE) locks/label-studio.in --output-file locks/label-studio.txt
+	@$(COMPILE) pyproject.toml locks/label-studio.in --group build --extra dev --extra browser --extra label-studio \
+		--output-file locks/label-studio.txt
 
 # The two ends of the ranges, each in an environment that is made anew.
 test-lowest: RESOLUTION := lowest-direct

@@ -1,6 +1,7 @@
 """Annotated maps: load them from any known layout, look at them, merge, split, and save them as Parquet."""
 
 import hashlib
+import tempfile
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.common.errors import InputError
+from models.common.hub import check_repository, publish
 from models.common.outputs import Output
 from models.common.provenance import SourceRecord, source_record
 from patterns import Pattern
@@ -286,6 +288,24 @@ class AnnotatedMaps:
             text = readme(kinds, self._labels, self._annotations["annotator"], self._passes)
             write_passes(temporary, self._passes)
             (temporary / "README.md").write_text(text, encoding="utf-8")
+
+    def push_to_hub(self, repo: str, private: bool | None = None) -> str:
+        """Put what :meth:`save` writes into a data set repository of the Hub, from which ``load_dataset`` reads it.
+
+        Args:
+            repo: ORG/NAME; made if it is not there.
+            private: whether a new one is; None: as the organisation has it.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InputError: nobody is logged in to the Hub, or it does not take it.
+        """
+        check_repository(repo, "push_to_hub")
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(Path(folder) / "maps")
+            return publish(Path(folder) / "maps", repo, "dataset", "push_to_hub", private)
 
 
 _KNOWN_LAYOUTS = (

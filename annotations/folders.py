@@ -77,15 +77,39 @@ def _add_annotations(folder: Path, kinds: dict[str, str], annotations: pd.DataFr
     new = new[~twice]
     if len(new):
         both = pd.concat([there, new], ignore_index=True) if len(there) else new
-        with atomic_file(folder / ANNOTATIONS) as temporary:
-            table = pa.Table.from_pandas(both, ANNOTATION_SCHEMA, preserve_index=False)
-            pq.write_table(table.replace_schema_metadata(), temporary, write_page_checksum=True)
-        _write_readme(folder, kinds, both)
+        _write_annotations(folder, kinds, both)
     before, after = votes(there), votes(pd.concat([there, new], ignore_index=True) if len(there) else new)
     replaced = sum(
         after[id][annotator] != label for id, one in before.items() for annotator, label in one.items()
     )
     return AddedSummary(len(new), known, replaced, {why: n for why, n in left.items() if n})
+
+
+def withdraw_annotations(folder: str | Path, annotations: pd.DataFrame) -> int:
+    """Take labels out of the ``annotations.parquet`` of a folder, bring its ``README.md`` up to date, and count them.
+
+    Args:
+        folder: as in :func:`add_annotations`.
+        annotations: those to go, by id, annotator, label and time; what the folder does not hold is no matter.
+    """
+    folder = Path(folder)
+    kinds, key = read_kinds(folder), ["id", "annotator", "label", "time"]
+    lock = locked(folder, wait=_PATIENCE)
+    try:
+        there = normalized(read_annotations(folder / ANNOTATIONS), kinds)
+        gone = there.set_index(key).index.isin(annotations.set_index(key).index)
+        if gone.any():
+            _write_annotations(folder, kinds, there[~gone])
+        return int(gone.sum())
+    finally:
+        lock.release()
+
+
+def _write_annotations(folder: Path, kinds: dict[str, str], annotations: pd.DataFrame) -> None:
+    with atomic_file(folder / ANNOTATIONS) as temporary:
+        table = pa.Table.from_pandas(annotations, ANNOTATION_SCHEMA, preserve_index=False)
+        pq.write_table(table.replace_schema_metadata(), temporary, write_page_checksum=True)
+    _write_readme(folder, kinds, annotations)
 
 
 def add_maps(folder: str | Path, rows: Sequence[MapRow]) -> None:

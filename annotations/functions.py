@@ -82,6 +82,9 @@ class SampleOptions(TypedDict, total=False):
     max_length: int
     seed: int
     device: str
+    dtype: str
+    device_map: str | None
+    stack: str | None
     overwrite: bool
 
 
@@ -225,6 +228,7 @@ class ExportOptions(TypedDict, total=False):
     format: str
     pictures: bool
     overwrite: bool
+    push_to_hub: str | None
 
 
 def export_maps(folder: Path | str, output: Path | str, **options: Unpack[ExportOptions]) -> Exported:
@@ -295,6 +299,7 @@ class TrainOptions(TypedDict, total=False):
     folds: int
     note: str
     overwrite: bool
+    push_to_hub: str | None
     epochs: int
     batch_size: int
     learning_rate: float

@@ -36,15 +36,18 @@ from models.common.files import write_json
 from models.common.memory import keep_freed_memory
 from models.common.provenance import provenance
 from models.tap import observe
+from models.tasks.inputs import Encoded
 from patterns.classifier.network import load_classifier
 from patterns.heads import Classification
-from patterns.maps.attention import ValueNorms, attention_maps
+from patterns.maps.attention import SharedValueNorms, ValueNorms, attention_maps
+from patterns.measures.observing import Measuring
 from patterns.taxonomy import KINDS, PATTERNS
 
 BATCH = 8
 BARS = {
     "maps": ("at most", 1.25),
     "classify": ("at most", 1.8),
+    "measure_extra": ("at most", 0.05),
     "full_tensor_norms": ("at least", 15.0),
     "extra_memory_in_layers": ("at most", 3.0),
     "page_faults_kept": ("at most", 0.2),
@@ -81,6 +84,38 @@ def classification(model: Any, batch: dict[str, torch.Tensor]) -> Callable[[], N
     return run
 
 
+def tokenizer() -> Any:
+    """One of numbers, which says what measurements ask of a tokenizer; every seventh token is a full stop."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102}
+    words |= {str(i) if i % 7 else f".{'.' * (i // 7)}": i for i in range(1000, 30000)}
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, "[UNK]")), **names)
+
+
+def measurement(model: Any, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
+    """The same with --measure."""
+    anatomy = anatomy_of(model)
+    norms = SharedValueNorms(anatomy)
+    shape = (BATCH, anatomy.n_layers, anatomy.n_heads, len(PATTERNS))
+    kept = {kind: np.empty(shape, dtype=np.float32) for kind in KINDS}
+    seen = Classification(anatomy, {kind: load_classifier(kind) for kind in KINDS}, kept, value_norms=norms)
+    measuring = Measuring(anatomy, tokenizer(), KINDS, BATCH, norms)
+    n = batch["input_ids"].shape[1]
+    members = [Encoded(ids.tolist(), None, (n // 2, n - 1), False) for ids in batch["input_ids"]]
+
+    def run() -> None:
+        seen.start(list(range(BATCH)), batch["attention_mask"].sum(dim=1))
+        measuring.start(list(range(BATCH)), members)
+        with observe(model, seen), measuring.watching(model):
+            model(**batch)
+
+    return run
+
+
 def forward_ratios(small: bool, repeats: int) -> dict[str, Any]:
     model, batch = build(small, 16 if small else 128)
     eager, _ = build(small, 16)
@@ -107,10 +142,12 @@ def forward_ratios(small: bool, repeats: int) -> dict[str, Any]:
                 "maps_streamed": streamed,
                 "maps": lambda: attention_maps(model, batch),
                 "classify": classification(model, batch),
+                "measure": measurement(model, batch),
             },
             repeats,
         )
-    return {"seconds": medians, "ratios": {name: s / medians["forward"] for name, s in medians.items()}}
+    ratios = {name: s / medians["forward"] for name, s in medians.items()}
+    return {"seconds": medians, "ratios": ratios | {"measure_extra": ratios["measure"] - ratios["classify"]}}
 
 
 def norm_speedup(small: bool, repeats: int) -> float:

@@ -104,9 +104,7 @@ def batches(
         joined = [a if b is None else f"{a}\n{b}" for a, b in texts]
         rows = [{"input_ids": row} for row in tokens(joined, **limits)["input_ids"] if len(row) > 1]
     else:
-        ids = tokens(
-            [a for a, _ in texts], [b or "" for _, b in texts], return_token_type_ids=True, **limits
-        )
+        ids = tokens([a for a, _ in texts], [b or "" for _, b in texts], return_token_type_ids=True, **limits)
         for (_, second), row, segments in zip(texts, ids["input_ids"], ids["token_type_ids"], strict=True):
             if second is None:  # an empty second text leaves one [SEP] too many
                 row, segments = row[:-1], segments[:-1]

@@ -18,6 +18,8 @@ from .common.errors import HeadError, HeadscopeError, InputError
 from .common.files import reason
 from .common.hub import hub_answers, stored_file
 from .common.internals import loading_report, raw_config
+from .common.placement import is_quantised
+from .common.progress import timed
 from .common.reading import file_digest
 from .saving import check_weights, read_model
 from .stored import (
@@ -67,6 +69,17 @@ class Checkpoint:
     """Digests of a folder's other files, such as its configuration and its tokenizer, by name."""
 
 
+def _told(loaded: Checkpoint) -> str:
+    """Say what was loaded, from where."""
+    model = loaded.model
+    commit = f", revision {loaded.revision}" if loaded.revision else ""
+    return (
+        f"{type(model).__name__} loaded from the {'folder' if loaded.sha256 else 'Hub'}: {loaded.name}{commit}, "
+        f"{sum(one.numel() for one in model.parameters()):,} parameters, {model.dtype}, on {model.device}"
+    )
+
+
+@timed(_told)
 def load_checkpoint(
     name: str,
     revision: str | None = None,
@@ -75,12 +88,14 @@ def load_checkpoint(
     task: str | Task | None = None,
     dtype: str = "float32",
     device_map: str | None = None,
+    quantised: bool = False,
 ) -> Checkpoint:
     """Load a model, compacted or not, and its tokenizer: the base model, or with `task` the one with its head.
 
     The model is what its files say, or refused: see :mod:`models.stored`. The precision is float32 unless another of
     :data:`DTYPES` is asked for: bfloat16 moves attention probabilities by up to 0.09. With a `device_map`, one of
     :data:`DEVICE_MAPS`, accelerate spreads the model over what devices and memory there are; `device` is not used.
+    A `quantised` model is read only if that is allowed, and without a head: it can be looked at, and no more.
 
     Raises:
         UnsupportedModelError: the model's family is not supported (found out before any weights are read).
@@ -112,21 +127,30 @@ def load_checkpoint(
             check_counts(raw, where)
         config = AutoConfig.from_pretrained(name, **source)
         family_of(config)
-        if getattr(config, "quantization_config", None):
+        in_bits = bool(getattr(config, "quantization_config", None))
+        if in_bits and (task is not None or not quantised):
             raise InputError(
-                f"--model {name} is quantized; give the model in full precision, or load it yourself and give it to "
-                "patterns.classify_heads."
+                f"--model {name} is quantized; give the model in full precision: what is quantized is only looked at "
+                "(classify-heads, annotate-maps sample, compare-survivors), and neither pruned nor trained."
             )
         check_config(raw, where, task is not None)
         settle(config, raw, where)
         if task is not None:
             _settle_head(config, raw, task, name)
-        model, report = _read(name, folder, config, raw, task is not None, source, dtype, device_map)
+        placing: str | dict[str, Any] | None = device_map
+        if in_bits and not device_map:  # such a model is made where it stays
+            placing = {"": device}
+        model, report = _read(name, folder, config, raw, task is not None, source, dtype, placing)
     except HeadscopeError:
         raise
     except Exception as error:  # a corrupt file shows as almost any type: the library passes all of them on
         raise InputError(_no_model(name, folder, source["local_files_only"], error)) from error
     _check_report(name, model, report, task)
+    if in_bits and not any(map(is_quantised, model.modules())):
+        raise InputError(
+            f"--model {name} says in its config that it is quantized, but the installed libraries have read it as if "
+            "it were not; give the model in full precision."
+        )
     tokenizer = load_tokenizer(name, raw, **source)
     if task is not None:
         try:
@@ -139,7 +163,7 @@ def load_checkpoint(
         tokenizer.model_input_names = kept
     model.eval()
     return Checkpoint(
-        model=model if device_map else model.to(device),
+        model=model if placing else model.to(device),
         tokenizer=tokenizer,
         name=name,
         revision=getattr(model.config, "_commit_hash", None) or revision,
@@ -157,7 +181,7 @@ def _read(
     headed: bool,
     source: dict[str, Any],
     dtype: str,
-    device_map: str | None,
+    device_map: str | dict[str, Any] | None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return a model and the library's report of what its files lack, or hold besides.
 
@@ -169,7 +193,7 @@ def _read(
         headed: whether it is loaded with its classification head.
         source: from where the library may read.
         dtype: one of :data:`DTYPES`.
-        device_map: one of :data:`DEVICE_MAPS`, or None.
+        device_map: one of :data:`DEVICE_MAPS`, or the library's own kind, or None.
     """
     from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTextEncoding
 
@@ -191,7 +215,7 @@ def _read(
     if folder is not None:
         check_files(folder, f"--model {name}")
         try:
-            check_weights(folder, config)
+            check_weights(folder, config, plain=not getattr(config, "quantization_config", None))
         except InputError as error:
             raise InputError(f"--model {name}: {error}") from error
     settings: dict[str, Any] = {
@@ -374,9 +398,14 @@ def _digests(folder: Path) -> dict[str, str]:
     return {path.name: file_digest(path) for path in files if path.stat().st_size <= _LARGEST_SETTINGS}
 
 
+def precision_of(model: PreTrainedModel) -> str:
+    """Return the name of the precision in which a model computes, such as ``float32``."""
+    return str(model.dtype).removeprefix("torch.")
+
+
 def count_parameters(model: PreTrainedModel) -> int:
     """Return the number of parameters, embeddings included."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    return int(model.num_parameters())  # the library knows how many there are in a byte
 
 
 class ModelRecord(TypedDict):

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from .checkpoints import Checkpoint
 from .common.errors import InputError
+from .common.progress import progress_bar
 from .tasks import metrics
 from .tasks.inputs import Encoded, as_texts, batches, feed
 from .tasks.rows import Row, class_ids, row_number, targets_of
@@ -125,17 +126,13 @@ def predict(
     Raises:
         InputError: `batch_size` is less than 1.
     """
-    from tqdm import tqdm
-
     logits = np.empty((len(examples), len(examples.classes)), dtype=np.float32)
     was_training = model.training
     model.eval()
     try:
         with (
             torch.inference_mode(),
-            tqdm(
-                total=len(examples), unit="example", desc="evaluating", disable=None if progress else True
-            ) as bar,
+            progress_bar(total=len(examples), unit="example", what="evaluating", shown=progress) as bar,
         ):
             for positions, batch in examples.batches(batch_size, device=model.device):
                 del batch["labels"]

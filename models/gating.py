@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -44,9 +44,20 @@ class _Site:
             )
 
 
+Instead = Callable[[int], torch.Tensor | None]
+"""Called with a layer; returns what a closed gate lets through in the place of a head's output, a tensor that
+broadcasts to the input of the layer's output projection, ``[B, n, H * d_head]`` (of a compacted model the H heads that
+are left), or None for zeros."""
+
+
 @contextmanager
 def gated(
-    model: PreTrainedModel, heads: Any | None = None, mlps: Any | None = None, *, stack: str | None = None
+    model: PreTrainedModel,
+    heads: Any | None = None,
+    mlps: Any | None = None,
+    *,
+    stack: str | None = None,
+    instead: Instead | None = None,
 ) -> Iterator[Anatomy]:
     """Multiply head and MLP outputs by gates in every forward pass inside the block.
 
@@ -61,6 +72,8 @@ def gated(
             gradient of a loss summed over examples is each example's own. None: heads are left alone.
         mlps: ``[L]`` or ``[B, L]``, likewise.
         stack: of an encoder-decoder, whose heads and MLPs, see :func:`models.anatomy_of`.
+        instead: what closed head gates let through; nothing if None. A gate of g passes g times the head's own output
+            and 1 - g times this.
 
     Gates of a compacted model have the shape that they had for the whole one; those of what is gone are ignored,
     and their gradient is 0 (None if nothing is left for any of these gates to act on).
@@ -73,15 +86,55 @@ def gated(
         InputError: gates of the wrong shape, not finite or outside [0, 1]; gradient checkpointing is on.
         TapError: a forward pass did not run a gated module exactly once a layer.
     """
-    anatomy = anatomy_of(model, stack)
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        raise InputError("gated() needs each layer to run once: call model.gradient_checkpointing_disable().")
+    anatomy = _separate(model, stack)
     head_gates = _gates("heads", heads, (anatomy.n_layers, anatomy.n_heads), model)
     mlp_gates = _gates("mlps", mlps, (anatomy.n_layers,), model)
     if mlp_gates is not None and not anatomy.mlps:
         raise InputError(
             "mlps: the MLPs of a decoder belong to its own layers; gate them with stack='decoder'."
         )
+    hooks: list[_Hooked] = []
+    if head_gates is not None:
+        before = partial(_before, anatomy.kept, head_gates, instead)
+        hooks.append(("attention", anatomy.outputs, anatomy.kept, before))
+    if mlp_gates is not None:
+        hooks.append(("MLP", anatomy.mlp_ends, anatomy.kept_mlps, partial(_after, mlp_gates)))
+    with _counted(anatomy, hooks):
+        yield anatomy
+
+
+@contextmanager
+def head_outputs(
+    model: PreTrainedModel, see: Callable[[int, torch.Tensor], None], *, stack: str | None = None
+) -> Iterator[Anatomy]:
+    """Call ``see(layer, z)`` for every attention layer of every forward pass inside the block.
+
+    ``z [B, n, H * d_head]`` is what enters the layer's output projection: its heads' outputs side by side, padded
+    positions included; of a compacted model those of the heads that are left, and nothing of a layer without any.
+
+    Raises:
+        UnsupportedModelError, InputError, TapError: as :func:`gated`.
+    """
+    anatomy = _separate(model, stack)
+    with _counted(anatomy, [("attention", anatomy.outputs, anatomy.kept, partial(_watched, see))]):
+        yield anatomy
+
+
+def _separate(model: PreTrainedModel, stack: str | None) -> Anatomy:
+    """Return the anatomy of a model that runs each layer once."""
+    anatomy = anatomy_of(model, stack)
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        raise InputError("gated() needs each layer to run once: call model.gradient_checkpointing_disable().")
+    return anatomy
+
+
+_Hooked = tuple[str, Sequence[nn.Module], Sequence[Any], Callable[[nn.Module, _Site], Any]]
+"""What modules of a sort are called, one a layer, whether anything is left of each, and what puts a hook on one."""
+
+
+@contextmanager
+def _counted(anatomy: Anatomy, hooks: Iterable[_Hooked]) -> Iterator[None]:
+    """Hook modules, and check that each runs as often in a forward pass as it serves layers."""
     sites: list[_Site] = []
 
     def start(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -95,19 +148,14 @@ def gated(
             site.check()
 
     with ExitStack() as cleanup:
-        for what, modules, there, gates, attach in (
-            ("attention", anatomy.outputs, anatomy.kept, head_gates, partial(_before, anatomy.kept)),
-            ("MLP", anatomy.mlp_ends, anatomy.kept_mlps, mlp_gates, _after),
-        ):
-            if gates is None:
-                continue
+        for what, modules, there, attach in hooks:
             for module, layers in _shared(modules):
                 if any(there[layer] for layer in layers):
                     sites.append(_Site(what, layers))
-                    cleanup.callback(attach(module, sites[-1], gates).remove)
+                    cleanup.callback(attach(module, sites[-1]).remove)
         cleanup.callback(anatomy.runs.register_forward_pre_hook(start, with_kwargs=True).remove)
         cleanup.callback(anatomy.runs.register_forward_hook(finish).remove)
-        yield anatomy
+        yield
 
 
 def _gates(name: str, values: Any, shape: tuple[int, ...], model: PreTrainedModel) -> torch.Tensor | None:
@@ -159,19 +207,42 @@ def _of_layer(gates: torch.Tensor, site: _Site, axis: int, hidden: torch.Tensor)
     return gate[:, None]  # the same for every token
 
 
-def _before(kept: Sequence[Sequence[int]], module: nn.Module, site: _Site, gates: torch.Tensor) -> Any:
+def _before(
+    kept: Sequence[Sequence[int]],
+    gates: torch.Tensor,
+    instead: Instead | None,
+    module: nn.Module,
+    site: _Site,
+) -> Any:
     def gate_heads(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden = inputs[0]  # [B, n, H * d_head]
         gate = _of_layer(gates, site, -2, hidden)
         layer = site.layers[site.calls - 1]
         if len(kept[layer]) < gate.shape[-1]:
             gate = gate[..., kept[layer]]
-        return ((hidden.unflatten(-1, (gate.shape[-1], -1)) * gate[..., None]).flatten(-2), *inputs[1:])
+        by_head = (gate.shape[-1], -1)
+        passed = hidden.unflatten(-1, by_head) * gate[..., None]
+        if instead is not None and (other := instead(layer)) is not None:
+            other = other.to(hidden)
+            if hidden.ndim < other.ndim:  # all tokens of all examples one after another
+                other = other.flatten(0, 1)
+            passed = passed + other.unflatten(-1, by_head) * (1 - gate)[..., None]
+        return (passed.flatten(-2), *inputs[1:])
 
     return module.register_forward_pre_hook(gate_heads)
 
 
-def _after(module: nn.Module, site: _Site, gates: torch.Tensor) -> Any:
+def _watched(see: Callable[[int, torch.Tensor], None], module: nn.Module, site: _Site) -> Any:
+    def show(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        hidden, layer = inputs[0], site.next_layer()
+        if hidden.ndim == 2 and site.batch:
+            hidden = hidden.unflatten(0, (site.batch, -1))
+        see(layer, hidden)
+
+    return module.register_forward_pre_hook(show)
+
+
+def _after(gates: torch.Tensor, module: nn.Module, site: _Site) -> Any:
     def gate_mlp(_: nn.Module, __: Any, output: Any) -> Any:
         hidden, *rest = (
             output if isinstance(output, tuple) else (output,)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _LAYERS = 200  # so many may share their weights
 _WHOLE, _COMPACTED, _SPARE = 2, 100, 25_000_000  # times the weights that there are, and so many numbers more
+_PACKED = 8  # numbers of 4 bits in one of 32
 WHOLE = "model.safetensors"
 COMPACTED = "headscope.safetensors"
 """The weights of a compacted model have a name that the library does not look for. From weights of other shapes
@@ -160,10 +161,15 @@ def read_model(
     return model.eval(), new
 
 
-def check_weights(folder: Path, config: PreTrainedConfig) -> None:
+def check_weights(folder: Path, config: PreTrainedConfig, plain: bool = True) -> None:
     """Compare a model's weights with their checksums, if headscope wrote them, and its config with them.
 
     A config may ask for more than memory: it is compared with what there is before anything is made of it.
+
+    Args:
+        folder: the model's.
+        config: the model's.
+        plain: whether its weights have to be plain numbers, and not some packed into one, as a quantised model's are.
 
     Raises:
         InputError: a file is damaged or no file, holds weights that are no plain numbers, another program has written
@@ -179,7 +185,8 @@ def check_weights(folder: Path, config: PreTrainedConfig) -> None:
                 "program, perhaps after training; move one of them to another folder."
             )
     tensors = tensors_of(folder)
-    check_types(str(folder), tensors)
+    if plain:
+        check_types(str(folder), tensors)
     if not tensors:
         return
     for setting in ("num_hidden_layers", "num_hidden_groups", "inner_group_num"):
@@ -189,7 +196,7 @@ def check_weights(folder: Path, config: PreTrainedConfig) -> None:
                 f"{folder / 'config.json'} asks for {number} layers ({setting}), but there are {len(tensors)} tensors "
                 "of weights."
             )
-    there = sum(math.prod(shape) for _, _, shape in tensors)
+    there = sum(math.prod(shape) for _, _, shape in tensors) * (1 if plain else _PACKED)
     asked = _numbers_in(folder, config)
     # What was cut out of a compacted model is made first.
     if asked > (_COMPACTED if hasattr(config, STRUCTURE) else _WHOLE) * there + _SPARE:

@@ -2,8 +2,11 @@ from .classifier.network import PatternClassifier as PatternClassifier
 from .classifier.network import load_classifier as load_classifier
 from .control import redrawn as redrawn
 from .functions import classify_checkpoint as classify_checkpoint
+from .functions import compare_heads as compare_heads
+from .functions import measure_cross_attention as measure_cross_attention
 from .heads import classify_heads as classify_heads
 from .maps.attention import attention_maps as attention_maps
+from .maps.attention import for_bertviz as for_bertviz
 from .maps.rendering import render_map as render_map
 from .result import HeadPatterns as HeadPatterns
 from .taxonomy import INTERPRETABLE as INTERPRETABLE

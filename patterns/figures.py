@@ -9,7 +9,17 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from models.common.drawing import RGB, SMALL, Legend, Page, Swatch, contrast, text_style, text_width
+from models.common.drawing import (
+    RGB,
+    SMALL,
+    Legend,
+    Page,
+    Swatch,
+    contrast,
+    page_width,
+    text_style,
+    text_width,
+)
 from models.common.errors import InputError
 from models.common.palette import INK, MISSING
 from models.common.words import interval, percent
@@ -61,12 +71,13 @@ def head_grid(
     survivors = _survivors(heads)
 
     left, right, between, above = 0.62, 0.08, 0.22, 0.24
-    cell = (_WIDTH - left - right - between * (len(grids) - 1)) / (len(grids) * columns)
+    wanted = page_width(_WIDTH)
+    cell = (wanted - left - right - between * (len(grids) - 1)) / (len(grids) * columns)
     cell = max(0.07, min(cell, 0.3, max(7.5 / layers, 0.07)))
     panel_w, panel_h = cell * columns, cell * layers
     between = max(between, 0.8 - panel_w)  # titles of narrow panels
     content = left + len(grids) * panel_w + (len(grids) - 1) * between + right
-    width = max(content, _WIDTH)
+    width = max(content, wanted)
 
     missing = any(len(grid) < layers * columns for grid in grids.values())
     zero = any(pattern is None for grid in grids.values() for pattern, _ in grid.values())
@@ -77,7 +88,7 @@ def head_grid(
     for number, (kind, grid) in enumerate(grids.items()):
         x = left + (width - content) / 2 + number * (panel_w + between)
         axes = page.axes(x, below, panel_w, panel_h)
-        _draw_heads(axes, grid, layers, columns, cell, survivors.get(kind, set()) if survivors else set())
+        draw_heads(axes, grid, layers, columns, cell, survivors.get(kind, set()) if survivors else set())
         axes.set_title(f"{kind} maps", pad=4, **text_style(9))
         axes.set_xlabel("head", labelpad=2, **text_style(9))
         if number == 0:
@@ -111,7 +122,9 @@ def distribution_bars(
     step, bar = 0.42, 0.64  # inches from one bar to the next; thickness of a bar as a part of that
     left = 0.14 + max(text_width(key, SMALL) for key in shares)
     right = 1.3 if ratios else 0.2
-    panel_w, panel_h = max(2.0, _WIDTH - left - right), step * len(shares)
+    wanted = page_width(_WIDTH)
+    least = 2.0 if wanted >= _WIDTH else 0.3 * wanted
+    panel_w, panel_h = max(least, wanted - left - right), step * len(shares)
     width = left + panel_w + right
     legend = Legend(width - 0.16, [pattern_key()])
     below, above = 0.4 + legend.height, 0.34 if ratios else 0.08
@@ -151,10 +164,10 @@ def _survivors(heads: "pd.DataFrame") -> dict[str, set[tuple[int, int]]] | None:
     return result
 
 
-def _draw_heads(
+def draw_heads(
     axes: Axes, grid: HeadGrid, layers: int, columns: int, cell: float, survivors: set[tuple[int, int]]
 ) -> None:
-    """One panel; a cell is one unit, head h of layer l covers [h, h + 1] x [l, l + 1]."""
+    """One panel; a cell is one unit, head h of layer l covers [h, h + 1] x [l, l + 1]. Survivors are outlined."""
     places = [(layer, head) for layer in range(layers) for head in range(columns)]
     colours = [_faded(*grid[place]) if place in grid else to_rgb(MISSING) for place in places]
     line = min(0.8, 6 * cell)

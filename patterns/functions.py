@@ -1,20 +1,26 @@
-"""What the command of this room does, as a function: the same options, under the same names with underscores."""
+"""What the commands of this room do, as functions: the same options, under the same names with underscores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from models.common.options import Options
+from models.common.options import FIGURES, Options, Part
 
 if TYPE_CHECKING:
     from models.tasks.task import Task
 
+    from .comparison.job import ComparedHeads, CompareHeads
+    from .cross.job import CrossMeasured
     from .job import Classified, ClassifyHeads
 
 
-CLASSIFY_HEADS = Options("patterns.job:ClassifyHeads", hidden=("classifiers",))
+_FIGURES = {"figures": Part(FIGURES)}
+CLASSIFY_HEADS = Options("patterns.job:ClassifyHeads", parts=_FIGURES, hidden=("classifiers",))
+COMPARE_HEADS = Options(
+    "patterns.comparison.job:CompareHeads", parts=_FIGURES, arguments={"models": "MODEL..."}
+)
 
 
 class ClassifyOptions(TypedDict, total=False):
@@ -39,8 +45,12 @@ class ClassifyOptions(TypedDict, total=False):
     device_map: str | None
     output: Path | str | None
     overwrite: bool
+    figure_format: tuple[str, ...] | list[str] | str
+    figure_width: float | None
+    push_to_hub: str | None
     save_maps: bool
     control: bool
+    measure: bool
 
 
 def classify_checkpoint(
@@ -66,3 +76,50 @@ def classify_checkpoint(
     """
     job: ClassifyHeads = CLASSIFY_HEADS.job("classify_checkpoint", options, model=model, task=task)
     return job.run(progress)
+
+
+def compare_heads(*models: Path | str, progress: bool = False, **options: Any) -> ComparedHeads:
+    """Compare the same heads of several models on the same inputs, as ``compare-heads`` does.
+
+    Args:
+        models: Hub ids or folders of models of one shape; one with the option ``revisions``.
+        progress: show progress bars on stderr.
+        options: the fields of :class:`patterns.comparison.job.CompareHeads` (``task``, ``data``, ``revisions``,
+            ``examples``, ``maps``, ``output`` ...).
+
+    Returns:
+        ``pairs``, ``summary`` (what ``summary.json`` holds), ``patterns`` of each model; ``to_frame()``, ``plot()``.
+
+    Raises:
+        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
+    """
+    job: CompareHeads = COMPARE_HEADS.job("compare_heads", options, models=models)
+    return job.run(progress)
+
+
+def measure_cross_attention(
+    model: str, task: str | Task | None = None, *, progress: bool = False, **options: Unpack[ClassifyOptions]
+) -> CrossMeasured:
+    """Measure the cross-attention of every head of an encoder-decoder, as ``classify-heads --stack cross`` does.
+
+    Its maps are not classified: the patterns are defined by a map's diagonal, and these have none to speak of.
+
+    Args:
+        model: Hub id or folder.
+        task: as in :func:`patterns.classify_checkpoint`.
+        progress: show progress bars on stderr.
+        options: those of :func:`patterns.classify_checkpoint` that have a meaning where nothing is classified.
+
+    Returns:
+        ``attention`` (:class:`patterns.cross.attention.CrossAttention`), ``summary`` (what ``summary.json`` holds) and
+        ``rows``.
+
+    Raises:
+        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
+    """
+    from .cross.job import MeasureCross
+
+    asked = CLASSIFY_HEADS.job(
+        "measure_cross_attention", {"stack": "cross", **options}, model=model, task=task
+    )
+    return MeasureCross(asked).run(progress)

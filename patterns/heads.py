@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,8 +13,10 @@ import numpy.typing as npt
 import torch
 
 from models.anatomy import Anatomy, anatomy_of
+from models.checkpoints import precision_of
 from models.common.errors import InputError
 from models.common.placement import home_of, is_quantised
+from models.common.progress import part, progress_bar
 from models.subnetwork import Subnetwork
 from models.tap import Block, observe
 from models.tasks.inputs import Encoded, TextPair, as_texts, batches, feed, padding_of
@@ -22,9 +25,10 @@ from models.tasks.task import Task, task_named
 
 from .classifier.network import PatternClassifier, load_classifier
 from .distribution import COVERS, EMPTY, FEW_EXAMPLES, check_seed
-from .maps.attention import ValueNorms, check_kinds
+from .maps.attention import SharedValueNorms, ValueNorms, check_kinds
 from .maps.examples import ExampleMaps, small_maps
 from .maps.images import Resampling, SummedImages, image_pair, largest_cells, on_scale
+from .measures.observing import Measuring
 from .result import HeadPatterns
 from .taxonomy import KINDS, PATTERNS
 
@@ -33,6 +37,13 @@ if TYPE_CHECKING:
 
 MIN_TOKENS = 4
 """Fewer tokens cannot show a pattern: two of them are special tokens."""
+
+NOT_CLASSIFIED = (
+    "--stack cross: a map of how a decoder's tokens read an encoder's has no diagonal to speak of, so it is not "
+    "classified; patterns.measure_cross_attention measures these maps, as the command classify-heads does, and "
+    "patterns.attention_maps(model, batch, stack='cross') gives them."
+)
+"""Why there are no patterns of cross-attention."""
 
 MapSink = Callable[[int, int, Encoded, str, npt.NDArray[np.float32]], None]
 """Called as ``sink(example, layer, encoded, kind, maps [H, n, n])`` for every input and layer; see
@@ -54,6 +65,7 @@ def classify_heads(
     sink: MapSink | None = None,
     examples: ExampleMaps | None = None,
     stack: str | None = None,
+    measure: bool = False,
 ) -> HeadPatterns:
     """Classify the attention map of every head on every row.
 
@@ -73,6 +85,8 @@ def classify_heads(
         examples: keeps a few maps of every head to look at.
         stack: of an encoder-decoder, whose heads: ``encoder`` (also if None) or ``decoder``, which reads the same text
             after a start token (:meth:`models.Anatomy.fed`).
+        measure: measure on the way what each head does, without any label: see
+            :meth:`patterns.HeadPatterns.measurements`.
 
     Raises:
         InputError: no usable row, an unknown kind, a classifier of the wrong kind, or a model in training mode or
@@ -85,10 +99,7 @@ def classify_heads(
     rows = list(rows)
     anatomy = anatomy_of(model, stack)
     if anatomy.family.stack == "cross":
-        raise InputError(
-            "--stack cross: a map of how a decoder's tokens read an encoder's has no diagonal to speak of, so it is "
-            "not classified; patterns.attention_maps(model, batch, stack='cross') gives these maps."
-        )
+        raise InputError(NOT_CLASSIFIED)
     there = Subnetwork.of_structure((anatomy.kept, anatomy.kept_mlps), anatomy.n_heads).heads
     if not there.any():
         raise InputError("The model has no attention head left, so there is no pattern to see.")
@@ -103,9 +114,12 @@ def classify_heads(
 
     shape = (len(inputs), *there.shape, len(PATTERNS))
     probabilities = {kind: np.zeros(shape, dtype=np.float32) for kind in kinds}
-    seen = Classification(anatomy, chosen, probabilities, examples)
-    _look(model, tokenizer, anatomy, inputs, ids, seen, batch_size, sink, progress)
-    _check_finite(probabilities, ids)
+    norms = SharedValueNorms(anatomy)
+    seen = Classification(anatomy, chosen, probabilities, examples, norms)
+    measuring = Measuring(anatomy, tokenizer, kinds, len(inputs), norms) if measure else None
+    with part(f"heads classified on {len(inputs):,} examples"):
+        _look(model, tokenizer, anatomy, inputs, ids, seen, batch_size, sink, progress, measuring)
+    check_finite(probabilities, ids)
     return HeadPatterns(
         labels=_labels(probabilities, seen.empty),
         probabilities=probabilities,
@@ -117,12 +131,12 @@ def classify_heads(
         warnings=(
             *fed.warnings,
             *_input_warnings(fed.inputs, fed.limit, chosen),
-            *_precision_warnings(model, anatomy),
-            *_anatomy_warnings(anatomy, kinds),
+            *model_warnings(model, anatomy, kinds),
             *_empty_warnings(seen.empty, len(inputs)),
         ),
         causal=anatomy.causal,
         classifiers={kind: chosen[kind].version for kind in kinds},
+        measured=None if measuring is None else measuring.found,
     )
 
 
@@ -136,16 +150,14 @@ def _look(
     batch_size: int,
     sink: MapSink | None,
     progress: bool,
+    measuring: Measuring | None,
 ) -> None:
-    """Run the model on inputs, whose rows are `ids`, while `seen` watches."""
-    from tqdm import tqdm
-
+    """Run the model on inputs, whose rows are `ids`, while `seen`, and `measuring` if it is there, watch."""
     with (
         torch.inference_mode(),
         observe(model, seen, stack=anatomy.family.stack),
-        tqdm(
-            total=len(inputs), unit="example", desc="classifying heads", disable=None if progress else True
-        ) as bar,
+        nullcontext() if measuring is None else measuring.watching(model),
+        progress_bar(total=len(inputs), unit="example", what="classifying heads", shown=progress) as bar,
     ):
         for positions, tensors in batches(inputs, batch_size, padding_of(tokenizer), home_of(model)):
             seen.start(positions, tensors["attention_mask"].sum(dim=1))
@@ -153,6 +165,8 @@ def _look(
             seen.sink = sink and _cropped(sink, ids[positions], members)
             if seen.examples is not None:
                 seen.examples.start(ids[positions], members)
+            if measuring is not None:
+                measuring.start(positions, members)
             model(**anatomy.fed(tensors))
             bar.update(len(positions))
 
@@ -213,9 +227,10 @@ class Classification:
         classifiers: Mapping[str, PatternClassifier],
         probabilities: Mapping[str, npt.NDArray[np.float32]],
         examples: ExampleMaps | None = None,
+        value_norms: ValueNorms | None = None,
     ) -> None:
         self._kept = anatomy.kept
-        self._value_norms = ValueNorms(anatomy)
+        self._value_norms = value_norms or ValueNorms(anatomy)
         self._classifiers = classifiers
         self._probabilities = probabilities
         self.examples = examples
@@ -348,10 +363,18 @@ def _classifiers(
     return chosen
 
 
-def _check_finite(probabilities: Mapping[str, npt.NDArray[np.float32]], ids: npt.NDArray[np.int64]) -> None:
-    """Refuse NaN, which would otherwise be counted as the first pattern."""
-    for kind, found in probabilities.items():
-        broken = np.argwhere(~np.isfinite(found).all(axis=-1))
+def check_finite(seen: Mapping[str, npt.NDArray[np.float32]], ids: npt.NDArray[np.int64]) -> None:
+    """Refuse NaN, which would otherwise be counted as the first pattern, or as a map that is zero in every cell.
+
+    Args:
+        seen: by kind, what was made of each map, ``[E, L, H, ...]``.
+        ids: of the inputs.
+
+    Raises:
+        InputError: some are not finite.
+    """
+    for kind, found in seen.items():
+        broken = np.argwhere(~np.isfinite(found).all(axis=tuple(range(3, found.ndim))))
         if len(broken):
             example, layer, head = broken[0]
             raise InputError(
@@ -378,19 +401,25 @@ def _empty_warnings(empty: Mapping[str, npt.NDArray[np.bool_]], examples: int) -
     return messages
 
 
-def _input_warnings(
-    inputs: Sequence[Encoded], limit: int, classifiers: Mapping[str, PatternClassifier]
-) -> list[str]:
+def length_warnings(inputs: Sequence[Encoded], limit: int, fewest: int, why: str = ",") -> list[str]:
+    """Say how many inputs were cut to `limit` tokens, and how many had fewer than `fewest` and were left out."""
     messages = []
     if cut := sum(encoded.truncated for encoded in inputs):
         messages.append(
             f"{cut} of {len(inputs)} examples had more than {limit} tokens and were cut to {limit}."
         )
-    if short := sum(len(encoded) < MIN_TOKENS for encoded in inputs):
+    if short := sum(len(encoded) < fewest for encoded in inputs):
         messages.append(
-            f"{short} of {len(inputs)} examples had fewer than {MIN_TOKENS} tokens, too few for a pattern, "
-            "and were left out."
+            f"{short} of {len(inputs)} examples had fewer than {fewest} tokens{why} and were left out."
         )
+    return messages
+
+
+def _input_warnings(
+    inputs: Sequence[Encoded], limit: int, classifiers: Mapping[str, PatternClassifier]
+) -> list[str]:
+    messages = length_warnings(inputs, limit, MIN_TOKENS, ", too few for a pattern,")
+    short = sum(len(encoded) < MIN_TOKENS for encoded in inputs)
     if (left := len(inputs) - short) < FEW_EXAMPLES:
         messages.append(
             f"{left} {'example is' if left == 1 else 'examples are'} few: the interval of the interpretable ratio, "
@@ -405,13 +434,24 @@ def _input_warnings(
     return messages
 
 
+def model_warnings(model: PreTrainedModel, anatomy: Anatomy, kinds: Sequence[str]) -> list[str]:
+    """Return what a reader has to know of a model, whatever was fed."""
+    return [*_precision_warnings(model, anatomy), *_anatomy_warnings(anatomy, kinds)]
+
+
+_WHOSE = {
+    "encoder": "the encoder's self-attention",
+    "decoder": "the decoder's self-attention, which reads the same text after a start token",
+    "cross": "the cross-attention, with which the decoder reads the encoder",
+}
+
+
 def _precision_warnings(model: PreTrainedModel, anatomy: Anatomy) -> list[str]:
     messages = []
     if model.dtype not in (torch.float32, torch.float64):
-        name = str(model.dtype).removeprefix("torch.")
         messages.append(
-            f"The model computes in {name}, which moves the scores that attention probabilities are made of: single "
-            "probabilities, and now and then a pattern, are not those of the same model in float32."
+            f"The model computes in {precision_of(model)}, which moves the scores that attention probabilities are "
+            "made of: single probabilities, and now and then a pattern, are not those of the same model in float32."
         )
     if odd := {type(module).__name__ for module in anatomy.outputs if is_quantised(module)}:
         messages.append(
@@ -425,11 +465,8 @@ def _anatomy_warnings(anatomy: Anatomy, kinds: Sequence[str]) -> list[str]:
     messages = []
     family = anatomy.family
     if family.stack:
-        what = "self-attention" + (
-            ", which reads the same text after a start token" if family.stack == "decoder" else ""
-        )
         messages.append(
-            f"These are the heads of the {family.stack}'s {what}; a {family.name} model has other ones (--stack)."
+            f"These are the heads of {_WHOSE[family.stack]}; a {family.name} model has other ones (--stack)."
         )
     if family.after_output and "norm" in kinds:
         messages.append(
@@ -441,7 +478,7 @@ def _anatomy_warnings(anatomy: Anatomy, kinds: Sequence[str]) -> list[str]:
             f"Heads of a {family.name} model attend to a sink beside all tokens: rows of its raw maps sum to less "
             "than 1."
         )
-    if anatomy.causal:
+    if anatomy.causal and family.stack != "cross":
         messages.append(
             f"This {anatomy.family.name} model is causal: its maps are lower triangular and cannot be two-sided, "
             "while the patterns are defined, and the shipped classifiers trained, on two-sided maps."

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.anatomy import Anatomy, anatomy_of
-from models.checkpoints import Checkpoint, check_loading, load_checkpoint, model_record, pick_device
+from models.checkpoints import (
+    Checkpoint,
+    check_loading,
+    load_checkpoint,
+    model_record,
+    pick_device,
+    precision_of,
+)
 from models.common.errors import InputError
 from models.common.files import known, write_json
+from models.common.hub import check_repository, publish
 from models.common.outputs import Output
-from models.common.placement import home_of
+from models.common.papers import Figures, write_latex
+from models.common.placement import home_of, placed_parts
+from models.common.progress import part
 from models.common.provenance import provenance, source_record
-from models.families.family import STACKS
+from models.families.family import check_stack
 from models.isolating import check_mode, isolated
 from models.subnetwork import Subnetwork, mask_files
 from models.tasks.rows import Rows, select_rows
@@ -28,12 +38,16 @@ from .control import redrawn
 from .distribution import COVERS, EMPTY, check_seed, counts
 from .estimate import COVERS as ESTIMATE_COVERS
 from .estimate import FEW, FEW_INPUTS, FEWEST, Estimate, prediction_powered
-from .heads import MapSink, check_sizes, classify_heads
+from .heads import NOT_CLASSIFIED, MapSink, check_sizes, classify_heads
 from .maps.attention import check_kinds
 from .maps.examples import ExampleMaps
 from .maps.names import MapNames
 from .maps.sample import LabelledSample, Population, read_sample, sample_files
+from .measures.measured import COVERS as MEASURED_COVERS
+from .measures.measured import FALSE_DISCOVERIES, LEAST, ROLES
+from .measures.words import roles_in
 from .report.summary import (
+    BARS,
     DISTRIBUTION,
     DISTRIBUTION_FIGURE,
     HEADS,
@@ -43,10 +57,11 @@ from .report.summary import (
     SUMMARY,
     EstimateSummary,
     KindSummary,
+    RoleSummary,
     Shares,
     Summary,
 )
-from .result import CONTROLLED, HeadPatterns, errors_elsewhere, name_of
+from .result import CONTROLLED, HeadPatterns, bars_frame, errors_elsewhere, name_of
 from .taxonomy import KINDS, PATTERNS
 
 if TYPE_CHECKING:
@@ -96,27 +111,37 @@ class ClassifyHeads:
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
-    """Precision of the model: float32, bfloat16, float16, or auto (that of its files). Probabilities are computed in
-    float32 always, but from scores in this precision: bfloat16 and float16 move them."""
     device_map: str | None = None
-    """auto: spread a large model over all devices, memory and the disk (accelerate); instead of --device."""
     output: Path | None = None
     overwrite: bool = False
+    figures: Figures = field(default_factory=Figures)
+    """How figures are written."""
+    push_to_hub: str | None = None
+    """ORG/NAME: publish the output in this data set repository of the Hub, which load_dataset reads."""
     save_maps: bool = False
     """Write every map too (large).
 
     They go to the folder ``maps`` of the output.
     """
     stack: str | None = None
-    """Of an encoder-decoder (T5, BART), whose heads: encoder (the default) or decoder."""
+    """Of an encoder-decoder (T5, BART), whose heads: encoder (the default), decoder, or cross.
+
+    Maps of cross-attention, with which the decoder reads the encoder, are shown and measured and not classified.
+    """
     control: bool = False
     """Look at the same architecture with its weights redrawn too: what is there without training.
 
     The same heads, inputs and classifiers; the weights are those of :func:`patterns.redrawn` with this run's seed.
     """
+    measure: bool = False
+    """Say what each head does too, without any label.
+
+    Where its attention goes beside chance (previous token, first token, separators, copies, segments ...), its roles,
+    and how much it writes.
+    """
 
     def __post_init__(self) -> None:
-        _ = self._source
+        _ = self.source
         check_kinds(self.maps)
         check_sizes(self.batch_size, self.max_length)
         check_seed(self.seed)
@@ -128,36 +153,33 @@ class ClassifyHeads:
             raise InputError(
                 f"--subnetwork-mode {self.subnetwork_mode} needs --subnetwork FILE, which says what is kept."
             )
-        if self.stack is not None and self.stack not in STACKS:
-            raise InputError(f"--stack {self.stack}: give one of {', '.join(STACKS)}.")
+        check_stack(self.stack)
         if self.stack not in (None, "encoder") and self.subnetwork is not None:
             raise InputError(f"--stack {self.stack}: --subnetwork FILE is of an encoder's heads.")
-        if self.annotations is not None and (other := self._unlike_samples):
+        if self.annotations is not None and self.subnetwork_mode != "select":
             raise InputError(
-                f"--annotations are of maps that annotate-maps sample took from the model as it is, not of one with "
-                f"{other}; leave out one of the two."
+                "--annotations are of maps that annotate-maps sample took from the model as it is, not of one with "
+                f"--subnetwork-mode {self.subnetwork_mode}; leave out one of the two."
             )
         if self.save_maps and self.output is None:
             raise InputError("--save-maps needs --output DIR, the folder to write the maps to.")
+        if self.push_to_hub is not None and self.output is None:
+            raise InputError(
+                f"--push-to-hub {self.push_to_hub} needs --output DIR, the folder that is published."
+            )
         if self.output is not None:
-            self._output.check()
+            self.place.check()
 
     @property
-    def _unlike_samples(self) -> str:
-        """The option that makes the maps others than those that ``annotate-maps sample`` draws from, if one does."""
-        usual = {"subnetwork_mode": "select", "stack": "encoder", "dtype": "float32"}
-        found = {name: getattr(self, name) or value for name, value in usual.items()}
-        odd = [name for name, value in usual.items() if found[name] != value]
-        return f"--{odd[0].replace('_', '-')} {found[odd[0]]}" if odd else ""
-
-    @property
-    def _source(self) -> RowSource:
+    def source(self) -> RowSource:
+        """Where rows come from."""
         return RowSource(self.task, self.data, self.split, self.text)
 
     @property
-    def _output(self) -> Output:
+    def place(self) -> Output:
+        """Where everything is written."""
         given = (self.annotations, self.subnetwork, *(self.classifiers or {}).values())
-        inputs = (self.model, *self._source.inputs, *given)
+        inputs = (self.model, *self.source.inputs, *given)
         return Output(Path(self.output or "."), "classify-heads", self.overwrite, inputs)
 
     def run(self, progress: bool = False) -> Classified:
@@ -166,12 +188,16 @@ class ClassifyHeads:
         Raises:
             HeadscopeError: the model, the data or a classifier is not what it should be.
         """
-        task, rows = self._source.load()
+        if self.stack == "cross":
+            raise InputError(NOT_CLASSIFIED)
+        if self.push_to_hub is not None:
+            check_repository(self.push_to_hub, "--push-to-hub")
+        task, rows = self.source.load()
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
         subnetwork = Subnetwork.load(self.subnetwork) if self.subnetwork else None
         checkpoint = load_checkpoint(
-            self.model, self.revision, device, dtype=self.dtype, device_map=self.device_map
+            self.model, self.revision, device, dtype=self.dtype, device_map=self.device_map, quantised=True
         )
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
         sample = self._sample(checkpoint, task, rows)
@@ -179,7 +205,7 @@ class ClassifyHeads:
         with ExitStack() as stack:
             folder = writer = maps = None
             if self.output is not None:
-                folder = stack.enter_context(self._output.making())
+                folder = stack.enter_context(self.place.making())
                 maps = ExampleMaps(seed=self.seed)
                 if self.save_maps:
                     from .maps.store import MapWriter
@@ -191,10 +217,17 @@ class ClassifyHeads:
                 subnetwork, absent = self._in_model(subnetwork, model)
                 model = stack.enter_context(isolated(model, subnetwork, self.subnetwork_mode))
             anatomy = anatomy_of(model, self.stack)
-            sink = _to_store(writer, MapNames(checkpoint, task.name), anatomy) if writer else None
+            sink = (
+                _to_store(writer, MapNames(checkpoint, task.name, stack=anatomy.family.stack), anatomy)
+                if writer
+                else None
+            )
 
             def classified(
-                of: PreTrainedModel, sink: MapSink | None = None, examples: ExampleMaps | None = None
+                of: PreTrainedModel,
+                sink: MapSink | None = None,
+                examples: ExampleMaps | None = None,
+                measure: bool = False,
             ) -> HeadPatterns:
                 return classify_heads(
                     of,
@@ -210,9 +243,10 @@ class ClassifyHeads:
                     sink=sink,
                     examples=examples,
                     stack=self.stack,
+                    measure=measure,
                 )
 
-            patterns = classified(model, sink, maps)
+            patterns = classified(model, sink, maps, self.measure)
             if self.control:
                 new = redrawn(checkpoint.model, self.seed)
                 if subnetwork is not None:
@@ -236,13 +270,23 @@ class ClassifyHeads:
             summary = self._summary(patterns, checkpoint, task, rows, classifiers)
             if anatomy.family.stack:
                 summary["stack"] = anatomy.family.stack
+            if self.measure:
+                summary["roles"] = role_summary(patterns)
             if folder is not None:
-                write_results(folder, patterns, summary)
-                from .report.classified import write_classified
+                with part(f"written to {self.output}"):
+                    write_results(folder, patterns, summary, self.figures)
+                    from .report.classified import repeat_command, write_classified
 
-                kept = None if subnetwork is None else subnetwork.heads
-                write_classified(folder / REPORT, self, patterns, summary, rows, maps, observed, kept)
-        return Classified(patterns, summary, rows)
+                    kept = None if subnetwork is None else subnetwork.heads
+                    write_classified(folder / REPORT, self, patterns, summary, rows, maps, observed, kept)
+                    if self.push_to_hub is not None:
+                        from .report.card import write_card
+
+                        write_card(folder, patterns, summary, repeat_command(self, summary), self.save_maps)
+        published = None
+        if self.push_to_hub is not None and self.output is not None:
+            published = publish(self.output, self.push_to_hub, "dataset", "--push-to-hub")
+        return Classified(patterns, summary, rows, published)
 
     def _sample(self, checkpoint: Checkpoint, task: Task, rows: Rows) -> LabelledSample | None:
         """Read the labels of a random sample of the maps that are looked at, if there is one."""
@@ -251,7 +295,15 @@ class ClassifyHeads:
         split = self.split if self.text is None else None
         return read_sample(
             self.annotations,
-            Population(model_record(checkpoint), task.name, split, rows.record(), self.max_length),
+            Population(
+                model_record(checkpoint),
+                task.name,
+                split,
+                rows.record(),
+                self.max_length,
+                precision_of(checkpoint.model),
+                anatomy_of(checkpoint.model, self.stack).family.stack,
+            ),
         )
 
     def _in_model(self, subnetwork: Subnetwork, model: PreTrainedModel) -> tuple[Subnetwork, list[str]]:
@@ -293,7 +345,7 @@ class ClassifyHeads:
             "annotations": None
             if self.annotations is None
             else source_record(self.annotations, sample_files(self.annotations)),
-            "to_estimate": None if patterns.estimates or self._unlike_samples else estimation_command(self),
+            "to_estimate": None if patterns.estimates else estimation_command(self),
             "maps": {kind: summarise(patterns, kind) for kind in patterns.kinds},
             "heads": {"counted": int(patterns.heads.sum()), "all": int(patterns.heads.size)},
             "subnetwork": self.subnetwork,
@@ -310,8 +362,8 @@ class ClassifyHeads:
                 "inputs": dict(patterns.inputs),
                 "classifiers": classifier_records(classifiers, self.classifiers),
                 "device": str(home_of(checkpoint.model)),
-                "device_map": _placed(checkpoint.model),
-                "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
+                "device_map": placed_parts(checkpoint.model),
+                "dtype": precision_of(checkpoint.model),
             },
         }
         if not task.own:
@@ -328,12 +380,8 @@ class Classified:
     """What ``summary.json`` holds."""
     rows: Rows
     """Where the examples were drawn from."""
-
-
-def _placed(model: PreTrainedModel) -> dict[str, str] | None:
-    """Return where accelerate has put the parts of a model; None where it was not asked to."""
-    placed = getattr(model, "hf_device_map", None)
-    return {part: str(where) for part, where in placed.items()} if placed else None
+    published: str | None = None
+    """Where the output was put on the Hub, if that was asked for."""
 
 
 def summarise(patterns: HeadPatterns, kind: str) -> KindSummary:
@@ -362,6 +410,18 @@ def _shares_of(patterns: HeadPatterns, kind: str) -> Shares:
         "classified_maps": len(patterns.examples) * int(patterns.heads.sum()) - empty,
         "empty_maps": empty,
     }
+
+
+def role_summary(patterns: HeadPatterns) -> RoleSummary:
+    """Return the part of ``summary.json`` about what heads do."""
+    frame = patterns.measurements()
+    heads: dict[str, dict[str, list[list[int]]]] = {}
+    for kind in patterns.kinds:
+        heads[kind] = {role: [] for role in ROLES}
+        for row in frame[frame["kind"] == kind].to_dict("records"):
+            for role in roles_in({str(column): value for column, value in row.items()}):
+                heads[kind][role].append([int(row["layer"]), int(row["head"])])
+    return {"heads": heads, "covers": MEASURED_COVERS, "false_discoveries": FALSE_DISCOVERIES, "least": LEAST}
 
 
 def _estimate_summary(estimate: Estimate) -> EstimateSummary:
@@ -436,22 +496,31 @@ def estimate_warnings(patterns: HeadPatterns) -> list[str]:
     ]
 
 
-def write_results(folder: Path, patterns: HeadPatterns, summary: Summary) -> None:
+def write_results(
+    folder: Path, patterns: HeadPatterns, summary: Summary, figures: Figures | None = None
+) -> None:
     """Write tables, figures and the summary of one run into an existing folder."""
     import pandas as pd
 
-    from models.common.drawing import save_figure
-
-    patterns.to_frame().to_parquet(folder / HEADS, index=False)
+    figures = figures or Figures()
+    heads = patterns.to_frame()
+    heads.to_parquet(folder / HEADS, index=False)
     patterns.maps_frame().to_parquet(folder / MAPS, index=False)
-    pd.DataFrame(
+    shares = pd.DataFrame(
         {"kind": kind, "pattern": pattern.value, "count": int(count), "share": count / number.sum()}
         for kind in patterns.kinds
         for number in (counts(patterns.labels[kind][:, patterns.heads].ravel()),)
         for pattern, count in zip(PATTERNS, number, strict=True)
-    ).to_csv(folder / DISTRIBUTION, index=False)
-    save_figure(patterns.plot(), folder / HEADS_FIGURE)
-    save_figure(patterns.plot_distribution(), folder / DISTRIBUTION_FIGURE)
+    )
+    for name, table in (
+        (DISTRIBUTION, shares),
+        (f"{HEADS_FIGURE}.csv", heads),
+        (f"{BARS}.csv", bars_frame(patterns)),
+    ):
+        table.to_csv(folder / name, index=False)
+        write_latex(table, (folder / name).with_suffix(".tex"))
+    figures.write(figures.drawn(patterns.plot), folder, HEADS_FIGURE)
+    figures.write(figures.drawn(patterns.plot_distribution), folder, DISTRIBUTION_FIGURE)
     write_json(folder / SUMMARY, summary)
 
 

@@ -26,9 +26,11 @@ from .distribution import (
     seen_maps,
 )
 from .estimate import Estimate
+from .measures.measured import HeadMeasurements
 from .taxonomy import INTERPRETABLE, PATTERNS
 
 if TYPE_CHECKING:
+    import datasets
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -62,6 +64,8 @@ class HeadPatterns:
     control: HeadPatterns | None = None
     """The same heads on the same examples in :func:`patterns.redrawn`, the architecture without what was learned,
     where that was looked at."""
+    measured: HeadMeasurements | None = None
+    """What each head does on these inputs, where that was measured; see :meth:`measurements`."""
 
     def __repr__(self) -> str:
         shape = " x ".join(str(n) for n in (len(self.examples), *self.heads.shape))
@@ -78,11 +82,37 @@ class HeadPatterns:
 
         frames = [head_frame(kind, self.labels[kind], self.probabilities[kind]) for kind in self.kinds]
         kept = np.tile(self.heads.ravel(), len(frames))
-        return pd.concat(frames, ignore_index=True)[kept].reset_index(drop=True)
+        frame = pd.concat(frames, ignore_index=True)[kept].reset_index(drop=True)
+        if self.measured is None:
+            return frame
+        return frame.merge(self.measurements(), on=["kind", "layer", "head"], validate="one_to_one")
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per kind and counted head; columns as :func:`patterns.distribution.head_frame`."""
+        """Return one row per kind and counted head.
+
+        Columns as :func:`patterns.distribution.head_frame`, and those of :meth:`measurements` where heads were
+        measured.
+        """
         return self._frame.copy()
+
+    def to_dataset(self) -> datasets.Dataset:
+        """Return :meth:`maps_frame` as a ``datasets.Dataset``: one row per kind, example and counted head."""
+        import datasets
+
+        return datasets.Dataset.from_pandas(self.maps_frame(), preserve_index=False)
+
+    def measurements(self) -> pd.DataFrame:
+        """Return what each head does, without any label: one row per kind and counted head.
+
+        Columns as :meth:`patterns.measures.measured.HeadMeasurements.frame`. Rates of false discoveries are over the
+        counted heads.
+
+        Raises:
+            InputError: nothing was measured.
+        """
+        if self.measured is None:
+            raise InputError("The heads were not measured; ask for it: classify_heads(..., measure=True).")
+        return self.measured.frame(self.heads)
 
     def maps_frame(self) -> pd.DataFrame:
         """Return one row per kind, example and counted head.
@@ -214,6 +244,25 @@ def ratios(patterns: HeadPatterns) -> dict[str, tuple[float, float, float]]:
         if patterns.control:
             shown[name_of(kind, CONTROLLED)] = plain(patterns.control, kind)
     return shown
+
+
+def bars_frame(patterns: HeadPatterns) -> pd.DataFrame:
+    """Return what :meth:`HeadPatterns.plot_distribution` draws, a row a bar.
+
+    Columns: ``bar`` (``raw``; ``raw, estimate``; ``raw, control``; ...), each pattern's share, and
+    ``interpretable_ratio, low, high`` with its 95% interval, NaN where there is none.
+    """
+    import pandas as pd
+
+    found = ratios(patterns)
+    return pd.DataFrame(
+        {
+            "bar": name,
+            **{pattern.value: shares[pattern] for pattern in PATTERNS},
+            **dict(zip(("interpretable_ratio", "low", "high"), found[name], strict=True)),
+        }
+        for name, shares in distributions(patterns).items()
+    )
 
 
 def estimate_sentences(patterns: HeadPatterns, whose: str = "") -> list[str]:

@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 from models.common.errors import InputError
-from models.common.terminal import print_table
+from models.common.terminal import console_of, print_table
 from models.common.words import interval, percent
 
 from .taxonomy import ABBREVIATIONS, COLOURS, COLOURS_OF_16, INTERPRETABLE, KINDS, PATTERNS, TITLES, Pattern
@@ -36,6 +36,7 @@ ZERO = "0"
 ZERO_WORDS = "zero in every cell"
 
 _COLUMNS = ("kind", "layer", "head", "dominant", "dominant_share")
+_NAMED = 6  # heads of a role
 _MARGIN = 3  # spaces between two grids
 
 
@@ -66,7 +67,7 @@ def print_patterns(
     Raises:
         InputError: a column is missing, a value is out of range, or shares do not sum to one.
     """
-    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    console = console_of(file, width)
     few = console.color_system not in ("256", "truecolor")
     console.push_theme(Theme(_styles(COLOURS_OF_16 if few else COLOURS)))
 
@@ -88,6 +89,47 @@ def print_patterns(
         console.print()
     _print_table(console, "Share of maps", _distributions(shares, ratios, empty or {}))
     for note in notes:
+        console.print(Text(note, "dim"))
+
+
+def print_roles(
+    measurements: "pd.DataFrame", *, file: IO[str] | None = None, width: int | None = None
+) -> None:
+    """Print, by kind, which heads have each role, the clearest ones first, with the clearest's share and its chance.
+
+    Args:
+        measurements: as :meth:`patterns.HeadPatterns.measurements` returns them.
+        file: where to print; standard output if not given.
+        width: of the terminal, in characters; found out if not given.
+    """
+    from .measures.words import COLUMN_OF, NOTES, ROLE_TITLES, chance_in
+
+    console = console_of(file, width)
+    for kind, frame in measurements.groupby("kind", sort=False):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table.add_column("role", no_wrap=True)
+        for title in ("heads", "clearest", "chance"):
+            table.add_column(title, justify="right", no_wrap=True)
+        table.add_column("which", no_wrap=True)
+        has = frame["roles"].str.split(", ")
+        for role, title in ROLE_TITLES.items():
+            some = frame[has.map(lambda roles, role=role: role in roles)]
+            some = some.sort_values(COLUMN_OF[role], ascending=role == "inactive", kind="stable")
+            if not len(some):
+                continue
+            chance = chance_in({str(name): value for name, value in some.iloc[0].items()}, role)
+            which = [f"{layer}.{head}" for layer, head in zip(some["layer"], some["head"], strict=True)]
+            more = f" and {len(which) - _NAMED} more" if len(which) > _NAMED else ""
+            table.add_row(
+                title,
+                str(len(some)),
+                percent(some[COLUMN_OF[role]].iloc[0]),
+                "" if chance is None else percent(chance),
+                " ".join(which[:_NAMED]) + more,
+            )
+        table.add_row("none of these", str(int((frame["roles"] == "").sum())), "", "", "")
+        _print_table(console, f"{kind} maps: what heads do (layer.head)", table)
+    for note in NOTES:
         console.print(Text(note, "dim"))
 
 

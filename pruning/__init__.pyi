@@ -3,6 +3,7 @@ from .controls import Bad as Bad
 from .controls import bad_subnetwork as bad_subnetwork
 from .controls import random_subnetworks as random_subnetworks
 from .controls import super_bad_subnetwork as super_bad_subnetwork
+from .functions import ablate_patterns as ablate_patterns
 from .functions import compare_survivors as compare_survivors
 from .functions import prune_heads as prune_heads
 from .functions import prune_weights as prune_weights

@@ -1,4 +1,4 @@
-"""The commands ``prune-heads``, ``prune-weights`` and ``compare-survivors``."""
+"""The commands ``prune-heads``, ``prune-weights``, ``ablate-patterns`` and ``compare-survivors``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 from models.common.commands import JsonOption, command, resumable, say
 from models.common.options import Maker, takes
 
-from .functions import COMPARE_SURVIVORS, PRUNE_HEADS, PRUNE_WEIGHTS
+from .functions import ABLATE_PATTERNS, COMPARE_SURVIVORS, PRUNE_HEADS, PRUNE_WEIGHTS
 
 if TYPE_CHECKING:
+    from .ablation.job import AblatePatterns
     from .comparison.job import CompareSurvivors
     from .search.heads_job import PruneHeads
     from .search.weights_job import PruneWeights
@@ -53,6 +54,40 @@ def prune_weights(make: Maker, as_json: JsonOption = False) -> None:
     _show(job.run(progress=True, say=say), job.output, as_json)
 
 
+@resumable
+@takes(ABLATE_PATTERNS)
+def ablate_patterns(make: Maker, as_json: JsonOption = False) -> None:
+    """Show whether the pattern of a head matters to a fine-tuned model's task.
+
+    All heads of a pattern are closed, and the score is compared with that of random sets of as many heads in every
+    layer; then each head is closed alone, and a pattern's heads are compared with the others of their layers. A closed
+    head puts out zero, its mean, or what it puts out on another input (--how). With --subnetwork, inside a pruned
+    model. Run the same command again to continue an ablation that was stopped.
+
+    Example: ablate-patterns --model out/qqp/seed_42 --task qqp --examples 500 --how mean --output out/qqp-ablation
+    """
+    job: AblatePatterns = make()
+    said: list[str] = []
+
+    def once(line: str) -> None:
+        if line not in said:
+            said.append(line)
+            say(line)
+
+    summary = job.run(progress=True, say=once)
+    for warning in summary["warnings"]:
+        once(f"warning: {warning}")
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    else:
+        from .ablation.terminal import print_ablation
+
+        print_ablation(summary)
+    names = ("groups.png", "single_heads.png")[: 1 + job.alone]
+    say(f"figures: {', '.join(str(job.output / name) for name in names)}; tables beside them")
+    say(f"report: {job.output / 'report.html'}")
+
+
 @command
 @takes(COMPARE_SURVIVORS)
 def compare_survivors(make: Maker, as_json: JsonOption = False) -> None:
@@ -76,7 +111,8 @@ def compare_survivors(make: Maker, as_json: JsonOption = False) -> None:
 
         print_comparison(done.summary)
     if job.output is not None:
-        names = ("survival.png", "patterns.png")[: 1 + bool(job.data)]
+        stems = ("survival", "patterns")[: 1 + bool(job.data)]
+        names = [name for stem in stems for name in job.figures.names(stem)]
         say(f"figures: {', '.join(str(job.output / name) for name in names)}; tables beside them")
         say(f"report: {job.output / 'report.html'}")
 

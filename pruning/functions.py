@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.common.options import Options, Part
+from models.common.options import FIGURES, Options, Part
 
 if TYPE_CHECKING:
+    from .ablation.job import AblatePatterns
+    from .ablation.records import AblationSummary
     from .comparison.job import Compared, CompareSurvivors
     from .search.heads_job import PruneHeads
     from .search.records import HeadsSummary, WeightsSummary
@@ -25,8 +27,12 @@ PRUNE_WEIGHTS = Options(
     "pruning.search.weights_job:PruneWeights",
     parts={"subject": _SUBJECT, "search": Part("pruning.magnitude:MagnitudePruning")},
 )
-COMPARE_SURVIVORS = Options("pruning.comparison.job:CompareSurvivors", arguments={"runs": "RUN..."})
-RUN_STUDY = Options("pruning.study.job:RunStudy", hidden=("study", "output", "source"))
+_FIGURES = {"figures": Part(FIGURES)}
+ABLATE_PATTERNS = Options("pruning.ablation.job:AblatePatterns", parts=_FIGURES)
+COMPARE_SURVIVORS = Options(
+    "pruning.comparison.job:CompareSurvivors", parts=_FIGURES, arguments={"runs": "RUN..."}
+)
+RUN_STUDY = Options("pruning.study.job:RunStudy", parts=_FIGURES, hidden=("study", "output", "source"))
 
 
 def prune_heads(
@@ -75,6 +81,31 @@ def prune_weights(
     """
     job: PruneWeights = PRUNE_WEIGHTS.job(
         "prune_weights", options, model=model, task=task, output=Path(output)
+    )
+    return job.run(progress)
+
+
+def ablate_patterns(
+    model: str, task: str, output: Path | str, *, progress: bool = False, **options: Any
+) -> AblationSummary:
+    """Tell what the heads of each pattern are worth to a fine-tuned model's task, as ``ablate-patterns`` does.
+
+    Args:
+        model: folder or Hub id of a model fine-tuned on the task.
+        task: a GLUE task in any spelling, or what describes one's own: see :func:`models.tasks.task.task_named`.
+        output: the ablation's folder; one with the same options that was stopped there is continued.
+        progress: show progress bars on stderr.
+        options: the fields of :class:`pruning.ablation.job.AblatePatterns` (``how``, ``by``, ``draws``,
+            ``subnetwork`` ...).
+
+    Returns:
+        What ``summary.json`` holds.
+
+    Raises:
+        HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
+    """
+    job: AblatePatterns = ABLATE_PATTERNS.job(
+        "ablate_patterns", options, model=model, task=task, output=Path(output)
     )
     return job.run(progress)
 
@@ -128,4 +159,4 @@ def run_study(
     job: RunStudy = RUN_STUDY.job("run_study", {"source": file, **options}, study=chosen, output=folder)
     done = job.run()
     whole = not (done["failed"] or done["left"] or job.only)
-    return {**done, "report": write_report(folder) if whole else None}
+    return {**done, "report": write_report(folder, job.figures) if whole else None}

@@ -13,6 +13,7 @@ import torch
 
 from models.common.errors import InputError
 from models.common.placement import home_of
+from models.common.progress import progress_bar, timed
 from models.evaluation import losses
 from models.gating import gated
 from models.subnetwork import Subnetwork
@@ -130,6 +131,7 @@ def _scaled(values: Floats) -> Floats:
     return (values - low) / (high - low if high > low else 1.0)
 
 
+@timed(lambda found: f"importance measured on {found.examples:,} examples")
 def head_importance(
     model: PreTrainedModel,
     batches: Iterable[Mapping[str, torch.Tensor]],
@@ -158,8 +160,6 @@ def head_importance(
             protocol, a subnetwork of another model, or a loss that is not finite.
         UnsupportedModelError: the model's family is not supported.
     """
-    from tqdm import tqdm
-
     if protocol not in CRITERIA:
         raise InputError(f"protocol={protocol!r}: give {' or '.join(CRITERIA)}.")
     if model.training:
@@ -179,7 +179,7 @@ def head_importance(
     answers: list[torch.Tensor] = []
     loss_sum, examples = 0.0, 0
     with _frozen(model):
-        for batch in tqdm(batches, desc="importance", unit="batch", disable=None if progress else True):
+        for batch in progress_bar(batches, what="importance", unit="batch", shown=progress):
             inputs = dict(batch)
             if (labels := inputs.pop("labels", None)) is None:
                 raise InputError("Importance is a gradient of the loss: each batch needs 'labels'.")

@@ -208,6 +208,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, all_tiny: Any, tiny_toke
     for folder, labels in (
         ("bert-base-uncased", []),
         ("out/mrpc/seed_42", ["not_equivalent", "equivalent"]),
+        ("out/qqp/seed_42", ["not_duplicate", "duplicate"]),
         ("out/stars", ["1", "2", "3", "4", "5"]),
     ):
         config.update({"num_hidden_layers": 6, "initializer_range": 0.3})
@@ -227,7 +228,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, all_tiny: Any, tiny_toke
     return home
 
 
-LONG = ("docs/start.md", "docs/guides/classify.md")
+LONG = ("docs/start.md", "docs/guides/classify.md", "docs/guides/ablate.md")
 """Pages whose Python does the whole job of a command."""
 
 

@@ -21,19 +21,32 @@ WINGS = {
     "models.finetuning": {"models.common", "models.tasks", "door"},
     "patterns.maps": {"door"},
     "patterns.classifier": {"patterns.maps", "door"},
-    "patterns.report": {"patterns.maps", "door"},
+    "patterns.measures": {"patterns.maps", "door"},
+    "patterns.report": {"patterns.maps", "patterns.measures", "door"},
+    "patterns.comparison": {"patterns.maps", "patterns.classifier", "patterns.measures", "door"},
+    "patterns.cross": {"patterns.report", "patterns.maps", "door"},
     "annotations.sampling": {"door"},
     "annotations.training": {"door"},
     "annotations.agreement": {"door"},
     "annotations.label_studio": {"door"},
     "pruning.search": {"door"},
     "pruning.comparison": {"pruning.search", "door"},
-    "pruning.study": {"pruning.search", "door"},
-    "pruning.study.report": {"pruning.study", "pruning.comparison", "pruning.search", "door"},
+    "pruning.ablation": {"pruning.search", "door"},
+    "pruning.study": {"pruning.ablation", "pruning.search", "door"},
+    "pruning.study.report": {
+        *("pruning.study", "pruning.comparison", "pruning.ablation", "pruning.search", "door"),
+    },
 }
 """Each wing, and what of its own room it may import."""
 
-FOUNDATIONS = ("models.common", "models.families", "models.tasks", "patterns.maps", "patterns.classifier")
+FOUNDATIONS = (
+    "models.common",
+    "models.families",
+    "models.tasks",
+    "patterns.maps",
+    "patterns.classifier",
+    "patterns.measures",
+)
 """What a door stands on and may import; the other wings stand on the door."""
 
 ON_TOP = ("cli", "job", "functions")

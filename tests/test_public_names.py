@@ -111,6 +111,7 @@ def jobs() -> dict[str, tuple[Any, tuple[type[Any], ...], set[str]]]:
     from annotations.label_studio.push_pull import Pull, Push
     from annotations.sampling.job import SampleMaps
     from annotations.training.job import EvaluateClassifier, TrainClassifier
+    from models.common.papers import Figures
     from models.finetuning.job import FineTuneGlue
     from patterns.classifier.training import Training
     from patterns.job import ClassifyHeads
@@ -124,8 +125,13 @@ def jobs() -> dict[str, tuple[Any, tuple[type[Any], ...], set[str]]]:
         "agreement": (annotations.measure_agreement, (MeasureAgreement,), set()),
         "train-classifier": (annotations.train_classifier, (TrainClassifier, Training), {"training"}),
         "evaluate-classifier": (annotations.evaluate_classifier, (EvaluateClassifier,), set()),
-        "finetune-glue": (models.finetune_glue, (FineTuneGlue, FineTuning), {"settings"}),
-        "classify-heads": (patterns.classify_checkpoint, (ClassifyHeads,), set()),
+        "finetune-glue": (models.finetune_glue, (FineTuneGlue, FineTuning, Figures), {"settings", "figures"}),
+        "classify-heads": (patterns.classify_checkpoint, (ClassifyHeads, Figures), {"figures"}),
+        "classify-heads --stack cross": (
+            patterns.measure_cross_attention,
+            (ClassifyHeads, Figures),
+            {"figures"},
+        ),
     }
 
 
@@ -157,10 +163,12 @@ def test_every_command_has_a_public_function() -> None:
         "status": annotations.labelling_status,
         "prune-heads": pruning.prune_heads,
         "prune-weights": pruning.prune_weights,
+        "ablate-patterns": pruning.ablate_patterns,
         "compare-survivors": pruning.compare_survivors,
+        "compare-heads": patterns.compare_heads,
         "run-study": pruning.run_study,
     }
-    assert words == jobs().keys() | elsewhere.keys()
+    assert words == {name.partition(" ")[0] for name in jobs()} | elsewhere.keys()
 
 
 @pytest.mark.parametrize(

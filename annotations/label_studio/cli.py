@@ -60,7 +60,8 @@ def pull(make: Maker, as_json: JsonOption = False) -> None:
     """Bring the labels of a Label Studio project back into the folder of the maps.
 
     Can be repeated at any time: each label counts once, and an annotator's later label of a map replaces the
-    earlier. What is not taken (skips, drafts, unknown choices, tasks of other maps) is counted, with the reason.
+    earlier. Labels that were deleted or skipped there since are withdrawn; those of deleted tasks stay, and that is
+    said. What is not taken (skips, drafts, unknown choices, tasks of other maps) is counted, with the reason.
 
     Example: annotate-maps pull my-maps --project "heads of my model"
     """
@@ -100,12 +101,15 @@ def export(make: Maker, as_json: JsonOption = False) -> None:
     """Write maps and labels in another format.
 
     label-studio, json-min, csv and tsv are files that import reads back; published is the layout of the paper's
-    data, one label per map (the majority's); dataset is a folder for datasets.load_dataset.
+    data, one label per map (the majority's); dataset is a folder for datasets.load_dataset, which --push-to-hub
+    publishes too.
 
     Example: annotate-maps export my-maps labels.json --format label-studio
     """
     job: Export = make()
     done = job.run()
+    if "published" in done:
+        say(f"published: {done['published']}")
     if as_json:
         print(json.dumps(done, indent=2))
         return
@@ -126,8 +130,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def _token() -> Token:
-    from .server import VARIABLE, Token, token_of
+    from .server import VARIABLE, Token, check_client, token_of
 
+    check_client()
     if not os.environ.get(VARIABLE, "").strip() and sys.stdin.isatty():
         return Token(typer.prompt("Label Studio token", hide_input=True, err=True))
     return token_of()
@@ -148,6 +153,10 @@ def _report(done: Mapping[str, Any], as_json: bool) -> None:
     print_text(f"{done['taken']} labels: {done['added']} new, {done['known']} known before")
     if done["replaced"]:
         print_text(f"  {done['replaced']} in place of an earlier label of the same annotator")
+    if done.get("withdrawn"):
+        print_text(f"withdrawn: {done['withdrawn']} labels that are deleted there")
+    if done.get("deleted_tasks"):
+        print_text(f"{done['deleted_tasks']} tasks that had labels are deleted there; the labels stay")
     for what, number in done["notes"].items():
         print_text(printable(f"  {number} {what}"))
     for why, number in done["left"].items():

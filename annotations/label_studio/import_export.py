@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 
 from models.common.errors import InputError
+from models.common.hub import check_repository, publish
 from models.common.outputs import Output, apart
 from models.common.provenance import SourceRecord, source_record
 from patterns.maps import store
@@ -67,6 +68,8 @@ class Exported(TypedDict):
     labels: int
     left: dict[str, int]
     """Why how many maps were not."""
+    published: NotRequired[str]
+    """Address of the commit on the Hub."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +194,16 @@ class Export:
     pictures: bool = True
     """Put the pictures into label-studio's tasks."""
     overwrite: bool = False
+    push_to_hub: str | None = None
+    """ORG/NAME: publish a dataset in this data set repository of the Hub, which load_dataset reads."""
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise InputError(f"--format {self.format}: choose one of {', '.join(FORMATS)}.")
+        if self.push_to_hub is not None and self.format != "dataset":
+            raise InputError(
+                f"--push-to-hub {self.push_to_hub} publishes --format dataset, not {self.format}; give that format."
+            )
         if self.format in ("published", "dataset"):
             Output(self.output, EXPORT, self.overwrite, (self.folder,), "OUTPUT").check()
         elif self.output.is_dir():
@@ -209,6 +218,8 @@ class Export:
         Raises:
             InputError: the folder is not what it should be, or an id does not fit the published layout.
         """
+        if self.push_to_hub is not None:
+            check_repository(self.push_to_hub, "--push-to-hub")
         maps, left = AnnotatedMaps.load(self.folder), {}
         labels = len(maps.annotations)
         if self.format == "label-studio":
@@ -235,13 +246,16 @@ class Export:
             labels = len(maps)
             by_id = dict(zip((row.id for row in maps.rows), maps.labels, strict=True))
             write_published(self.output, maps.rows, by_id, self.overwrite)
-        return {
+        done: Exported = {
             "output": str(self.output),
             "format": self.format,
             "maps": len(maps),
             "labels": labels,
             "left": {why: number for why, number in left.items() if number},
         }
+        if self.push_to_hub is not None:
+            done["published"] = publish(self.output, self.push_to_hub, "dataset", "--push-to-hub")
+        return done
 
 
 def map_index(folder: Path) -> MapIndex:
@@ -249,13 +263,16 @@ def map_index(folder: Path) -> MapIndex:
     return MapIndex({row.id: digest(row.map) for row in store.iter_maps(folder)})
 
 
-def take(folder: Path, reading: Reading, source: str) -> Taken:
+def take(
+    folder: Path, reading: Reading, source: str, first: Callable[[pd.DataFrame], None] | None = None
+) -> Taken:
     """Add what was read to the folder and say what came of it.
 
     Args:
         folder: of the maps; without a label that is for one of them it stays as it was.
         reading: what was read.
         source: what to call it in an error.
+        first: is given the labels, with the names that annotators have in the folder, before they are added.
 
     Raises:
         InputError: it holds labels and none of them is for a map of the folder, or who made them cannot be told.
@@ -280,6 +297,8 @@ def take(folder: Path, reading: Reading, source: str) -> Taken:
         reading.notes[f"{before} is {after}"] = int((frame["annotator"] == after).sum())
     if passes != held:
         write_passes(folder, passes)
+    if first is not None:
+        first(frame)
     return summary(folder, reading, add_annotations(folder, frame), taken=len(frame))
 
 

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+import pandas as pd
+
 from models.common.errors import InputError
+from models.common.progress import progress_bar
 from patterns import Pattern
 from patterns.maps import store
 
@@ -18,6 +21,7 @@ from ..dataset import digest
 from ..folders import read_kinds
 from .import_export import Taken, map_index, take
 from .matching import DIGEST_FIELD, ID_FIELD
+from .pulled import record, withdraw
 from .reading import read_export
 from .server import DEFAULT_URL, LabelStudio, LostReplyError, Token
 from .tasks import (
@@ -69,6 +73,10 @@ class Pulled(Taken):
     """What came of a pull."""
 
     project: Project
+    withdrawn: int
+    """Labels of earlier pulls that are deleted in the project."""
+    deleted_tasks: int
+    """Tasks with labels of earlier pulls that are deleted in the project; the labels stay."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +119,6 @@ class Push:
             InputError: the server, the project or the folder is not what it should be, or the server stopped
                 answering; what has arrived stays, and the same command goes on from there.
         """
-        from tqdm import tqdm
-
         predictions = {} if self.blind else read_predictions(self.folder)
         # A project shows and sorts by the predictions of one version only, so raw and norm maps share theirs.
         version = " + ".join(sorted({said.classifier_version for said in predictions.values()}))
@@ -126,7 +132,7 @@ class Push:
             missing = self._missing(there, project["title"])
             kinds = read_kinds(self.folder)
             arrived, lost, predicted = 0, 0, 0
-            bar = tqdm(total=len(missing), desc="pushing", unit=" maps", disable=not progress, leave=False)
+            bar = progress_bar(total=len(missing), what="pushing", unit=" maps", shown=progress, leave=False)
             with bar:
                 rows = (row for row in store.iter_maps(self.folder) if row.id in missing)
                 while batch := list(itertools.islice(rows, _BATCH)):
@@ -327,7 +333,17 @@ class Pull:
                 "title": project["title"],
                 "url": f"{server.url}/projects/{project['id']}/data",
             }
-        return {"project": where, **take(self.folder, reading, f"project {project['title']!r}")}
+        # When it was made tells it from one of the same number on another server, or on this one after a reset.
+        known = f"{project['id']} of {project.get('created_at') or server.place}"
+        labels: list[pd.DataFrame] = []
+
+        def before(frame: pd.DataFrame) -> None:
+            labels.append(frame.assign(task=pd.array(reading.tasks_of, dtype="Int64")))
+            record(self.folder, known, labels[0])
+
+        taken = take(self.folder, reading, f"project {project['title']!r}", before)
+        withdrawn, deleted = withdraw(self.folder, known, labels[0], reading.numbers_of_tasks)
+        return {"project": where, **taken, "withdrawn": withdrawn, "deleted_tasks": deleted}
 
 
 def _check_seconds(**seconds: float) -> None:

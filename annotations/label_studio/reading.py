@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from models.common.errors import InputError
 from models.common.files import reason
+from models.common.progress import progress_bar
 from models.common.reading import regular_file
 
 from ..formats import Annotation, parse_label
@@ -65,6 +66,10 @@ class Reading:
 
     annotations: list[Annotation] = field(default_factory=list)
     """The labels taken."""
+    tasks_of: list[int | None] = field(default_factory=list)
+    """Of each label taken, the number of its task on the server; of JSON only."""
+    numbers_of_tasks: set[int] = field(default_factory=set)
+    """The numbers of all tasks in the file; of JSON only."""
     tasks: int = 0
     """Tasks in the file; of CSV, TSV and JSON_MIN, which have a row per annotation, rows."""
     unlabelled: int = 0
@@ -154,12 +159,16 @@ def _watched(items: Iterator[Any], handle: IO[bytes], path: Path, progress: bool
     if not progress:
         yield from items
         return
-    from tqdm import tqdm
-
     # How many tasks there are nobody knows before the end, but how many bytes.
     size = path.stat().st_size
-    with tqdm(
-        total=size, desc=f"reading {path.name}", unit="B", unit_scale=True, leave=False, delay=2
+    with progress_bar(
+        total=size,
+        what=f"reading {path.name}",
+        unit="B",
+        shown=True,
+        unit_scale=True,
+        leave=False,
+        delay=2,
     ) as bar:
         for item in items:
             bar.update(handle.tell() - bar.n)
@@ -180,6 +189,9 @@ class _Reader:
     def read_task(self, task: dict[str, Any]) -> None:
         """Take the labels of a task as JSON has it: the only format with skips, drafts and who did what."""
         drafts, annotations = task.get("drafts"), task["annotations"] or ()
+        number_of_task = task.get("id") if isinstance(task.get("id"), int) else None
+        if number_of_task is not None:
+            self.reading.numbers_of_tasks.add(number_of_task)
         for _ in drafts if isinstance(drafts, list) else ():
             self.reading.leave(Left(DRAFT))
         if not annotations and not drafts:
@@ -210,6 +222,7 @@ class _Reader:
                 # An export's prediction score stays the model's even where the class was changed: it is not read.
                 labeller = one.get(LABELLER) if annotator == ours else None
                 self.reading.annotations.append(Annotation(id, annotator, label, _time(one), source))
+                self.reading.tasks_of.append(number_of_task)
                 self.reading.pass_of(labeller, annotator)
             except Left as error:
                 self.reading.leave(error)

@@ -1,8 +1,8 @@
-"""Talk to a Label Studio server: the few routes that the annotation loop needs, over plain HTTP.
+"""Talk to a Label Studio server: the few things that the annotation loop asks of it, through label-studio-sdk.
 
-Label Studio's own SDK repeats a POST whose reply was lost, which makes copies of every task in it, and its
-exceptions can hold the token; it caps numpy, too. Here a POST is sent once, a lost reply is an error of its own
-(:class:`LostReplyError`), and no message holds more of the server's words than its reason, with the token taken out.
+A request is sent once (:mod:`.wire`), and a lost reply is an error of its own (:class:`LostReplyError`), after which
+whoever sent it counts what has arrived. No message holds more of the server's words than its reason, with the token
+taken out, and none is the SDK's or the HTTP library's own: those can hold the token and whole replies.
 """
 
 import ipaddress
@@ -11,31 +11,39 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
-from typing import IO, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import SplitResult, urlsplit
-
-import httpx2 as http
 
 from models.common.commands import printable, say
 from models.common.errors import HeadscopeError, InputError
+
+if TYPE_CHECKING:
+    import httpx
+    from label_studio_sdk import LabelStudio as Client
+
+    from .wire import Wire
 
 DEFAULT_URL = "http://localhost:8080"
 VARIABLE = "LABEL_STUDIO_API_KEY"
 """Of the environment, where the token is read from."""
 _GET_ATTEMPTS = 3
-_TALKATIVE = [f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")]
 _SLOWEST = (
     10_000  # bytes a second: a request takes `timeout` seconds, and as long as this takes for what is moved
 )
-_LARGEST = 32 * 2**20  # bytes of a reply, unpacked: a page of tasks has about 1 MB
+_LARGEST = 32 * 2**20  # bytes of a reply: a page of tasks has about 1 MB
 _LARGEST_EXPORT = 2 * 2**30  # the same of a whole project, which goes to a file
 _MOST_PAGES = 10_000
+_FIELDS = ("id", "data", "total_annotations", "cancelled_annotations")
+_SETTINGS = (
+    "id", "title", "parsed_label_config", "maximum_annotations", "show_collab_predictions", "model_version",
+    "created_at",
+)  # fmt: skip
 _PAGE = 100  # tasks per listing; a task of ours is small without its picture, and about 11 KB with it
 
 
@@ -46,14 +54,14 @@ class LostReplyError(HeadscopeError):
 class Token:
     """An API token, legacy or personal; it prints as ``Token(***)``.
 
-    A personal access token is a refresh JWT: it is exchanged for a short-lived one, again whenever that has ended.
+    A personal access token is a refresh JWT: the SDK exchanges it for a short-lived one, again whenever that has ended.
 
     Raises:
         InputError: it is empty or holds what no token does.
     """
 
     def __init__(self, text: str) -> None:
-        self._text, self._access = text.strip(), ""
+        self._text = text.strip()
         if not _sendable(self._text):
             raise InputError(
                 "the token is empty or holds spaces; copy it again from Label Studio's Account & Settings."
@@ -69,28 +77,13 @@ class Token:
     def __reduce__(self) -> Any:
         raise TypeError("a token is not copied or stored")
 
-    @property
-    def exchange(self) -> dict[str, str] | None:
-        """What is sent to have a personal token exchanged; None if nothing need be."""
-        return {"refresh": self._text} if self.personal and not self._access else None
+    def reveal(self) -> str:
+        """Return the token itself, for a client to send."""
+        return self._text
 
-    def exchanged(self, reply: Any) -> None:
-        """Take a short-lived token out of the server's reply; without one the server is to say 401 itself."""
-        access = reply.get("access") if isinstance(reply, dict) else None
-        self._access = access if isinstance(access, str) and _sendable(access) else "none"
-
-    def ended(self) -> None:
-        """Forget the short-lived token."""
-        self._access = ""
-
-    @property
-    def header(self) -> str:
-        """What the header ``Authorization`` holds."""
-        return f"Bearer {self._access}" if self.personal else f"Token {self._text}"
-
-    def cleaned(self, text: str) -> str:
-        """Return `text` without the token."""
-        for secret in (self._text, self._access):
+    def cleaned(self, text: str, *more: str) -> str:
+        """Return `text` without the token and without what else is secret."""
+        for secret in (self._text, *more):
             if len(secret) > 4:  # shorter ones are no secret, and part of many a word
                 text = text.replace(secret, "***")
         return text
@@ -115,25 +108,20 @@ def _sendable(text: str) -> bool:
     return bool(re.fullmatch(r"[\x21-\x7e]+", text))
 
 
-@dataclass(frozen=True)
-class _Reply:
-    """A reply that was read to its end."""
+_Found = TypeVar("_Found")
 
-    status: int
-    headers: http.Headers
-    body: bytes
-    """Unpacked; empty if it went to a file."""
 
-    def data(self) -> Any:
-        """Return what the body holds as JSON.
+def check_client() -> None:
+    """Refuse to go on without the client, before anybody is asked for a token.
 
-        Raises:
-            ValueError: nothing of the kind.
-        """
-        try:
-            return json.loads(self.body)
-        except RecursionError as error:
-            raise ValueError("nested too deep") from error
+    Raises:
+        InputError: the extra is not installed.
+    """
+    if find_spec("label_studio_sdk") is None or find_spec("httpx") is None:
+        raise InputError(
+            "push and pull need label-studio-sdk, which is not installed: pip install 'headscope[label-studio]'; "
+            "import and export do without."
+        )
 
 
 class LabelStudio:
@@ -157,25 +145,41 @@ class LabelStudio:
         """Whether the token travels unencrypted; a warning says so before it does."""
         self.place = f"{(parts.hostname or '').lower()}{f':{parts.port}' if parts.port else ''}{parts.path}"
         """Where it is, however it is spoken to: numbers of users mean something there alone."""
-        self._client = self._new_client()
+        self._wire: Wire | None = None
 
-    def _new_client(self) -> http.Client:
-        return http.Client(
-            timeout=http.Timeout(self._timeout, connect=min(self._timeout, 10.0)),
-            trust_env=not self._loopback,  # a proxy cannot reach this machine's own loopback
-            headers={"Accept": "application/json", "Accept-Encoding": "gzip"},
-        )
+    def _open(self) -> "Wire":
+        """Return a client and its connection; a new client has a personal token exchanged anew."""
+        from .wire import Wire
+
+        if self._wire is None:
+            with suppress(Exception):  # whose message may hold the token, or a proxy's password
+                proxies = not self._loopback  # one cannot reach this machine's own loopback
+                self._wire = Wire(self.url, self._token.reveal(), self._timeout, proxies, self._check)
+        if self._wire is None:
+            raise InputError(
+                f"no connection to {self.url} can be made: the token has ended, so that a new one has to be copied "
+                "from Account & Settings, or a proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) "
+                "is no address."
+            )
+        return self._wire
+
+    def _close(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
 
     def __enter__(self) -> Self:
-        # Their debug records hold the session cookies that the server sends.
-        self._quiet = [(log, log.level) for log in map(logging.getLogger, _TALKATIVE)]
+        check_client()
+        from .wire import TALKATIVE
+
+        self._quiet = [(log, log.level) for log in map(logging.getLogger, TALKATIVE)]
         for log, level in self._quiet:
             log.setLevel(max(level, logging.INFO))
         try:
             if self.exposed:
                 say(f"warning: the token travels unencrypted to {self.url}; prefer https.")
-            who = self._get("/api/current-user/whoami")
-            if not isinstance(who, dict) or not _is_number(who.get("id")):
+            who = self._repeated(lambda client: client.users.whoami())
+            if not _is_number(getattr(who, "id", None)):
                 raise InputError(
                     f"{self.url} answers, but is not Label Studio; give --url the server's address."
                 )
@@ -185,7 +189,7 @@ class LabelStudio:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._client.close()
+        self._close()
         for log, level in self._quiet:
             log.setLevel(level)
 
@@ -195,8 +199,10 @@ class LabelStudio:
         Raises:
             InputError: several have the title.
         """
-        listed = self._pages("/api/projects/", "results", {"title": name})
-        found = [self._project(one) for one in listed if one.get("title") == name]
+        listed = self._pages(
+            "results", lambda client, page: client.projects.list(title=name, page=page, page_size=_PAGE)
+        )
+        found = [project for one in listed if (project := self._project(one))["title"] == name]
         if len(found) > 1:
             numbers = " and ".join(str(project["id"]) for project in found)
             raise InputError(
@@ -204,13 +210,16 @@ class LabelStudio:
             )
         if not found and name.isdecimal():
             with suppress(_NotFoundError):
-                return self._project(self._get(f"/api/projects/{int(name)}/"))
+                number = int(name)
+                return self._project(
+                    self._repeated(lambda client: client.projects.with_raw_response.get(number).data)
+                )
         return found[0] if found else None
 
     def create_project(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Make a project, and if the reply is lost, find it again."""
         try:
-            return self._project(self._request("POST", "/api/projects/", settings))
+            return self._project(self._once(lambda client: client.projects.create(**settings)))
         except LostReplyError as error:
             for wait in (0.5, 2.0, 5.0):
                 time.sleep(wait)
@@ -222,7 +231,7 @@ class LabelStudio:
         """Change a project's settings; doing it twice does no harm."""
         for last in (False, True):
             try:
-                self._request("PATCH", f"/api/projects/{number}/", settings)
+                self._once(lambda client: client.projects.update(number, **settings))
                 return
             except LostReplyError as error:
                 if last:
@@ -232,14 +241,21 @@ class LabelStudio:
         """Yield id, data and number of annotations of each task whose number is above `after`."""
         newer = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": after}
         query = {"filters": {"conjunction": "and", "items": [newer]}, "ordering": ["tasks:id"]}
-        words = {
-            "project": project,
-            "include": "id,data,total_annotations,cancelled_annotations",
-            "query": json.dumps(query),
-            "resolve_uri": "false",
-        }
-        for task in self._pages("/api/tasks", "tasks", words):
-            if not _is_number(task.get("id")) or not isinstance(task.get("data") or {}, dict):
+        listed = self._pages(
+            "tasks",
+            lambda client, page: client.tasks.list(
+                project=project,
+                query=json.dumps(query),
+                fields="task_only",
+                include=",".join(_FIELDS),
+                resolve_uri=False,
+                page=page,
+                page_size=_PAGE,
+            ),
+        )
+        for one in listed:
+            task = {name: getattr(one, name, None) for name in _FIELDS}
+            if not _is_number(task["id"]) or not isinstance(task["data"] or {}, dict):
                 raise self._malformed()
             yield task
 
@@ -249,183 +265,138 @@ class LabelStudio:
         Raises:
             LostReplyError: nobody knows whether they were added.
         """
-        self._request("POST", f"/api/projects/{project}/import", tasks)
+        self._once(lambda client: client.projects.import_tasks(project, request=tasks))
 
     def delete_task(self, number: int) -> None:
         """Delete a task."""
         with suppress(LostReplyError, _NotFoundError):
-            self._request("DELETE", f"/api/tasks/{number}/")
+            self._once(lambda client: client.tasks.delete(str(number)))
 
     def users(self) -> dict[int, str]:
         """Return the e-mail address, or failing that the name, of each user by number; not of those without."""
-        users = self._get("/api/users/")
-        if not isinstance(users, list) or not all(
-            isinstance(user, dict) and _is_number(user.get("id")) for user in users
-        ):
+        users = self._repeated(lambda client: client.users.list())
+        if not isinstance(users, list) or not all(_is_number(getattr(user, "id", None)) for user in users):
             raise self._malformed()
-        named = ((user["id"], user.get("email") or user.get("username")) for user in users)
+        named = ((user.id, getattr(user, "email", None) or getattr(user, "username", None)) for user in users)
         return {number: str(name) for number, name in named if name}
 
     def export(self, project: int, path: Path) -> None:
         """Write the project's tasks, labelled or not, to a file as JSON, without holding them in memory."""
-        words = {"exportType": "JSON", "download_all_tasks": "true"}
-        for attempt in range(_GET_ATTEMPTS):
-            with suppress(LostReplyError), path.open("wb") as handle:
-                self._answer("GET", f"/api/projects/{project}/export", params=words, into=handle)
-                return
-            time.sleep(attempt)
-        raise InputError(self._silent())
 
-    def _pages(self, route: str, name: str, words: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        def work(client: "Client") -> None:
+            with path.open("wb") as handle:
+                for part in client.projects.exports.download_sync(
+                    project, export_type="JSON", download_all_tasks=True
+                ):
+                    handle.write(part)
+
+        self._repeated(work, _LARGEST_EXPORT)
+
+    def _pages(self, name: str, ask: Callable[["Client", int], Any]) -> Iterator[Any]:
+        """Yield what is on one page after the other; the SDK's own pager never ends where a server repeats itself."""
         for page in range(1, _MOST_PAGES):
             try:
-                reply = self._get(route, {**words, "page": page, "page_size": _PAGE})
+                reply = self._repeated(lambda client, page=page: ask(client, page).response)  # type: ignore[misc]
             except _NotFoundError:
                 if page == 1:
                     raise
                 return  # the page after the last
-            items = reply.get(name) if isinstance(reply, dict) else None
-            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            items = getattr(reply, name, None)
+            if not isinstance(items, list):
                 raise self._malformed()
             yield from items
-            total = reply.get("total", reply.get("count"))
+            total = getattr(reply, "total", getattr(reply, "count", None))
             if len(items) < _PAGE or (isinstance(total, int) and page * _PAGE >= total):
                 return
         raise self._malformed()
 
-    def _get(self, route: str, words: Mapping[str, Any] | None = None) -> Any:
+    def _repeated(self, ask: Callable[["Client"], _Found], most: int = _LARGEST) -> _Found:
+        """Ask what changes nothing, several times if need be."""
         for attempt in range(_GET_ATTEMPTS):
             time.sleep(attempt)
             with suppress(LostReplyError):
-                return self._request("GET", route, params=words)
+                return self._once(ask, most)
         raise InputError(self._silent())
 
-    def _request(self, method: str, route: str, content: Any = None, **more: Any) -> Any:
-        reply = self._answer(method, route, content, **more)
-        if reply.status == 204 or not reply.body:
-            return None
+    def _once(self, ask: Callable[["Client"], _Found], most: int = _LARGEST) -> _Found:
+        """Ask once, or again with a personal token exchanged anew where what it was exchanged for has ended."""
         try:
-            return reply.data()
-        except ValueError:
-            raise self._malformed() from None
+            return self._asked(ask, most)
+        except _TokenError:
+            if not self._token.personal:
+                raise
+        self._close()
+        return self._asked(ask, most)
 
-    def _answer(
-        self,
-        method: str,
-        route: str,
-        content: Any = None,
-        params: Mapping[str, Any] | None = None,
-        into: IO[bytes] | None = None,
-    ) -> _Reply:
-        """Send a request, with a personal token anew where that has ended, and return the reply if it is a good one."""
-        for last in (False, True):
-            if (exchange := self._token.exchange) is not None:
-                reply = self._once("POST", "/api/token/refresh", exchange, None, None, signed=False)
-                access = None
-                with suppress(ValueError):
-                    access = reply.data()
-                self._token.exchanged(access)
-            reply = self._once(method, route, content, params, into)
-            if reply.status != 401 or not self._token.personal or last:
-                break
-            self._token.ended()
-        self._check(reply, route)
-        return reply
-
-    def _once(
-        self,
-        method: str,
-        route: str,
-        content: Any,
-        params: Mapping[str, Any] | None,
-        into: IO[bytes] | None,
-        signed: bool = True,
-    ) -> _Reply:
-        """Send a request once and read the reply, in a thread that is given up when it is overdue.
+    def _asked(self, ask: Callable[["Client"], _Found], most: int) -> _Found:
+        """Ask in a thread that is given up when it is overdue, and return what the client makes of the reply.
 
         The library's own limits hold for a single read: a server that sends a byte a second keeps them for ever.
+
+        Args:
+            ask: what is wanted of the client.
+            most: bytes of the reply.
+
+        Raises:
+            LostReplyError: there is no reply.
+            InputError: it is no good one.
         """
-        body = None if content is None else json.dumps(content).encode()
-        headers = {"Authorization": self._token.header} if signed else {}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        client, moved, done = self._client, [len(body or b"")], Event()
-        outcome: list[_Reply | Exception] = []
+        import httpx
+
+        from .wire import TooLargeError
+
+        wire, done = self._open(), Event()
+        wire.moved, wire.most = 0, most
+        found: list[_Found] = []
+        failed: list[Exception] = []
 
         def work() -> None:
             try:
-                with client.stream(
-                    method, self.url + route, content=body, params=params, headers=headers
-                ) as reply:
-                    outcome.append(self._read(reply, into, moved))
+                found.append(ask(wire.client))
             except Exception as error:
-                outcome.append(error)
+                failed.append(error)
             done.set()
 
         begun = monotonic()
         Thread(target=work, daemon=True).start()
-        while not done.wait(max(0.0, left := begun + self._timeout + sum(moved) / _SLOWEST - monotonic())):
+        while not done.wait(max(0.0, left := begun + self._timeout + wire.moved / _SLOWEST - monotonic())):
             if left <= 0:
-                client.close()
-                self._client = self._new_client()
+                self._close()
                 raise LostReplyError(self._silent())
-        client.cookies.clear()  # a session would outlive the token
-        found = outcome[0]
-        if isinstance(found, _Reply):
-            return found
-        if isinstance(found, HeadscopeError | OSError):
-            raise found
-        if isinstance(found, http.DecodingError):
-            raise self._malformed()
-        if isinstance(found, http.TransportError):
-            # The library's own message and request are not passed on: they can hold the token.
+        if found:
+            return found[0]
+        (error,) = failed
+        # What the libraries say themselves is not passed on: it can hold the token.
+        if isinstance(error, HeadscopeError | OSError):
+            raise error
+        if isinstance(error, TooLargeError):
+            raise InputError(
+                f"{self.url} sends more than {most // 2**20} MB at once; export the project there, in parts, "
+                "and read the files with import."
+            )
+        if isinstance(error, httpx.TransportError):
             raise LostReplyError(self._silent())
-        if isinstance(found, http.InvalidURL | http.HTTPError | UnicodeError):
+        if isinstance(error, httpx.InvalidURL | httpx.HTTPError | UnicodeError):
             raise InputError(f"--url {self.url} is no address; give one such as {DEFAULT_URL}.")
-        raise found
-
-    def _read(self, reply: http.Response, into: IO[bytes] | None, moved: list[int]) -> _Reply:
-        """Read a reply to its end, or refuse it; `moved` counts the bytes that came."""
-        if reply.headers.get("content-encoding", "").strip().lower() not in (
-            "",
-            "identity",
-            "gzip",
-            "deflate",
-        ):
-            raise self._malformed()
-        good = reply.status_code == 200
-        largest = _LARGEST if into is None or not good else _LARGEST_EXPORT
-        parts, size = [], 0
-        for part in reply.iter_bytes():
-            moved[0] += len(part)
-            size += len(part)
-            if size > largest:
-                raise InputError(
-                    f"{self.url} sends more than {largest // 2**20} MB at once; export the project there, in parts, "
-                    "and read the files with import."
-                )
-            if into is not None and good:
-                into.write(part)
-            else:
-                parts.append(part)
-        return _Reply(reply.status_code, reply.headers, b"".join(parts))
+        raise self._malformed()
 
     def _project(self, value: Any) -> dict[str, Any]:
-        """Return a project as the server describes it, if that is what it is."""
-        right = (
-            isinstance(value, dict) and _is_number(value.get("id")) and isinstance(value.get("title"), str)
-        )
-        if not right:
+        """Return what matters here of a project as the server describes it, if that is what it is."""
+        project = {name: getattr(value, name, None) for name in _SETTINGS}
+        if not _is_number(project["id"]) or not isinstance(project["title"], str):
             raise self._malformed()
-        return dict(value)
+        return project
 
     def _malformed(self) -> InputError:
         return InputError(
             f"{self.url} does not answer as Label Studio does; give --url the address of Label Studio itself."
         )
 
-    def _check(self, reply: _Reply, route: str) -> None:
-        status = reply.status
+    def _check(self, reply: "httpx.Response") -> None:
+        """Raise what is wrong with a reply whose body was not read yet."""
+        status, route = reply.status_code, reply.request.url.path
+        if reply.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
+            raise self._malformed()  # nobody asked for it, and what it unpacks to has no limit
         if 200 <= status < 300:
             if "html" in reply.headers.get("content-type", ""):
                 raise InputError(
@@ -442,26 +413,31 @@ class LabelStudio:
         if status >= 500 or status == 429:
             raise LostReplyError(f"{self.url} has a fault (status {status}).")
         if status == 401:
-            raise InputError(
+            raise _TokenError(
                 f"{self.url} does not accept the token; copy a personal access token from Account & Settings "
                 "(legacy tokens are off unless the organization allows them)."
             )
         if status == 404:
             raise _NotFoundError(f"{self.url} has no {route}; give --url the address of Label Studio itself.")
-        raise InputError(f"{self.url} refuses {route.split('?')[0]} (status {status}): {self._words(reply)}.")
+        raise InputError(f"{self.url} refuses {route} (status {status}): {self._words(reply)}.")
 
-    def _words(self, reply: _Reply) -> str:
+    def _words(self, reply: "httpx.Response") -> str:
         try:
-            detail = reply.data()
-        except ValueError:
+            detail = json.loads(reply.read())
+        except (ValueError, RecursionError):
             return "no reason given"
         if isinstance(detail, dict):
             detail = detail.get("validation_errors") or detail.get("detail") or "no reason given"
         text = detail if isinstance(detail, str) else json.dumps(detail, ensure_ascii=False)
-        return printable(self._token.cleaned(" ".join(text.split())))[:300].rstrip(".")
+        access = reply.request.headers.get("authorization", "").rpartition(" ")[2]
+        return printable(self._token.cleaned(" ".join(text.split()), access))[:300].rstrip(".")
 
     def _silent(self) -> str:
         return f"{self.url} does not answer; start Label Studio there, or give --url its address."
+
+
+class _TokenError(InputError):
+    """The server does not accept the token."""
 
 
 class _NotFoundError(InputError):

@@ -19,15 +19,25 @@ import pyarrow.parquet as pq
 import torch
 
 from models.anatomy import Anatomy, anatomy_of
-from models.checkpoints import Checkpoint, ModelRecord, load_checkpoint, model_record, pick_device
+from models.checkpoints import (
+    Checkpoint,
+    ModelRecord,
+    check_loading,
+    load_checkpoint,
+    model_record,
+    pick_device,
+    precision_of,
+)
 from models.common.errors import InputError
 from models.common.files import write_json
 from models.common.outputs import Output
 from models.common.placement import home_of
+from models.common.progress import progress_bar
 from models.common.provenance import Provenance, SourceRecord, provenance
+from models.families.family import check_stack
 from models.tap import observe
-from models.tasks.inputs import Encoded, batches, padding_of
-from models.tasks.rows import RowsRecord, select_rows
+from models.tasks.inputs import Encoded, as_texts, batches, feed, padding_of
+from models.tasks.rows import RowsRecord, row_ids, select_rows
 from models.tasks.source import RowSource
 from models.tasks.task import Task
 from models.tasks.token_text import shown_tokens
@@ -87,6 +97,10 @@ class SampleReport(TypedDict):
     count: int
     seed: int
     max_length: int
+    dtype: str
+    """Precision in which the model computed."""
+    stack: NotRequired[str]
+    """Of an encoder-decoder, whose maps they are."""
     fed: dict[str, object]
     exclude: Excluded
     classifiers: dict[str, dict[str, str]]
@@ -136,6 +150,9 @@ class SampleMaps:
     max_length: int = 128
     seed: int = 0
     device: str = "auto"
+    dtype: str = "float32"
+    device_map: str | None = None
+    stack: str | None = None
     overwrite: bool = False
     """Replace an earlier sample in the output folder; never one with labels."""
 
@@ -144,6 +161,13 @@ class SampleMaps:
         check_kinds(self.maps)
         check_sizes(self.batch_size, self.max_length)
         check_seed(self.seed)
+        check_loading(self.dtype, self.device_map, self.device)
+        check_stack(self.stack)
+        if self.stack == "cross":
+            raise InputError(
+                "--stack cross: maps of cross-attention are measured (classify-heads) and not classified, so there is "
+                "none to label; give encoder or decoder."
+            )
         for name, value in (("--count", self.count), ("--examples", self.examples)):
             if value < 1:
                 raise InputError(f"{name} {value}: give at least 1.")
@@ -178,10 +202,13 @@ class SampleMaps:
         task, rows = self._source.load()
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps), self.classifiers)
-        checkpoint = load_checkpoint(self.model, self.revision, device)
+        checkpoint = load_checkpoint(
+            self.model, self.revision, device, dtype=self.dtype, device_map=self.device_map, quantised=True
+        )
         drawn = select_rows(rows.numbered(), task, self.examples, self.seed)
-        names = MapNames(checkpoint, task.name, self.base_model)
-        look = _Look(anatomy_of(checkpoint.model), STRATEGIES[self.strategy].images)
+        anatomy = anatomy_of(checkpoint.model, self.stack)
+        names = MapNames(checkpoint, task.name, self.base_model, anatomy.family.stack)
+        look = _Look(anatomy, STRATEGIES[self.strategy].images)
         found = classify_heads(
             checkpoint.model,
             checkpoint.tokenizer,
@@ -194,6 +221,7 @@ class SampleMaps:
             seed=self.seed,
             progress=progress,
             sink=look,
+            stack=self.stack,
         )
         taken = self._taken(found, look, names, excluded)
         free = {
@@ -204,7 +232,10 @@ class SampleMaps:
         warnings = [*rows.shortage(self.examples), *checkpoint.warnings, *found.warnings]
         if len(places) < self.count:
             warnings.append(f"{self.count} maps were asked for, but only {len(places)} are left to choose.")
-        maps = take_maps(checkpoint, look.encoded, places, self.batch_size, progress)
+        # What is fed, which a decoder's maps are not of: these begin with a start token.
+        fed = feed(checkpoint.model, checkpoint.tokenizer, as_texts(drawn, task), self.max_length).inputs
+        inputs = dict(zip(row_ids(drawn), fed, strict=True))
+        maps = take_maps(checkpoint, inputs, places, self.batch_size, progress, stack=self.stack)
         chosen = [
             names.row(place.example, look.encoded[place.example], place.layer, place.head, place.kind, values)
             for place, values in zip(places, maps, strict=True)
@@ -227,6 +258,7 @@ class SampleMaps:
             "count": len(places),
             "seed": self.seed,
             "max_length": self.max_length,
+            "dtype": precision_of(checkpoint.model),
             "fed": dict(found.inputs),
             "exclude": {
                 "folders": [str(folder) for folder in self.exclude],
@@ -243,6 +275,8 @@ class SampleMaps:
         }
         if not task.own:
             del report["task_definition"]
+        if anatomy.family.stack:
+            report["stack"] = anatomy.family.stack
         tokens = [
             shown_tokens(checkpoint.tokenizer, look.encoded[place.example].input_ids) for place in places
         ]
@@ -354,19 +388,20 @@ def take_maps(
     places: Sequence[Place],
     batch_size: int = 16,
     progress: bool = False,
+    *,
+    stack: str | None = None,
 ) -> list[npt.NDArray[np.float32]]:
     """Return the maps ``[n, n]`` of these places and no others.
 
     Args:
         checkpoint: the model.
-        encoded: the tokens of every example among the places.
+        encoded: what is fed of every example among the places.
         places: which maps; a head that the model no longer has is an error.
         batch_size: inputs per forward pass.
         progress: show a progress bar on stderr.
+        stack: of an encoder-decoder, whose maps.
     """
-    from tqdm import tqdm
-
-    model, anatomy = checkpoint.model, anatomy_of(checkpoint.model)
+    model, anatomy = checkpoint.model, anatomy_of(checkpoint.model, stack)
     value_norms = ValueNorms(anatomy)
     examples = sorted({place.example for place in places})
     inputs = [encoded[example] for example in examples]
@@ -388,10 +423,8 @@ def take_maps(
 
     with (
         torch.inference_mode(),
-        observe(model, take, {place.layer for place in places}),
-        tqdm(
-            total=len(inputs), unit="example", desc="taking maps", disable=None if progress else True
-        ) as bar,
+        observe(model, take, {place.layer for place in places}, stack=stack),
+        progress_bar(total=len(inputs), unit="example", what="taking maps", shown=progress) as bar,
     ):
         for positions, tensors in batches(
             inputs, batch_size, padding_of(checkpoint.tokenizer), home_of(model)

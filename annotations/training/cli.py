@@ -40,6 +40,8 @@ def train_classifier(make: Maker, as_json: JsonOption = False) -> None:
             print_text(f"{job.folds}-fold cross-validation over heads:")
             _print_scores(report["out_of_fold"])
     say(f"classifier: {job.output}")
+    if "published" in report:
+        say(f"published: {report['published']}")
 
 
 @command

@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
 from models.common.errors import InputError
 from models.common.files import read_json, write_json
+from models.common.hub import check_repository, publish
 from models.common.outputs import Output
 from models.common.provenance import Provenance, SourceRecord, provenance
 from patterns.classifier.scores import GroupedScores, Metric
@@ -94,6 +95,8 @@ class TrainingReport(TypedDict):
     training: dict[str, object]
     provenance: TrainingProvenance
     map_digests: list[str]
+    published: NotRequired[str]
+    """Address of the commit on the Hub; not in the file."""
 
 
 class EvaluationProvenance(TrainingProvenance):
@@ -140,6 +143,8 @@ class TrainClassifier:
     note: str = ""
     """Who labelled the maps and how; goes into the card."""
     overwrite: bool = False
+    push_to_hub: str | None = None
+    """ORG/NAME: publish the classifier in this model repository of the Hub, which load_classifier reads."""
 
     def __post_init__(self) -> None:
         _check_kind(self.maps)
@@ -157,11 +162,13 @@ class TrainClassifier:
         """Score by cross-validation over heads, train on everything, and write weights, scores and card.
 
         Returns:
-            What ``training.json`` holds.
+            What ``training.json`` holds, and the address of what was published.
         """
         from patterns.classifier.scores import score
         from patterns.classifier.training import calibrated, cross_validate, fit_temperature, train
 
+        if self.push_to_hub is not None:
+            check_repository(self.push_to_hub, "--push-to-hub")
         annotated = load_labelled(self.annotations)
         kinds = annotated.info["kind"].to_numpy()
         if self.maps not in kinds:
@@ -208,6 +215,8 @@ class TrainClassifier:
             classifier.save_pretrained(folder)
             write_json(folder / RECORD, report)
             (folder / "README.md").write_text(card(report), encoding="utf-8")
+        if self.push_to_hub is not None:
+            report["published"] = publish(self.output, self.push_to_hub, "model", "--push-to-hub")
         return report
 
 

@@ -3,32 +3,83 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import functools
 import inspect
 import io
+import logging
 import os
 import re
 import signal
 import sys
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO, get_type_hints
 
 import typer
 import typer.core
 
-from .errors import HeadscopeError, is_unicode, one_line
+from .errors import HeadscopeError, InputError, is_unicode, one_line
 from .files import disk_is_full, reason
 from .memory import keep_freed_memory, memory_ran_out
+from .session import SESSION, Session
 from .threads import share_the_machine
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON.")]
 ClassifierOption = Annotated[
     str | None, typer.Option(help="Folder or Hub id of a classifier to use instead of the shipped one.")
 ]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from .provenance import headscope_version
+
+        print(f"headscope {headscope_version()}")
+        raise typer.Exit
+
+
+_VersionOption = Annotated[
+    bool,
+    typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version),
+]
+_OF_ALL: Mapping[str, Any] = {
+    "quiet": Annotated[
+        bool, typer.Option("--quiet", help="Say nothing but errors, warnings and the result.")
+    ],
+    "verbose": Annotated[
+        bool,
+        typer.Option(
+            "--verbose", help="Say what is loaded, from where, and how many seconds each part takes."
+        ),
+    ],
+    "version": _VersionOption,
+}
+"""The options that every command has."""
+
+PREFIX = "HEADSCOPE_"
+"""Of the variables that options are taken from where they are not given: ``HEADSCOPE_BATCH_SIZE=8``."""
+
+_BY_HAND = (
+    *("--overwrite", "--force", "--dry-run", "--push-to-hub"),
+    *("--version", "--help", "--install-completion", "--show-completion"),
+)
+"""What is asked for each time, since it deletes, publishes, or keeps a command from its work."""
+
+NO_VARIABLE: list[str] = []
+"""The ``envvar`` of an option that a file says, and so no variable does: a study's."""
+
+_OF_TESTS = ("AXE", "CHROMIUM", "FUZZ", "LABEL_STUDIO", "NO_SKIP")
+"""Variables with our prefix that are no options: headscope's own tests read them."""
+
+_EPILOG = (
+    f"An option that is not given is taken from the environment, where it is named there, {PREFIX}BATCH_SIZE=8 for "
+    "--batch-size 8; else it has its default."
+)
 
 
 def command(function: Callable[..., None], after: str = "nothing was written.") -> Callable[[], None]:
@@ -43,7 +94,7 @@ def command(function: Callable[..., None], after: str = "nothing was written.") 
         after: what to say of the output when it was interrupted.
     """
     app = _app()
-    app.command(cls=_Command, help=_flowing(function.__doc__))(_guarded(function, after))
+    app.command(cls=_Command, help=_flowing(function.__doc__), epilog=_EPILOG)(_guarded(function, after))
     return _script(app, function.__name__, function.__doc__)
 
 
@@ -56,22 +107,29 @@ def group(name: str, summary: str, functions: Mapping[str, Callable[..., None]])
         functions: by the name of the sub-command.
     """
     app = _app()
-    app.callback(help=_flowing(summary))(lambda: None)
+    app.callback(help=_flowing(summary))(_nothing)
     for word, function in functions.items():
         guarded = _guarded(function, "run the same command again.")
-        app.command(word, cls=_Command, help=_flowing(function.__doc__))(guarded)
+        app.command(word, cls=_Command, help=_flowing(function.__doc__), epilog=_EPILOG)(guarded)
     return _script(app, name, summary)
 
 
+def _nothing(version: _VersionOption = False) -> None:
+    """Leave everything to the sub-command."""
+
+
 def _app() -> typer.Typer:
-    return typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    return typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
 def _guarded(function: Callable[..., None], after: str) -> Callable[..., None]:
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
+        asked = {name: bool(kwargs.pop(name, False)) for name in _OF_ALL}
+        share_the_machine()  # only where something is done: to look for a quota takes as long as all of --help
         try:
-            function(*args, **kwargs)
+            with _talking(asked["quiet"], asked["verbose"]):
+                function(*args, **kwargs)
         except HeadscopeError as error:
             _stop(str(error), 2)
         except KeyboardInterrupt:
@@ -100,7 +158,43 @@ def _guarded(function: Callable[..., None], after: str) -> Callable[..., None]:
                 f"The disk is full: {reason(error)}. Free some space, then run the command again; {after}", 2
             )
 
+    hints = get_type_hints(function, include_extras=True)
+    own = [one.replace(annotation=hints[one.name]) for one in inspect.signature(function).parameters.values()]
+    of_all = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=declared)
+        for name, declared in _OF_ALL.items()
+    ]
+    parameters = [*own, *of_all]
+    guarded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    guarded.__annotations__ = {one.name: one.annotation for one in parameters}
     return guarded
+
+
+@contextlib.contextmanager
+def _talking(quiet: bool, verbose: bool) -> Iterator[None]:
+    """Have the command talk as it was asked to, and say at the end what it took."""
+    given = dict(_variables.get())
+    if quiet and verbose:
+        fixed = [option for option in ("--quiet", "--verbose") if option not in given]
+        if len(fixed) != 1:
+            raise InputError("--quiet and --verbose: give one of them.")
+        quiet, verbose = fixed == ["--quiet"], fixed == ["--verbose"]  # what was given goes before a variable
+    before = Session(**SESSION.__dict__)
+    values = {name: os.environ[name] for name in given.values()}
+    SESSION.set(Session(quiet, verbose, given, values))
+    begun = time.perf_counter()
+    try:
+        if verbose:
+            from .provenance import headscope_version
+
+            say(f"headscope {headscope_version()}, Python {sys.version.split()[0]}")
+            for option, name in given.items():
+                say(f"{option} is taken from {name}={values[name]}")
+        yield
+        if verbose:
+            say(f"{time.perf_counter() - begun:9.2f} s  in all")
+    finally:
+        SESSION.set(before)
 
 
 def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
@@ -108,7 +202,7 @@ def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
         try:
             Path.cwd()
         except FileNotFoundError:  # some libraries cannot even be loaded there
-            say("The current folder was deleted; change into another, and run the command again.")
+            say_error("The current folder was deleted; change into another, and run the command again.")
             raise SystemExit(2) from None
         for stream in (
             sys.stdout,
@@ -118,7 +212,6 @@ def _script(app: typer.Typer, name: str, doc: str | None) -> Callable[[], None]:
                 stream.reconfigure(errors="backslashreplace")
         quiet_libraries()
         keep_freed_memory()
-        share_the_machine()
         # A scheduler's SIGTERM must clean up as Ctrl-C does; by default Python would just be gone.
         signal.signal(signal.SIGTERM, _terminate)
         hangup = getattr(signal, "SIGHUP", None)  # a terminal that was closed; under nohup it is ignored
@@ -180,7 +273,7 @@ def _ended(code: Any, stdout: _Watched) -> Any:
     """
     error = _let_go(stdout.stream) or stdout.failed
     if error is not None and error.errno != errno.EPIPE:
-        say(f"What was to be printed could not be written: {reason(error)}.")
+        say_error(f"What was to be printed could not be written: {reason(error)}.")
     _let_go(sys.stderr)
     if error is None:
         return code
@@ -213,12 +306,15 @@ def _unmarked(text: str) -> str:
 _PANELS = {
     "Model and data": "model revision task data split examples holdout subnetwork annotations",
     "Running": "batch-size max-length seed seeds device device-map dtype precision jobs backend address gpus",
-    "Output": "output overwrite save-maps keep report-to json",
+    "Output": "output overwrite save-maps keep report-to json figure-format figure-width push-to-hub",
+    "Every command": "quiet verbose version install-completion show-completion help",
 }
 """Under which title an option is listed in --help, whichever command has it; the others are the command's own."""
 
 _options: ContextVar[Mapping[str, str] | None] = ContextVar("options", default=None)
 """The options of the command that runs, by the names of Python's arguments."""
+_variables: ContextVar[Mapping[str, str]] = ContextVar("variables", default={})  # noqa: B039  # never changed
+"""By option of the command that runs, the variable that it was taken from."""
 
 
 class _Command(typer.core.TyperCommand):
@@ -234,18 +330,38 @@ class _Command(typer.core.TyperCommand):
             parameter.help = _unmarked(parameter.help or "")  # type: ignore[attr-defined]
             if parameter.opts[0] in panels:
                 parameter.rich_help_panel = panels[parameter.opts[0]]  # type: ignore[attr-defined]
+            if parameter.param_type_name == "option":
+                _give_variable(parameter)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it, so that errors name its options."""
+        """Run it, so that errors name its options, and the variables that they were taken from."""
         named = {p.name: p.opts[0] for p in self.params if p.name and p.opts[0].startswith("--")}
-        token = _options.set(named)
+        given = {
+            p.opts[0]: next(name for name in _names(p) if os.environ.get(name))
+            for p in self.params
+            if getattr(ctx.get_parameter_source(p.name), "name", "") == "ENVIRONMENT"
+        }
+        tokens = _options.set(named), _variables.set(given)
         try:
+            _warn_of_others({name for p in self.params for name in _names(p)})
             return super().invoke(ctx)
         finally:
-            _options.reset(token)
+            _options.reset(tokens[0])
+            _variables.reset(tokens[1])
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options; those that every command has come last, with those that Typer adds."""
+        params = super().get_params(ctx)
+        for parameter in params:
+            if parameter.opts[0] in ("--help", "--install-completion", "--show-completion"):
+                parameter.rich_help_panel = "Every command"  # type: ignore[attr-defined]
+        return params
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the words, of which all that goes on into tables and pages must be text."""
+        for name in {name for parameter in self.params for name in _names(parameter)}:
+            if not is_unicode(os.environ.get(name, "")):
+                _stop(f"{name}={os.environ[name]!r} is no UTF-8 text; give one that is.", 2)
         for before, arg in zip(["", *args], args, strict=False):
             if not is_unicode(arg):
                 option = f"{before} " if before.startswith("--") and "=" not in before else ""
@@ -271,6 +387,52 @@ class _Command(typer.core.TyperCommand):
         return super().parse_args(ctx, spread)
 
 
+def _give_variable(parameter: Any) -> None:
+    """Let an option be taken from the environment; where it is, ``--help`` and errors show the variable."""
+    if parameter.opts[0] in _BY_HAND or parameter.envvar == NO_VARIABLE:
+        return
+    ours = PREFIX + parameter.opts[0].lstrip("-").replace("-", "_").upper()
+    parameter.envvar = [parameter.envvar, ours] if isinstance(parameter.envvar, str) else ours
+    parameter.show_envvar = not isinstance(parameter.envvar, str) or bool(os.environ.get(ours))
+
+
+def _names(parameter: Any) -> list[str]:
+    """Return the variables that an option is taken from, the first that is set."""
+    found = parameter.envvar
+    return [found] if isinstance(found, str) else list(found or ())
+
+
+def _warn_of_others(ours: set[str]) -> None:
+    """Say of variables with headscope's prefix that no command has an option for them: they may be misspelt."""
+    tests = {PREFIX + name for name in _OF_TESTS}
+    others = {name for name, value in os.environ.items() if name.startswith(PREFIX) and value} - ours - tests
+    if not others:
+        return
+    known = _of_all_commands() | ours
+    by_hand = {PREFIX + option[2:].replace("-", "_").upper(): option for option in _BY_HAND}
+    for name in sorted(others - known):
+        why = "it is the variable of no option"
+        if name in by_hand:
+            why = f"{by_hand[name]} is given by hand alone"
+        elif near := difflib.get_close_matches(name, known, 1):
+            why += f"; perhaps {near[0]} was meant"
+        say(f"warning: {name} is ignored, since {why}.")
+
+
+def _of_all_commands() -> set[str]:
+    """Return the variables of the options of every command that is installed."""
+    from importlib.metadata import entry_points
+
+    found: set[str] = set()
+    for script in entry_points(group="console_scripts"):
+        if script.dist is None or script.dist.name != "headscope":
+            continue
+        parser: Any = typer.main.get_command(script.load().app)
+        for one in getattr(parser, "commands", {"": parser}).values():
+            found |= {name for parameter in one.params for name in _names(parameter)}
+    return {name for name in found if name.startswith(PREFIX)}
+
+
 def resumable(function: Callable[..., None]) -> Callable[[], None]:
     """Turn a Typer function whose job goes on where it stopped into a console script, see :func:`command`."""
     return command(function, after="what is done is kept, and the same command goes on from there.")
@@ -287,11 +449,22 @@ def quiet_libraries() -> None:
     for library in ("TRANSFORMERS", "HF_HUB", "DATASETS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     os.environ.setdefault("TQDM_MININTERVAL", "0.5")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line for each layer of 8 bits
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", module=_LIBRARIES)
 
 
+_WARNING = "warning: "
+"""How a warning begins, which a reader of the result has to know and ``--quiet`` does not take away."""
+
+
 def say(message: str) -> None:
+    """Print a note to stderr; with ``--quiet`` only a warning, which begins with ``warning:``."""
+    if not SESSION.quiet or message.startswith(_WARNING):
+        say_error(message)
+
+
+def say_error(message: str) -> None:
     """Print to stderr, so that stdout stays what was asked for; where nobody can read it, nothing is printed."""
     if sys.stderr is not None:  # closed: print() would take stdout
         with contextlib.suppress(OSError):
@@ -322,6 +495,16 @@ def _as_options(message: str) -> str:
     return re.sub(r"(?<![\w.-])([a-z][a-z_]*)=(?=[^\s=])", option, message)
 
 
+def _taken_from(message: str, variables: Mapping[str, str]) -> str:
+    """Return a sentence on each option in an error's message that was not given, but taken from a variable."""
+    return "".join(
+        f" {option} is taken from {name}={os.environ.get(name, '')}."
+        for option, name in variables.items()
+        if re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", message)
+    )
+
+
 def _stop(message: str, code: int) -> NoReturn:
-    say(_as_options(message))
+    message = _as_options(message)
+    say_error(message + _taken_from(message, _variables.get()))
     raise typer.Exit(code)

@@ -1,5 +1,8 @@
 """Drawing by the inch: pages, text and legends that look the same whatever the user's matplotlib settings."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -29,6 +32,24 @@ _FORMATS = {
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     ".svg": {"Date": None, "Creator": None},
 }
+
+_asked: ContextVar[float | None] = ContextVar("width", default=None)
+
+
+@contextmanager
+def drawn_for(width: float | None) -> Iterator[None]:
+    """Draw what is drawn inside the block for this width in inches; as usual if None."""
+    before = _asked.set(width)
+    try:
+        yield
+    finally:
+        _asked.reset(before)
+
+
+def page_width(usual: float) -> float:
+    """Return the width in inches that a figure is to have: what was asked for, else the usual one."""
+    asked = _asked.get()
+    return usual if asked is None else asked
 
 
 def contrast(background: RGB, dark: str = INK) -> str:
@@ -158,9 +179,12 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 200) -> None:
     ending = path.suffix.lower()
     if ending not in _FORMATS:
         raise InputError(f"{path.name!r} is no figure file; end it in {', '.join(_FORMATS)}.")
-    # Two settings that matplotlib takes from nowhere else: the seed of SVG ids, TrueType fonts in a PDF.
-    with (
-        atomic_file(path) as temporary,
-        matplotlib.rc_context({"svg.hashsalt": "headscope", "pdf.fonttype": 42, "savefig.bbox": None}),
-    ):
+    # What matplotlib takes from nowhere else: the seed of an SVG's ids and its words as words, TrueType fonts in a PDF.
+    settings: Any = {
+        "svg.hashsalt": "headscope",
+        "svg.fonttype": "none",
+        "pdf.fonttype": 42,
+        "savefig.bbox": None,
+    }
+    with atomic_file(path) as temporary, matplotlib.rc_context(settings):
         figure.savefig(temporary, format=ending[1:], dpi=dpi, metadata=_FORMATS[ending], facecolor="white")

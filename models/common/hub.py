@@ -1,11 +1,14 @@
-"""Whether the Hub can be asked now."""
+"""The Hub: whether it can be asked now, and what is published there."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import InputError
+from .errors import InputError, one_line
+from .outputs import LOCK, MARKER
+from .progress import part
 
 
 def hub_answers(
@@ -72,3 +75,77 @@ def stored_file(name: str, file: str, revision: str | None = None, **source: Any
         )
     except (EntryNotFoundError, LocalEntryNotFoundError):
         return None
+
+
+def check_repository(repo: str, option: str) -> None:
+    """Refuse what cannot be published to, before any work is done.
+
+    Raises:
+        InputError: `repo` is no name of a repository, the Hub does not answer, or nobody is logged in there.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise InputError(f"{option}: give the name of a repository on the Hub, ORG/NAME.")
+    try:
+        HfApi().whoami()
+    except LocalTokenNotFoundError as error:
+        raise InputError(
+            f"{option} {repo}: nobody is logged in to the Hub; `hf auth login` does it."
+        ) from error
+    except Exception as error:  # its type depends on the HTTP client
+        raise InputError(f"{option} {repo}: {_refusal(error)}; nothing was done.") from error
+
+
+def publish(
+    folder: Path, repo: str, kind: Literal["model", "dataset"], option: str, private: bool | None = None
+) -> str:
+    """Put the files of a folder into a repository of the Hub, which is made if it is not there.
+
+    Files of the same names are replaced, in one commit; others stay.
+
+    Args:
+        folder: what is published, without headscope's own marker.
+        repo: ORG/NAME.
+        kind: of the repository.
+        option: what an error calls it.
+        private: whether a new repository is; None: as the organisation has it.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        InputError: the Hub does not take it; the folder is as it was.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        with part(f"published to {repo}"):
+            api = HfApi()
+            made = api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
+            done = api.upload_folder(
+                folder_path=folder,
+                repo_id=made.repo_id,
+                repo_type=kind,
+                commit_message="headscope",
+                ignore_patterns=[MARKER, LOCK, f"**/{MARKER}", f"**/{LOCK}"],
+            )
+    except Exception as error:
+        raise InputError(
+            f"{option} {repo}: {_refusal(error)}. What was to be published lies in {folder}; "
+            f"`hf upload {repo} {folder} --repo-type {kind}` tries again."
+        ) from error
+    return str(done.commit_url)
+
+
+def _refusal(error: Exception) -> str:
+    """Say in a line why the Hub did not do something: of its server's answer the status and its words, no more."""
+    answer = getattr(error, "response", None)
+    if answer is None:
+        return f"the Hub cannot be reached ({type(error).__name__})"
+    said = getattr(error, "server_message", None) or ""
+    why = {401: "it does not know the token", 403: "the token may not write there"}.get(
+        answer.status_code, ""
+    )
+    return f"the Hub refuses it: {', '.join(filter(None, [str(answer.status_code), why, one_line(said)]))}"

@@ -32,12 +32,19 @@ SHARED: Mapping[str, str] = {
     "maps": "Kinds of maps: raw, norm, or raw,norm.",
     "seed": "Seed of everything random.",
     "device": "auto, cpu, cuda, cuda:1, ..., or mps.",
+    "dtype": "Precision of the model: float32, bfloat16, float16, or auto (that of its files). Probabilities are "
+    "computed in float32 always, but from scores in this precision: bfloat16 and float16 move them.",
+    "device_map": "auto: spread a large model over all devices, memory and the disk (accelerate); instead of --device.",
+    "stack": "Of an encoder-decoder (T5, BART), whose heads: encoder (the default) or decoder.",
     "max_length": "Tokens; longer inputs are cut.",
     "batch_size": "Inputs per forward pass.",
     "output": "New or empty folder for tables, figures and summary.json.",
     "overwrite": "Delete an earlier output in the output folder and write anew.",
 }
 """What an option means wherever a field of its name has no docstring of its own."""
+
+FIGURES = "models.common.papers:Figures"
+"""Where the options are of every command that draws; a :class:`Part` of its job."""
 
 REQUIRED: Any = inspect.Parameter.empty
 

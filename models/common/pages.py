@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from . import palette
 from .drawing import SMALL, save_figure
 from .files import atomic_file
+from .papers import Figures
 from .words import percent
 
 if TYPE_CHECKING:
@@ -209,9 +210,11 @@ def write_page(
 
 def options_of(job: Any) -> dict[str, Any]:
     """Return what of a dataclass of one stage is not as by default; its fields are named as the options are."""
-    return {
+    found = {
         field.name: getattr(job, field.name) for field in fields(job) if getattr(job, field.name) != field.default
     }  # fmt: skip
+    figures: Figures = found.pop("figures", Figures())
+    return found | figures.options()
 
 
 def command_line(words: Sequence[object], options: Mapping[str, object]) -> str:

@@ -45,6 +45,12 @@ def is_placed(model: nn.Module) -> bool:
     return any(_hook(module) is not None for module in model.modules())
 
 
+def placed_parts(model: nn.Module) -> dict[str, str] | None:
+    """Return where accelerate has put the parts of a model; None where it was not asked to."""
+    placed = getattr(model, "hf_device_map", None)
+    return {part: str(where) for part, where in placed.items()} if placed else None
+
+
 def refuse_placed(model: nn.Module, what: str) -> None:
     """Refuse a model whose weights accelerate has placed on several devices, in memory or on the disk.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from .reading import file_digest
+from .session import SESSION
 
 PACKAGES = (
     "torch",
@@ -51,6 +52,8 @@ class Provenance(TypedDict):
     platform: str
     threads: int
     command: list[str]
+    environment: NotRequired[dict[str, str]]
+    """The variables ``HEADSCOPE_...`` that options were taken from, where there are some."""
     time: str
 
 
@@ -94,7 +97,7 @@ def provenance() -> Provenance:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {
+    found: Provenance = {
         "headscope": headscope_version(),
         "python": platform.python_version(),
         "packages": versions,
@@ -103,3 +106,6 @@ def provenance() -> Provenance:
         "command": [sys.argv[0].rsplit("/", 1)[-1], *sys.argv[1:]],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if SESSION.values:
+        found["environment"] = dict(SESSION.values)
+    return found

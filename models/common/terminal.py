@@ -6,8 +6,9 @@ import shlex
 import shutil
 import textwrap
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +18,22 @@ if TYPE_CHECKING:
     from rich.table import Column
 
 _UNBOUNDED = 100_000
+
+
+def console_of(file: IO[str] | None, width: int | None) -> Console:
+    """Return where to print tables: a file or standard output, so many characters wide or as wide as it is."""
+    from rich.console import Console
+
+    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+
+
+def number_table(first: str, *others: str) -> Table:
+    """Return a table to fill, of what a row is and of numbers, which stand on the right."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column(first, no_wrap=True)
+    for other in others:
+        table.add_column(other, justify="right", no_wrap=True)
+    return table
 
 
 def print_text(text: str = "") -> None:

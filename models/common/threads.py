@@ -1,4 +1,4 @@
-"""Threads: as many as the process may use, and none that spins while it waits."""
+"""Threads: none that spins while it waits, and no more than a container's quota lets run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ def share_the_machine() -> None:
     """Set how OpenMP's threads wait and how many there are, unless the user has; before torch is loaded.
 
     OpenMP counts the cores that the process may run on, but not the quota of a container: with two cores' time on a
-    machine of 64 there would be 64 threads, which are stopped most of the time.
+    machine of 64 there would be 64 threads, which are stopped most of the time. Where no quota binds, the number stays
+    the libraries' own, which is of real cores and not of their hyperthreads.
     """
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
     if "OMP_NUM_THREADS" not in os.environ and any(map(Path.exists, _QUOTAS)):
         from joblib import cpu_count  # affinity and quota, whichever is less
 
-        os.environ["OMP_NUM_THREADS"] = str(cpu_count())
+        if (allowed := cpu_count()) < len(os.sched_getaffinity(0)):  # such files are on Linux alone
+            os.environ["OMP_NUM_THREADS"] = str(allowed)

@@ -13,3 +13,21 @@ def percent(share: float) -> str:
 def interval(lo: float, hi: float) -> str:
     """`0.101, 0.15` as `[10.1, 15.0]`, in percent; nothing where a bound is nan."""
     return "" if math.isnan(lo) or math.isnan(hi) else f"[{100 * lo:.1f}, {100 * hi:.1f}]"
+
+
+def count_words(number: int, what: str) -> str:
+    """`1, "head"` as `1 head`, `2` as `2 heads`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def p_words(p: float | None, unknown: str = "-") -> str:
+    """`0.0321` as `.032`, `0.00001` as `<.001`."""
+    if p is None:
+        return unknown
+    return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
+def p_equals(p: float | None) -> str:
+    """`= .032`, or `< .001`."""
+    words = p_words(p)
+    return f"< {words[1:]}" if words.startswith("<") else f"= {words}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..common.errors import UnsupportedModelError
+from ..common.errors import InputError, UnsupportedModelError
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 STACKS = ("encoder", "decoder", "cross")
 """The groups of layers of an encoder-decoder: the encoder's self-attention, the decoder's, and the attention with
 which the decoder reads the encoder."""
+
+
+def check_stack(stack: str | None) -> None:
+    """Refuse a group of layers that no model has.
+
+    Raises:
+        InputError: saying which there are.
+    """
+    if stack is not None and stack not in STACKS:
+        raise InputError(f"--stack {stack}: give one of {', '.join(STACKS)}.")
+
 
 Layout = Literal["side by side", "by group"]
 """How the outputs of one projection that gives queries, keys and values are ordered, each head's beside each other.

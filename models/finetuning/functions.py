@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from ..common.options import Options, Part
+from ..common.options import FIGURES, Options, Part
 
 if TYPE_CHECKING:
     from .job import FineTuneGlue
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FINETUNE = Options(
     "models.finetuning.job:FineTuneGlue",
-    parts={"settings": Part("models.finetuning.settings:FineTuning")},
+    parts={"settings": Part("models.finetuning.settings:FineTuning"), "figures": Part(FIGURES)},
     named={
         "max_examples": "--train-examples",
         "group_by_length": "--group-by-length/--random-order",
@@ -30,6 +30,8 @@ class FineTuneOptions(TypedDict, total=False):
     subnetwork: Path | str | None
     device: str
     overwrite: bool
+    figure_format: tuple[str, ...] | list[str] | str
+    figure_width: float | None
     epochs: float
     learning_rate: float
     warmup: float

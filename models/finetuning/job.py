@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..common.options import parse_seeds
 from ..common.outputs import Output, apart
+from ..common.papers import Figures
 from ..evaluation import Examples
 from ..tasks.rows import Rows, load_mismatched, load_rows
 from ..tasks.task import Task, task_named
 from ..weights import load_masks
 from .loop import is_main_process
 from .result import METRICS, FineTuneResult, SeveralSeeds
-from .run import COMMAND, finetune, search_of, summarise
+from .run import COMMAND, CURVE, finetune, search_of, summarise
 from .settings import FineTuning
 
 
@@ -41,6 +42,8 @@ class FineTuneGlue:
     single weights are held at 0."""
     device: str = "auto"
     overwrite: bool = False
+    figures: Figures = field(default_factory=Figures)
+    """How the learning curve is written."""
 
     def __post_init__(self) -> None:
         data = task_named(self.task).source(self.data)
@@ -93,7 +96,12 @@ class FineTuneGlue:
                 mismatched_rows=mismatched,
                 tokenised=tokenised,
                 search=search_of(self.subnetwork) if self.subnetwork else None,
+                figures=self.figures,
             )
+            if not all((folder / name).is_file() for name in self.figures.names(CURVE)):
+                say(
+                    f"{folder} was there already, with its learning curve in another format; --overwrite does it anew"
+                )
             results.append(result)
             for warning in result["warnings"]:
                 say(f"warning: {warning}")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..common.drawing import SMALL, Page, text_style
+from ..common.drawing import SMALL, Page, page_width, text_style
 from ..common.palette import BLUE, GREY, INK, VERMILION
 from .result import FineTuneResult
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _WIDTH, _HEIGHT = 5.2, 2.3  # inches; shrunk to a column of 3 inches, the text is still to be read
 _LOSS, _SCORE, _BASELINE = BLUE, VERMILION, GREY
@@ -25,9 +30,10 @@ def learning_curve(result: FineTuneResult) -> Figure:
     """
     history, metric = result["training"]["history"], result["metric"]
     epochs = [entry["epoch"] for entry in history]
-    page = Page(_WIDTH, _HEIGHT)
+    across = max(page_width(_WIDTH), 2.6)
+    page = Page(across, _HEIGHT)
     page.title(f"{result['task']}, seed {result['seed']}")
-    width = (_WIDTH - 2 * 0.62 - 0.12) / 2
+    width = (across - 2 * 0.62 - 0.12) / 2
     for number, (words, colour, values) in enumerate(
         (
             ("training loss", _LOSS, [entry["loss"] for entry in history]),
@@ -52,6 +58,16 @@ def learning_curve(result: FineTuneResult) -> Figure:
             label.set(fontsize=SMALL, family="DejaVu Sans", color=INK)
         axes.tick_params(colors=INK, labelsize=SMALL, width=0.6, length=3)
     return page.figure
+
+
+def curve_frame(result: FineTuneResult) -> pd.DataFrame:
+    """Return what :func:`learning_curve` draws, a row an epoch: ``epoch, step, loss, learning_rate``, each score."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {name: value for name, value in entry.items() if name != "scores"} | entry["scores"]
+        for entry in result["training"]["history"]
+    )
 
 
 def _level(axes: Axes, name: str, value: float, side: str) -> None:

@@ -20,6 +20,7 @@ from ..common.errors import InputError
 from ..common.files import atomic_file, read_json, reason, write_json
 from ..common.internals import changed, one_gpu, ordering_trainer, printer_callback, reporting_callbacks
 from ..common.memory import memory_ran_out
+from ..common.progress import progress_bar, timed
 from ..common.reading import (
     CHECKSUM,
     UNSET,
@@ -31,6 +32,7 @@ from ..common.reading import (
     seal_safetensors,
     verify_safetensors,
 )
+from ..common.session import SESSION
 from ..compaction import kept_of
 from ..evaluation import Examples, losses
 from ..weights import WeightMasks
@@ -80,6 +82,7 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+@timed(lambda course: f"fine-tuned for {len(course.history)} epochs")
 def train(
     model: PreTrainedModel,
     examples: Examples,
@@ -394,18 +397,16 @@ class _Conductor:
     ) -> None:
         self.trainer, self.sampler, self.settings, self.course = trainer, sampler, settings, course
         self.score, self.metric, self.folder = score, metric, folder
-        self.shown = progress and is_main_process()
+        self.shown = progress and is_main_process() and not SESSION.quiet
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show a bar."""
-        from tqdm import tqdm
-
-        self.bar = tqdm(
+        self.bar = progress_bar(
             total=state.max_steps,
             initial=state.global_step,
             unit="step",
-            desc="fine-tuning",
-            disable=None if self.shown else True,
+            what="fine-tuning",
+            shown=self.shown,
         )
         self.since = time.perf_counter()
 

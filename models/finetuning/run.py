@@ -26,10 +26,10 @@ from ..checkpoints import (
     pick_device,
     set_padding,
 )
-from ..common.drawing import save_figure
 from ..common.errors import HeadError, InputError
 from ..common.files import differences, read_json, write_json
 from ..common.outputs import Output
+from ..common.papers import Figures, write_latex
 from ..common.provenance import provenance
 from ..common.reading import check_fields, json_digest
 from ..compaction import compact, kept_of
@@ -38,9 +38,9 @@ from ..saving import save
 from ..subnetwork import Subnetwork
 from ..tasks.metrics import baselines, threshold_metric
 from ..tasks.rows import Row, Rows, RowsRecord, class_ids, hold_out, select_rows, targets_of
-from ..tasks.task import Task, task_named
+from ..tasks.task import MISMATCHED, Task, task_named
 from ..weights import WeightMasks
-from .learning_curve import learning_curve
+from .learning_curve import curve_frame, learning_curve
 from .loop import Course, is_main_process, n_processes, train
 from .result import METRICS, FineTuneResult, Selection, SeveralSeeds
 from .settings import FineTuning
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 COMMAND = "finetune-glue"
-CURVE = "learning_curve.png"
+CURVE = "learning_curve"
+"""The stem of its files."""
 _CHECKSUM = "checksum"
 _CONFIG = "config.json"
 
@@ -69,6 +70,7 @@ def finetune(
     mismatched_rows: Rows | Sequence[Row] | None = None,
     tokenised: dict[str, Examples] | None = None,
     search: Mapping[str, object] | None = None,
+    figures: Figures | None = None,
 ) -> FineTuneResult:
     """Fine-tune a model, write it, its tokenizer, ``metrics.json`` and a learning curve, and return what these say.
 
@@ -94,6 +96,7 @@ def finetune(
         tokenised: give the same dict for several seeds on the same rows, and they are tokenised once.
         search: how the subnetwork was found, see :func:`search_of`; the result says whether that saw the rows that
             are reported on.
+        figures: how the learning curve is written.
 
     Raises:
         InputError: the model, a row, the subnetwork or the output folder is not what it should be, memory runs
@@ -132,13 +135,16 @@ def finetune(
         if is_main_process():
             with written.making() as folder:
                 save(model, folder, tokenizer=checkpoint.tokenizer)
-                _write(folder, result, checkpoints)
+                _write(folder, result, checkpoints, figures or Figures())
     return result
 
 
-def _write(folder: Path, result: FineTuneResult, checkpoints: Path) -> None:
+def _write(folder: Path, result: FineTuneResult, checkpoints: Path, figures: Figures) -> None:
     """Write the learning curve, TensorBoard's logs if there are some, and last ``metrics.json``."""
-    save_figure(learning_curve(result), folder / CURVE)
+    figures.write(figures.drawn(lambda: learning_curve(result)), folder, CURVE)
+    table = curve_frame(result)
+    table.to_csv(folder / f"{CURVE}.csv", index=False)
+    write_latex(table, folder / f"{CURVE}.tex")
     if (logs := checkpoints / "runs").is_dir():
         shutil.copytree(logs, folder / "runs")
     write_json(folder / METRICS, {**result, _CHECKSUM: json_digest(result)})
@@ -420,7 +426,7 @@ def _check_same(folder: Path, found: object, config: dict[str, object]) -> None:
 
 
 def _prefixed(scores: dict[str, float]) -> dict[str, float]:
-    return {f"mismatched_{name}": value for name, value in scores.items()}
+    return {f"{MISMATCHED}{name}": value for name, value in scores.items()}
 
 
 def _size(subnetwork: Subnetwork | WeightMasks) -> dict[str, object]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..common.errors import InputError, MissingSplitError, is_unicode, one_line
 from ..common.files import reason
+from ..common.progress import timed
 from ..common.reading import file_digest, read_text
 from . import row_files
 from .task import HUB_DATASET, Task, plain_label, plain_name, task_named
@@ -97,6 +98,7 @@ class Rows:
         ]
 
 
+@timed(lambda rows: f"{len(rows.rows):,} rows read from {rows.source}")
 def load_rows(task: str | Task, data: str | Path | None = None, split: str = "validation") -> Rows:
     """Read one split of a task.
 
@@ -129,6 +131,7 @@ def load_rows(task: str | Task, data: str | Path | None = None, split: str = "va
     return _from_hub(task, HUB_DATASET if data is None else str(data), split)
 
 
+@timed(lambda found: f"{len(found[1].rows):,} texts read from {found[1].source}")
 def load_text(path: str | Path) -> tuple[Task, Rows]:
     """Read a file of one text a line, or of two with a tab between them: rows without a task.
 

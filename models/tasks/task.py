@@ -66,6 +66,11 @@ class Task:
         """Return where the rows lie: in `data` if given, else where the task says; None if it says nothing."""
         return self.data if data is None else str(data)
 
+    @property
+    def mismatched_name(self) -> str:
+        """What GLUE's tables call the scores on :attr:`mismatched`: ``mnli-mm``."""
+        return f"{self.name}-mm"
+
     def split(self, name: str) -> str:
         """Return what the task's data call a split: of ``train`` and ``validation``, other names may be given."""
         return {"train": self.train, "validation": self.validation}.get(name, name)
@@ -102,6 +107,13 @@ _KEYS = {
     "validation": "validation",
 }
 """Keys of a task's file, and the fields of :class:`Task` that they set."""
+MISMATCHED = "mismatched_"
+"""Begins the names of scores on rows of other genres: ``mismatched_accuracy``."""
+_MISMATCHED = ("mnlimm", "mnlimismatched")
+_OF_MNLI = (
+    " MNLI's mismatched rows are a split of mnli: --split validation_mismatched of a command that takes it, and "
+    "mismatched = true in a study's file; finetune-glue scores both."
+)
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _MEANING = ("texts", "label", "labels", "range", "metric")
 
@@ -187,7 +199,7 @@ def task_named(given: str | Path | Mapping[str, Any] | Task) -> Task:
     if path.suffix.lower() != ".toml":
         raise InputError(
             f"Unknown task {one_line(str(given), 60)!r}; give one of the nine GLUE tasks ({', '.join(TASKS)}), or a "
-            ".toml file that describes a task of your own."
+            ".toml file that describes a task of your own." + (_OF_MNLI if key in _MISMATCHED else "")
         )
     text = read_text(path, "a task's TOML file", most=2**20)
     with reading(path, "TOML"):

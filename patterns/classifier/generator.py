@@ -63,7 +63,9 @@ class _Drawing:
         sharpness = rng.uniform(0.2, 1.0) if parts else rng.uniform(0.2, 2.5)
         values = (1 - sum(share for share, _ in parts)) * self.noise(sharpness, plaid=not parts)
         values = values + sum(share * part for share, part in parts)
-        if not self.causal and rng.random() < 0.3:  # special tokens often look at themselves or at the first token
+        if (
+            not self.causal and rng.random() < 0.3
+        ):  # special tokens often look at themselves or at the first token
             row = rng.choice([0, *self.separators])
             values[row] *= 1 - (share := rng.uniform(0.3, 0.9))
             values[row, rng.choice([0, row])] += share
@@ -91,7 +93,9 @@ class _Drawing:
         rng, n = self.rng, self.n
         others = rng.choice(np.arange(1, n // 2), many, replace=False)
         chosen = np.unique([0] * (first := rng.random() < 0.85) + list(others[first:]))
-        weight = rng.dirichlet(np.full(len(chosen), 3.0)) * self.jitter(rng.uniform(0.1, 0.6), (n, len(chosen)))
+        weight = rng.dirichlet(np.full(len(chosen), 3.0)) * self.jitter(
+            rng.uniform(0.1, 0.6), (n, len(chosen))
+        )
         values = np.zeros((n, n))
         values[:, chosen] = weight
         values = np.tril(values)

@@ -22,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models.common.errors import InputError, one_line
 from models.common.files import reason
 from models.common.hub import hub_answers
+from models.common.progress import timed
 from models.common.provenance import source_record
 from models.common.reading import (
     CHECKSUM,
@@ -393,6 +394,12 @@ def classifier_digest(source: str) -> dict[str, str]:
     return {"sha256": source_record(folder, [folder / "config.json", folder / _WEIGHTS])["sha256"]}
 
 
+def _told(loaded: PatternClassifier) -> str:
+    """Say what was loaded."""
+    return f"classifier of {loaded.kind} maps loaded, version {loaded.version}"
+
+
+@timed(_told)
 def load_classifier(source: str | Path, kind: str | None = None) -> PatternClassifier:
     """Load a pattern classifier: ``"raw"`` or ``"norm"`` (shipped), a folder, or a Hub id.
 

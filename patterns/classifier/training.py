@@ -15,6 +15,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from models.common.errors import InputError
+from models.common.progress import progress_bar
 
 from ..distribution import check_seed
 from ..maps.images import IMAGE_SIZE, image_pair, resampling_matrices, shown
@@ -181,8 +182,6 @@ def train(
     Raises:
         InputError: fewer than two labels occur, or maps and labels differ in number.
     """
-    from tqdm import tqdm
-
     targets = _targets(maps, labels)
     annotated, shortest = len(maps), min(map(len, maps))
     chance = _chance(targets, training.balance, weights)
@@ -207,11 +206,11 @@ def train(
             profiles=training.profiles,
         )
         distilled = steps * training.distilled // training.epochs if classifier.several else 0
-        bar = tqdm(
+        bar = progress_bar(
             total=steps * (training.members + _PASSES * training.profiles) + distilled,
-            desc="training",
+            what="training",
             unit="step",
-            disable=None if progress else True,
+            shown=progress,
         )
 
         fit = _Fit(training, targets, chance, bar.update)

@@ -46,6 +46,18 @@ class ValueNorms:
         return self._factors[key]
 
 
+class SharedValueNorms(ValueNorms):
+    """Value norms for several observers of one model, which are shown the same values one after the other."""
+
+    _last: tuple[int, torch.Tensor, torch.Tensor] | None = None
+
+    def __call__(self, layer: int, values: torch.Tensor) -> torch.Tensor:
+        """Return what :class:`ValueNorms` does; at once for the values that it was asked about last."""
+        if self._last is None or self._last[0] != layer or self._last[1] is not values:
+            self._last = layer, values, super().__call__(layer, values)
+        return self._last[2]
+
+
 def _right_factor(slices: torch.Tensor) -> torch.Tensor:
     """Return R transposed ``[H, d_head, d_head]`` float32, ``R^T R = W^T W``, of slices W ``[H, hidden, d_head]``.
 
@@ -160,6 +172,45 @@ def attention_maps(
     with torch.no_grad(), observe(model, keep, layers, stack=stack):
         model(**batch)
     return found
+
+
+def for_bertviz(found: Sequence[LayerMaps], kind: str = "raw", example: int = 0) -> list[torch.Tensor]:
+    """Return the maps of one input as ``bertviz.head_view(attention=..., tokens=...)`` takes them.
+
+    Not for ``stack="cross"``, whose columns are other tokens. Norm-weighted maps are divided by the largest
+    cell of each head, since bertviz draws a cell from 0 to 1.
+
+    Args:
+        found: what :func:`attention_maps` returned.
+        kind: ``raw`` or ``norm``.
+        example: which input of the batch.
+
+    Returns:
+        ``[1, H, n, n]`` float32 by layer, of the n real tokens.
+
+    Raises:
+        InputError: there are no such maps or no such input, or layers have different numbers of heads, as in a
+            compacted model.
+    """
+    chosen = [(maps, lengths) for _, of_kind, maps, lengths in found if of_kind == kind]
+    if not chosen:
+        raise InputError(
+            f"kind={kind!r}: there are no such maps; attention_maps(..., kinds=({kind!r},)) gives them."
+        )
+    if not 0 <= example < len(chosen[0][0]):
+        raise InputError(f"example={example}: the batch has {len(chosen[0][0])} inputs.")
+    if any(maps.shape[2] != maps.shape[3] for maps, _ in chosen):
+        raise InputError("Maps of stack='cross' are of two sorts of tokens; give those of one stack.")
+    if len({maps.shape[1] for maps, _ in chosen}) > 1:
+        raise InputError("Layers have different numbers of heads, which bertviz cannot show.")
+    shown = []
+    for maps, lengths in chosen:
+        n = int(lengths[example])
+        own = maps[example : example + 1, :, :n, :n].detach().cpu().clone()
+        if kind == "norm":
+            own /= own.amax(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(own.dtype).tiny)
+        shown.append(own)
+    return shown
 
 
 class _Store:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.checkpoints import Checkpoint
+from models.families.family import STACKS
 from models.tasks.inputs import Encoded
 
 from ..taxonomy import KINDS
@@ -34,8 +35,9 @@ class MapNames:
     """What the maps of one model on one task are called.
 
     An id is ``<model>_<task>_<example>-<digest>_<layer>_<head>_<kind>``. The digest is of the weights, of the
-    precision that they are used in unless it is float32, and of the input's tokens, so that two models' maps, or two
-    splits', never share an id and can be annotated together, while the same map has the same id whenever it is taken.
+    precision that they are used in unless it is float32, of the stack unless it is the only one or the encoder, and of
+    the input's tokens, so that two models' maps, or two splits', never share an id and can be annotated together, while
+    the same map has the same id whenever it is taken.
     """
 
     checkpoint: Checkpoint
@@ -43,12 +45,16 @@ class MapNames:
     """The task's name."""
     base_model: str = ""
     """What the model was fine-tuned from, which a checkpoint does not say; "" if unknown."""
+    stack: str | None = None
+    """Of an encoder-decoder, whose maps."""
 
     def example(self, example: int, encoded: Encoded) -> str:
         """Return the first part of the ids of one input's maps."""
         weights = self.checkpoint.sha256 or self.checkpoint.revision or self.checkpoint.name
         if (precision := str(self.checkpoint.model.dtype)) != "torch.float32":
             weights += f" {precision}"
+        if self.stack not in (None, STACKS[0]):
+            weights += f" {self.stack}"
         digest = hashlib.sha256(f"{weights} {encoded.input_ids}".encode()).hexdigest()[:6]
         name = re.sub(r"[^\w.-]+", "-", Path(self.checkpoint.name).name)
         return f"{name}_{self.task}_{example}-{digest}"

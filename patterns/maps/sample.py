@@ -26,6 +26,9 @@ RANDOM = "random"
 MOST_MISSING = 0.1
 """Share of the maps up to the last labelled one that may be without a label."""
 
+USUAL = {"dtype": "float32", "stack": "encoder"}
+"""What a sample is of that does not say so."""
+
 _OPTION = "--annotations"
 
 
@@ -40,6 +43,10 @@ class Population:
     """None of a file of texts."""
     data: RowsRecord
     max_length: int
+    dtype: str = USUAL["dtype"]
+    """Precision in which the model computes."""
+    stack: str | None = None
+    """Of an encoder-decoder, whose maps; the encoder's if None."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ def read_sample(folder: Path, of: Population) -> LabelledSample:
             "exclude": {"found": "count"},
         },
     )
+    check_fields(folder / SAMPLE, record, {name: "text" for name in USUAL if name in record})
     _check_random(folder, record)
     _check_population(folder, record, of)
     rows = read_maps(folder)
@@ -148,6 +156,12 @@ def _check_population(folder: Path, record: Mapping[str, Any], of: Population) -
             f"{_OPTION} {folder} was sampled with --max-length {record['max_length']}, not {of.max_length}, and a "
             "text that is cut has other maps; give the same."
         )
+    for name, now in (("stack", of.stack or USUAL["stack"]), ("dtype", of.dtype)):
+        if (there := record.get(name, USUAL[name])) != now:
+            raise InputError(
+                f"{_OPTION} {folder} was sampled with --{name} {there}, not {now}, which has other maps; give the "
+                "same."
+            )
 
 
 def _rows(data: Mapping[str, Any], task: str, split: str | None) -> str:

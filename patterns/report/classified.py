@@ -102,9 +102,7 @@ def write_classified(
         maps=maps,
         survives=survives if within else None,
         importance=_importance(job, observed),
-        annotate=""
-        if summary.get("stack") == "decoder"
-        else annotation_command(job),  # samples are of encoders
+        annotate=annotation_command(job),
         to_estimate=summary["to_estimate"] or "",
         covers=COVERS + (f", of an estimate {ESTIMATE_COVERS}" if patterns.estimates else ""),
         notes=tuple(filter(None, [errors_elsewhere(patterns)])),
@@ -186,7 +184,9 @@ def _beside(part: KindSummary) -> str:
 def repeat_command(job: Asked, summary: Summary) -> str:
     """Return the command that repeats a run; of a model from the Hub, with the commit that was looked at."""
     options = {"model": job.model, "revision": summary["provenance"]["model"]["revision"]} | options_of(job)
-    return command_line(["classify-heads"], options | _classifiers(job) | {"overwrite": None})
+    return command_line(
+        ["classify-heads"], options | _classifiers(job) | {"overwrite": None, "push_to_hub": None}
+    )
 
 
 def annotation_command(job: Asked) -> str:

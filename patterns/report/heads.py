@@ -22,6 +22,8 @@ from models.common.words import percent
 
 from ..maps.examples import DRAWN, SURE, UNSURE, ExampleMap, Input
 from ..maps.rendering import visible
+from ..measures.words import NOTES as MEASURED_NOTES
+from ..measures.words import ROLE_TITLES, roles_in, sentences
 from ..result import estimate_sentences
 from ..taxonomy import ABBREVIATIONS, COLOURS, KINDS, MEANINGS, PATTERNS, TITLES
 from .view import HeadsView, distribution_row, ink_on
@@ -44,6 +46,9 @@ _SAMPLING = (
     "batch_size",
     "max_length",
     "seed",
+    "dtype",
+    "device_map",
+    "stack",
     *(f"{kind}_classifier" for kind in KINDS),
 )
 """Options of a run that ``annotate-maps sample`` has too."""
@@ -75,6 +80,8 @@ def write_report(
         distributions=[view.distributions() for view in views],
         profiles=[view.profiles() for view in views],
         survival=any(view.survives is not None for view in views),
+        colourings=views[0].colourings(),
+        measured_notes=MEASURED_NOTES,
         patterns=[(p.value, TITLES[p], ABBREVIATIONS[p], COLOURS[p], inks[p]) for p in PATTERNS],
         inks=inks,
         meanings=MEANINGS,
@@ -154,10 +161,7 @@ def _view_data(
         "shape": list(view.shape),
         "seeds": view.seeds,
         "annotate": view.annotate,
-        "heads": [
-            {key: _plain(value) for key, value in row.items()}
-            for row in view.frame.drop(columns=[f"mean_prob_{p}" for p in PATTERNS]).to_dict("records")
-        ],
+        "heads": _heads_data(view),
         "maps": [_map_data(one, why, side, number, put) for one, why in maps],
         "examples": len(patterns.examples),
         "strip": len(strip),
@@ -167,6 +171,21 @@ def _view_data(
             for kind, labels in patterns.labels.items()
         },
     }
+
+
+def _heads_data(view: HeadsView) -> list[dict[str, object]]:
+    """Return what the page's script reads of each head; with sentences and numbers where it was measured."""
+    heads = [
+        {str(key): _plain(value) for key, value in row.items()}
+        for row in view.plain_frame.drop(columns=[f"mean_prob_{p}" for p in PATTERNS]).to_dict("records")
+    ]
+    if colourings := view.colourings():
+        for head, row in zip(heads, view.frame.to_dict("records"), strict=True):
+            numbers = {str(key): value for key, value in row.items()}
+            head["said"] = sentences(numbers)
+            known_numbers = ((name, _plain(numbers[name])) for name in colourings)
+            head["measured"] = {name: value and round(value, 4) for name, value in known_numbers}
+    return heads
 
 
 def _map_data(
@@ -229,21 +248,21 @@ def sampling_command(
 
 def head_findings(view: HeadsView) -> list[str]:
     """Say in sentences what a reader should take away of one view."""
-    patterns, sentences = view.patterns, []
+    patterns, said_of_heads = view.patterns, []
     whose = "" if view.survives is None else " of all heads"
-    sentences += estimate_sentences(patterns, whose)
+    said_of_heads += estimate_sentences(patterns, whose)
     if view.to_estimate:
-        sentences.append(
+        said_of_heads.append(
             'These shares are the classifier\'s alone, right or wrong; the command below "Share of maps" begins an '
             "estimate from labels of this model's own maps."
         )
-    said = ", as the classifier has it" if sentences else ""
+    said = ", as the classifier has it" if said_of_heads else ""
     control = patterns.control
     for kind in patterns.kinds:
         row = distribution_row(kind, patterns.distribution(kind), patterns.interpretable_ratio_ci95(kind))
         most = max(PATTERNS, key=lambda p: patterns.distribution(kind)[p])
         share = percent(patterns.distribution(kind)[most])
-        sentences.append(
+        said_of_heads.append(
             f"{row.ratio}{' ' + row.words if row.words else ''} of the {kind} maps{whose} are heterogeneous{said}, "
             f"at most which could be interpretable; {share} are {TITLES[most]}."
         )
@@ -251,23 +270,40 @@ def head_findings(view: HeadsView) -> list[str]:
             of_control = distribution_row(
                 kind, control.distribution(kind), control.interpretable_ratio_ci95(kind)
             )
-            sentences.append(
+            said_of_heads.append(
                 f"The control, the same architecture with its weights redrawn, has {of_control.ratio} "
                 f"{of_control.words} heterogeneous {kind} maps without having learned anything."
             )
         if empty := patterns.empty_maps(kind):
-            sentences.append(f"{empty} {kind} maps are zero in every cell and left out.")
+            said_of_heads.append(f"{empty} {kind} maps are zero in every cell and left out.")
     frame = view.frame
     if len(patterns.kinds) > 1:
         wide = frame.pivot(index=["layer", "head"], columns="kind", values="dominant").dropna()
         differ = int((wide["raw"] != wide["norm"]).sum())
-        sentences.append(
+        said_of_heads.append(
             f"By norms, {differ} of {len(wide)} heads have another dominant pattern than by attention alone."
         )
     steady = frame[frame["dominant_share"] >= 0.9].groupby("kind").size()
     words = " and ".join(f"{int(steady.get(kind, 0))} by {kind} maps" for kind in patterns.kinds)
-    sentences.append(f"Heads that show one pattern in at least 90% of their maps: {words}.")
-    return sentences
+    said_of_heads.append(f"Heads that show one pattern in at least 90% of their maps: {words}.")
+    return said_of_heads + role_findings(view)
+
+
+def role_findings(view: HeadsView) -> list[str]:
+    """Say which roles heads have, where they were measured."""
+    if view.patterns.measured is None:
+        return []
+    found = []
+    for kind, frame in view.frame.groupby("kind", sort=False):
+        roles = [roles_in({"roles": one}) for one in frame["roles"]]
+        numbers = {title: sum(role in one for one in roles) for role, title in ROLE_TITLES.items()}
+        words = ", ".join(f"{title} {number}" for title, number in numbers.items() if number)
+        some = sum(map(bool, roles))
+        found.append(
+            f"By {kind} maps {some} of {len(frame)} heads have a role, each all that it passes"
+            + (f": {words}." if words else ".")
+        )
+    return found
 
 
 def _shown(view: HeadsView, one: ExampleMap) -> bool:

@@ -11,7 +11,8 @@ from models.tasks.rows import RowsRecord
 
 SUMMARY, REPORT = "summary.json", "report.html"
 HEADS, MAPS, DISTRIBUTION = "heads.parquet", "maps.parquet", "distribution.csv"
-HEADS_FIGURE, DISTRIBUTION_FIGURE = "heads.png", "distribution.png"
+HEADS_FIGURE, DISTRIBUTION_FIGURE, BARS = "heads", "distribution", "distribution_bars"
+"""Without their endings."""
 
 
 class Shares(TypedDict):
@@ -68,6 +69,19 @@ class Control(TypedDict):
     note: str
 
 
+class RoleSummary(TypedDict):
+    """Which heads do what, where that was measured."""
+
+    heads: dict[str, dict[str, list[list[int]]]]
+    """By kind and role: layer and head of those that have it."""
+    covers: str
+    """What the tests behind the roles cover."""
+    false_discoveries: float
+    """Their rate, over heads."""
+    least: float
+    """What a role takes of what chance leaves over."""
+
+
 class ClassifiedProvenance(Provenance):
     """Where the numbers come from."""
 
@@ -103,6 +117,8 @@ class Summary(TypedDict):
     subnetwork_mode: str | None
     stack: NotRequired[str]
     """Of an encoder-decoder, whose heads they are."""
+    roles: NotRequired[RoleSummary]
+    """Where heads were measured."""
     max_length: int
     control: Control | None
     provenance: ClassifiedProvenance

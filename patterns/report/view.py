@@ -20,6 +20,7 @@ from models.common.words import interval, percent
 
 from ..distribution import COVERS, EMPTY, MEASUREMENTS, distribution
 from ..maps.examples import ExampleMaps
+from ..measures.pairs import MEASURES
 from ..result import HeadPatterns
 from ..tables import ZERO, ZERO_WORDS
 from ..taxonomy import ABBREVIATIONS, COLOURS, INTERPRETABLE, PATTERNS, TITLES, Pattern
@@ -31,6 +32,12 @@ _HEAD_TITLES = {
     **{name: one.title for name, one in MEASUREMENTS.items()},
 }
 _SHARES = [name for name, one in MEASUREMENTS.items() if one.is_share]
+_MEASURED = {
+    **{f"share_{name}": measure.title for name, measure in MEASURES.items()},
+    "attention_entropy": "relative entropy",
+    "writes": "writes",
+}
+"""What was measured of a head and grids can be coloured by, by column; all of it is shown in percent."""
 _ENDS = (("low", "95% from"), ("high", "to"))
 
 
@@ -106,6 +113,14 @@ class HeadsView:
             frame["importance"] = self.importance[at]
         return frame
 
+    @cached_property
+    def plain_frame(self) -> pd.DataFrame:
+        """The same without what was measured, which :meth:`measured_table` shows."""
+        if self.patterns.measured is None:
+            return self.frame
+        measured = set(self.patterns.measurements()) - {"kind", "layer", "head", "roles"}
+        return self.frame[[column for column in self.frame if column not in measured]]
+
     @property
     def has_zeros(self) -> bool:
         """Whether some head has nothing but maps that are zero in every cell."""
@@ -120,7 +135,22 @@ class HeadsView:
     def table(self) -> TableBlock:
         """All of that as a table."""
         name = f"heads-{self.name}" if self.name else "heads"
-        return TableBlock.of(self.frame, name, "Every head", titles=_HEAD_TITLES, shares=_SHARES, folded=True)
+        return TableBlock.of(
+            self.plain_frame, name, "Every head", titles=_HEAD_TITLES, shares=_SHARES, folded=True
+        )
+
+    def colourings(self) -> dict[str, str]:
+        """What was measured and grids can be coloured by: columns and titles; nothing where nothing was."""
+        return {} if self.patterns.measured is None else dict(_MEASURED)
+
+    def measured_table(self) -> TableBlock | None:
+        """What every head does, where that was measured."""
+        if self.patterns.measured is None:
+            return None
+        name = f"measurements-{self.name}" if self.name else "measurements"
+        frame = self.frame[["kind", "layer", "head", "roles", *_MEASURED]]
+        caption = "What every head does: its roles, and shares of its attention"
+        return TableBlock.of(frame, name, caption, titles=_MEASURED, shares=tuple(_MEASURED), folded=True)
 
     def share_table(self) -> TableBlock | None:
         """Each pattern's share by kind, estimated, plain and of the control, where no other bars are shown."""

@@ -11,10 +11,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from models.common.drawing import RGB, SMALL, Legend, Page, Swatch, text_style, text_width
+from models.common.drawing import RGB, SMALL, Legend, Page, Swatch, page_width, text_style, text_width
 from models.common.errors import InputError
 from models.common.palette import ALWAYS, FAINT, GREY, INK, NEVER
-from models.common.words import interval
+from models.common.words import count_words, interval
 from patterns.figures import draw_bar, draw_whisker, pattern_key, plain_ticks, tick_positions
 from patterns.tables import check_distributions
 from patterns.taxonomy import INTERPRETABLE
@@ -24,9 +24,8 @@ from ..stability import survival_mean
 from ..survivors import super_survivors
 from .summary import Patterns
 from .survivor_patterns import PatternComparison, Side, SideName
-from .terminal import count_words
 
-SURVIVAL_FIGURE, PATTERNS_FIGURE = "survival.png", "patterns.png"
+SURVIVAL_FIGURE, PATTERNS_FIGURE = "survival", "patterns"
 _WIDTH = 6.9  # inches: the text width of a two-column page
 _NEVER, _ALWAYS = np.array(to_rgb(NEVER)), np.array(to_rgb(ALWAYS))
 _BAR, _PAIR, _NEXT = (
@@ -43,17 +42,20 @@ def survival_maps(groups: Sequence[Group]) -> Figure:
     The darker, the more seeds keep it; a dot is on those that all seeds keep, and their number above the panel.
     """
     layers, heads = groups[0].subnetworks[0].heads.shape
-    columns = min(len(groups), 3)
-    rows = -(-len(groups) // columns)
     left, right, between, above = 0.5, 0.08, 0.3, 0.4
-    units = heads + 1.6  # the MLPs' column, and a gap of 0.6
-    room = _WIDTH - left - right - between * (columns - 1)
-    cell = max(0.05, min(room / (columns * units), 0.26, 7.5 / (rows * layers)))
     titles = [_survivors(group) for group in groups]
-    panel_w = max(cell * units, *(text_width(title, SMALL) + 0.05 for title in titles))
-    content = left + columns * panel_w + (columns - 1) * between + right
-    legend = Legend(max(content, 3.0) - 0.16, [_survival_key(groups)])
-    page = Page(max(content, 3.0), rows * (cell * layers + above) + 0.42 + legend.height)
+    wanted, title_w = page_width(_WIDTH), max(text_width(title, SMALL) + 0.05 for title in titles)
+    columns = min(len(groups), 3)
+    while columns > 1 and wanted < min(_WIDTH, left + right + columns * (title_w + between) - between):
+        columns -= 1
+    rows = -(-len(groups) // columns)
+    units = heads + 1.6  # the MLPs' column, and a gap of 0.6
+    room = wanted - left - right - between * (columns - 1)
+    cell = max(0.05, min(room / (columns * units), 0.26, 7.5 / (rows * layers)))
+    panel_w = max(cell * units, title_w)
+    width = max(left + columns * panel_w + (columns - 1) * between + right, page_width(3.0))
+    legend = Legend(width - 0.16, [_survival_key(groups)])
+    page = Page(width, rows * (cell * layers + above) + 0.42 + legend.height)
     for number, (group, title) in enumerate(zip(groups, titles, strict=True)):
         row, column = divmod(number, columns)
         x = left + column * (panel_w + between)
@@ -93,16 +95,21 @@ def pattern_bars(patterns: Patterns) -> Figure:
     names = 0.1 + max(text_width(task, 9) for task in patterns)
     left = 0.08 + names + 0.1 + max(text_width(label, SMALL) for label in labels.values())
     ratio = 0.1 + text_width("100.0 [100.0, 100.0]", SMALL)
-    between = 0.12
-    panel_w = max(1.3, (max(_WIDTH, left + 3.2) - left - len(kinds) * (ratio + between)) / len(kinds))
-    panel_w = min(panel_w, 3.2)
-    width = left + len(kinds) * (panel_w + ratio + between)
+    between, wanted = 0.12, page_width(_WIDTH)
+    least = left + len(kinds) * (1.3 + ratio + between)
+    columns = len(kinds) if wanted >= min(_WIDTH, least) else 1
+    rows = len(kinds) // columns
+    room = max(_WIDTH, left + 3.2) if wanted == _WIDTH else wanted
+    panel_w = (room - left - columns * (ratio + between)) / columns
+    panel_w = min(max(1.3 if columns > 1 else 0.8, panel_w), 3.2)
+    width = max(left + columns * (panel_w + ratio + between), page_width(0))
     panel_h = len(patterns) * (_PAIR + _NEXT)
     legend = Legend(width - 0.16, [pattern_key()])
-    below, above = 0.34 + legend.height, 0.46
-    page = Page(width, below + panel_h + above)
+    lowest, above = 0.34 + legend.height, 0.46
+    page = Page(width, lowest + rows * (panel_h + above) + (rows - 1) * 0.24)
     for number, kind in enumerate(kinds):
-        x = left + number * (panel_w + ratio + between)
+        x = left + number % columns * (panel_w + ratio + between)
+        below = lowest + (rows - 1 - number // columns) * (panel_h + above + 0.24)
         axes = _bar_axes(page, x, below, panel_w, panel_h)
         page.text(x + panel_w / 2, below + panel_h + 0.12, f"{kind} maps", 9, ha="center")
         page.text(x + panel_w + 0.08, below + panel_h + 0.17, "interpretable\nratio, % [95%]")
@@ -110,7 +117,7 @@ def pattern_bars(patterns: Patterns) -> Figure:
             for line, (side, _) in enumerate(_SIDES):
                 y = 0.5 * _NEXT + place * (_PAIR + _NEXT) + line * _PAIR  # from the top
                 height = below + panel_h - y
-                if number == 0:
+                if number % columns == 0:
                     page.text(left - 0.06, height, labels[task, side], ha="right")
                     if line == 0:
                         page.text(0.08, height - _PAIR / 2, task, 9)

@@ -5,16 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.checkpoints import Checkpoint, ModelRecord, load_checkpoint, model_record, pick_device
+from models.checkpoints import (
+    Checkpoint,
+    ModelRecord,
+    check_loading,
+    load_checkpoint,
+    model_record,
+    pick_device,
+    precision_of,
+)
 from models.common.commands import say
 from models.common.errors import InputError
 from models.common.files import write_json
 from models.common.outputs import Output
+from models.common.papers import Figures, write_latex
+from models.common.progress import part
 from models.common.provenance import provenance, source_record
+from models.families.family import check_stack
 from models.isolating import check_mode
 from models.subnetwork import mask_files
 from models.tasks.rows import Rows, load_rows, select_rows
@@ -41,11 +52,18 @@ from .survivor_patterns import (
 )
 
 if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
     import torch
     from matplotlib.figure import Figure
 
 REPORT, SUMMARY = "report.html", "summary.json"
-SURVIVORS, STABILITY, PATTERNS = "survivors.parquet", "stability.csv", "patterns.csv"
+SURVIVORS, STABILITY, PATTERNS, SURVIVAL = (
+    "survivors.parquet",
+    "stability.csv",
+    "patterns.csv",
+    "survival.csv",
+)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -83,8 +101,13 @@ class CompareSurvivors:
     batch_size: int = 16
     seed: int = 0
     device: str = "auto"
+    dtype: str = "float32"
+    device_map: str | None = None
+    stack: str | None = None
     output: Path | None = None
     overwrite: bool = False
+    figures: Figures = field(default_factory=Figures)
+    """How figures are written."""
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -96,8 +119,21 @@ class CompareSurvivors:
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: give at least 1.")
         check_mode(self.subnetwork_mode)
-        if self.model is not None and self.data is None:
-            raise InputError("--model needs --data DIR, the examples to look at it with.")
+        check_loading(self.dtype, self.device_map, self.device)
+        check_stack(self.stack)
+        if self.stack not in (None, "encoder"):
+            raise InputError(
+                f"--stack {self.stack}: of an encoder-decoder, searches find out which of the encoder's heads survive, "
+                "and nothing of the others; leave it out."
+            )
+        looking = {
+            "--model": self.model,
+            "--dtype": None if self.dtype == "float32" else self.dtype,
+            "--device-map": self.device_map,
+            "--stack": self.stack,
+        }
+        if self.data is None and (given := [name for name, value in looking.items() if value is not None]):
+            raise InputError(f"{given[0]} needs --data DIR, the examples to look at models with.")
         if self.output is not None:
             self._output(self.output).check()
 
@@ -135,9 +171,10 @@ class CompareSurvivors:
                 summary = self._with(summary, looked)
             done = Compared(groups, summary)
             if folder is not None:
-                figures = done.figures()
-                write_results(folder, done, figures)
-                self._write_report(folder / REPORT, done, looked, looks, figures)
+                with part(f"written to {self.output}"):
+                    figures = self.figures.drawn(done.figures)
+                    write_results(folder, done, figures, self.figures)
+                    self._write_report(folder / REPORT, done, looked, looks, figures)
         return done
 
     def _task(self, group: Group) -> TaskSummary:
@@ -174,7 +211,7 @@ class CompareSurvivors:
         device = pick_device(self.device)
         classifiers = load_classifiers(check_kinds(self.maps))
         cache: dict[tuple[Source, str], HeadPatterns] = {}
-        loader = _Loader(device)
+        loader = _Loader(device, self.dtype, self.device_map)
         measured: dict[str, Measured] = {}
         found: dict[tuple[str, str], Uncorrected] = {}
         warnings: list[str] = []
@@ -192,6 +229,7 @@ class CompareSurvivors:
                 announce=announce,
                 mode=self.subnetwork_mode,
                 examples=looks.get(group.task),
+                stack=self.stack,
             )
             warnings += [*self._caveats(group, rows[group.task], one), *one.warnings]
             for kind, labels in one.labels.items():
@@ -209,6 +247,8 @@ class CompareSurvivors:
                 "data": {name: one.record() for name, one in rows.items()},
                 "classifiers": classifier_records(classifiers),
                 "device": str(device),
+                "device_map": self.device_map,
+                "dtype": ", ".join(sorted(loader.precisions)),
             },
             list(dict.fromkeys(warnings)),
         )
@@ -314,8 +354,18 @@ class Compared:
         data."""
         return patterns_of(self.summary)
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row a task and head or MLP: what ``survivors.parquet`` holds."""
+        return survivors_frame(self.groups)
+
+    def to_dataset(self) -> datasets.Dataset:
+        """Return :meth:`to_frame` as a ``datasets.Dataset``."""
+        import datasets
+
+        return datasets.Dataset.from_pandas(self.to_frame(), preserve_index=False)
+
     def figures(self) -> dict[str, Figure]:
-        """Draw what there is to draw, by the names of the files in an output folder."""
+        """Draw what there is to draw, by the names of the files in an output folder, without their endings."""
         from .figures import PATTERNS_FIGURE, SURVIVAL_FIGURE
 
         drawn = {SURVIVAL_FIGURE: self.plot()}
@@ -340,33 +390,47 @@ class Compared:
         return pattern_bars(self.patterns)
 
 
-def write_results(folder: Path, done: Compared, figures: Mapping[str, Figure]) -> None:
+def write_results(
+    folder: Path, done: Compared, figures: Mapping[str, Figure], written: Figures | None = None
+) -> None:
     """Write tables, figures by the names of their files, and the summary of one run into an existing folder."""
-    from models.common.drawing import save_figure
-
-    survivors_frame(done.groups).to_parquet(folder / SURVIVORS, index=False)
-    frame = stability_frame(done.summary["tasks"], done.summary["shared_heads"])
-    frame.to_csv(folder / STABILITY, index=False)
+    done.to_frame().to_parquet(folder / SURVIVORS, index=False)
+    tables = {
+        SURVIVAL: done.to_frame(),
+        STABILITY: stability_frame(done.summary["tasks"], done.summary["shared_heads"]),
+        **({PATTERNS: patterns_frame(done.patterns)} if done.patterns else {}),
+    }
+    for name, table in tables.items():
+        table.to_csv(folder / name, index=False)
+        write_latex(table, (folder / name).with_suffix(".tex"))
     for name, figure in figures.items():
-        save_figure(figure, folder / name)
-    if done.patterns:
-        patterns_frame(done.patterns).to_csv(folder / PATTERNS, index=False)
+        (written or Figures()).write(figure, folder, name)
     write_json(folder / SUMMARY, done.summary)
 
 
 class _Loader:
     """Loads checkpoints and keeps the last, as one model may be looked at for many runs."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, dtype: str, device_map: str | None) -> None:
+        self._device, self._dtype, self._device_map = device, dtype, device_map
         self._last: tuple[Source, Checkpoint] | None = None
         self.records: list[ModelRecord] = []
         """One of each checkpoint, in the order of loading."""
+        self.precisions: set[str] = set()
+        """In which they compute."""
 
     def __call__(self, model: Source) -> Checkpoint:
         if self._last is None or self._last[0] != model:
             self._last = None  # not two models in memory
-            checkpoint = load_checkpoint(model.name, model.revision, self._device)
+            checkpoint = load_checkpoint(
+                model.name,
+                model.revision,
+                self._device,
+                dtype=self._dtype,
+                device_map=self._device_map,
+                quantised=True,
+            )
+            self.precisions.add(precision_of(checkpoint.model))
             if (record := model_record(checkpoint)) not in self.records:
                 self.records.append(record)
             self._last = model, checkpoint

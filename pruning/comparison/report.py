@@ -18,7 +18,7 @@ from models.common.pages import (
     command_line,
     write_page,
 )
-from models.common.words import percent
+from models.common.words import count_words, p_equals, percent
 from patterns import HeadPatterns
 from patterns.maps.examples import ExampleMaps
 from patterns.report.heads import read_importance, sampling_command, write_report
@@ -34,7 +34,7 @@ from .figures import PATTERNS_FIGURE, SURVIVAL_FIGURE
 from .summary import Patterns, Summary, TaskSummary, patterns_of
 from .survivor_patterns import COMPARISONS, Measured, PatternComparison, SideName
 from .survivor_patterns import INTERVALS as INTERVALS_COVER
-from .terminal import INTERVALS, count_words, interval_words, p_words, points_words
+from .terminal import INTERVALS, interval_words, points_words
 
 _MOST = 8  # findings at the top; all of them are in the sections
 _SIDES: dict[SideName, str] = {
@@ -136,7 +136,7 @@ def write_comparison(
         summary: what ``summary.json`` holds.
         views: the heads of each task, if patterns were looked at.
         table: what ``patterns.csv`` holds, if there is one.
-        figures: by the names of their files.
+        figures: by the names of their files, without endings.
     """
     tasks, layers_heads = summary["tasks"], groups[0].subnetworks[0].heads.shape
     tested = [
@@ -237,7 +237,7 @@ def survival_words(name: str, task: TaskSummary) -> str:
     return (
         f"{name}: the searches of {len(numbers)} seeds keep {kept} of {part['all']} heads each, and "
         f"{part['super_survivors']} survive under every seed; random choices of as many heads in every layer would "
-        f"share {chance['mean']:.1f} on average (p {_equals(chance['p_value'])})."
+        f"share {chance['mean']:.1f} on average (p {p_equals(chance['p_value'])})."
         + ("" if kappa is None else f" Fleiss' kappa is {kappa:.2f}; 1 is full agreement, 0 that of chance.")
     )  # fmt: skip
 
@@ -263,10 +263,10 @@ def pattern_words(name: str, kind: str, found: PatternComparison) -> tuple[str, 
         f"The test, {name}, {kind} maps: of the {points_words(one['total'])} points between super-survivors and the "
         f"other heads, {points_words(one['by_layers'])} are explained by the layers in which they lie. The rest, "
         f"{difference}, is what was tested: of {one['permutations']} shuffles of heads within layers a share of "
-        f"p {_equals(one['p_value'])} is at least as far from 0; corrected for the number of comparisons, "
-        f"p {_equals(one['p_holm'])}. The interval is that of this test, corrected likewise."
+        f"p {p_equals(one['p_value'])} is at least as far from 0; corrected for the number of comparisons, "
+        f"p {p_equals(one['p_holm'])}. The interval is that of this test, corrected likewise."
     )
-    return f"{said}: {told} ({difference}, p {_equals(one['p_holm'])}).", tested
+    return f"{said}: {told} ({difference}, p {p_equals(one['p_holm'])}).", tested
 
 
 _VERDICTS = {
@@ -274,12 +274,6 @@ _VERDICTS = {
     LOWER: "less often than the layers they lie in explain",
     "": "no difference shown to the other heads of their layers",
 }
-
-
-def _equals(p: float | None) -> str:
-    """`= .032`, or `< .001`."""
-    words = p_words(p)
-    return f"< {words[1:]}" if words.startswith("<") else f"= {words}"
 
 
 def frame_of_tests(patterns: Patterns) -> pd.DataFrame:

@@ -52,15 +52,21 @@ class LookedAt(TypedDict):
     data: dict[str, RowsRecord]
     classifiers: dict[str, dict[str, str]]
     device: str
+    device_map: str | None
+    """How accelerate was asked to spread them."""
+    dtype: str
+    """Precision in which they compute."""
 
 
 class ComparisonProvenance(Provenance):
-    """Where the numbers come from; the last four where patterns were looked at."""
+    """Where the numbers come from; what follows where patterns were looked at."""
 
     models: NotRequired[list[ModelRecord]]
     data: NotRequired[dict[str, RowsRecord]]
     classifiers: NotRequired[dict[str, dict[str, str]]]
     device: NotRequired[str]
+    device_map: NotRequired[str | None]
+    dtype: NotRequired[str]
 
 
 class Summary(TypedDict):

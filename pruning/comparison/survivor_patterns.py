@@ -192,6 +192,7 @@ def measure(
     announce: Callable[[str], None] | None = None,
     mode: str = "select",
     examples: ExampleMaps | None = None,
+    stack: str | None = None,
 ) -> Measured:
     """Classify the heads of each run's checkpoint; a checkpoint that was seen on this task is not run again.
 
@@ -210,6 +211,7 @@ def measure(
         announce: called with a line about each checkpoint before it is run, and then there is a progress bar.
         mode: one of :data:`models.isolating.SUBNETWORK_MODES`.
         examples: keeps a few maps of the full models to look at.
+        stack: of an encoder-decoder, whose heads; None and ``encoder`` are those that searches prune.
 
     Raises:
         HeadscopeError: a checkpoint cannot be loaded, is of another size than the subnetwork, or shares no
@@ -234,6 +236,7 @@ def measure(
             seed=seed,
             progress=announce is not None,
             examples=keep,
+            stack=stack,
         )
 
     for run, model in zip(group.runs, models, strict=True):

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from models.common.terminal import print_table
-from models.common.words import interval, percent
+from models.common.terminal import console_of, print_table
+from models.common.words import interval, p_words, percent
 from models.subnetwork import Subnetwork
 from patterns.taxonomy import PATTERNS, TITLES, Pattern
 
@@ -43,7 +43,7 @@ def print_comparison(summary: Summary, *, file: IO[str] | None = None, width: in
         file: where to print; standard output if not given.
         width: of the terminal, in characters; found out if not given.
     """
-    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    console = console_of(file, width)
     tasks = summary["tasks"]
     _print(console, "Survivors", _survivors(tasks))
     _print(
@@ -158,7 +158,7 @@ def print_kept(
         file: where to print; standard output if not given.
         width: of the terminal, in characters; found out if not given.
     """
-    console = Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    console = console_of(file, width)
     layers, heads = kept.heads.shape
     cell, first = max(2, len(str(heads - 1))), max(2, len(str(layers - 1)))
     grid = first + (cell + 1) * heads + 5
@@ -242,18 +242,6 @@ def _test_lines(patterns: Patterns, kinds: Sequence[str]) -> list[str]:
                 f"{line}; super - others {points_words(one['total'])}, by layers {points_words(one['by_layers'])}"
             )
     return lines
-
-
-def count_words(number: int, what: str) -> str:
-    """`1, "head"` as `1 head`, `2` as `2 heads`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def p_words(p: float | None, unknown: str = _NONE) -> str:
-    """`0.0321` as `.032`, `0.00001` as `<.001`."""
-    if p is None:
-        return unknown
-    return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def points_words(difference: float | None) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ CONFIG, HISTORY, IMPORTANCE, SUMMARY = "config.json", "history.jsonl", IMPORTANC
 SURVIVAL, CHECKSUMS = "survival.parquet", "checksums.json"
 """The checksums are those of all other files of a finished search, and written just before its summary."""
 _OURS = (SUMMARY, HISTORY, IMPORTANCE, SUBNETWORK_FILE, WEIGHT_MASKS_FILE, SURVIVAL, CHECKSUMS, CONFIG)
-_DAMAGED = "--overwrite starts the search anew"
+_DAMAGED = "--overwrite starts it anew"
 
 IMPORTANCE_COLUMNS = {
     "iteration": "iu",
@@ -100,6 +100,14 @@ class SearchFolder(Generic[Line, Summary]):
             Or another run is at work on it.
     """
 
+    noun: ClassVar[str] = "a search"
+    """What errors call it."""
+    config_file: ClassVar[str] = CONFIG
+    files: ClassVar[Sequence[str]] = _OURS
+    """All that may come to lie in the folder."""
+    fields: ClassVar[Mapping[str, Mapping[str, Any]]] = _RECORD
+    """By command, what is read of each line of the history."""
+
     def __init__(
         self,
         path: Path,
@@ -110,16 +118,16 @@ class SearchFolder(Generic[Line, Summary]):
     ) -> None:
         self.path = Path(path)
         self._config = dict(config)
-        earlier = self.path / CONFIG
+        earlier = self.path / self.config_file
         output = Output(self.path, str(config["command"]), overwrite, inputs)
         apart(self.path, inputs)  # before anything is advised
         found: dict[str, object] = {}
         if earlier.is_file() and not overwrite:
-            found = check_fields(earlier, read_json(earlier, "the config of a search"), {})
+            found = check_fields(earlier, read_json(earlier, f"the config of {self.noun}"), {})
         if going_on := "command" in found:  # a model's folder has such a file too
             self._check_same(found, config)
         # Held until the process ends, or nobody has this object any more.
-        self._lock = output.begin(_OURS, going_on)
+        self._lock = output.begin(self.files, going_on)
         if not going_on:
             write_json(earlier, {**config, "provenance": dict(provenance)})
         self.history: list[Line] = self._read_history()
@@ -140,19 +148,27 @@ class SearchFolder(Generic[Line, Summary]):
         Raises:
             InputError: it cannot be read.
         """
+        check_search(self.path, self.files, self.noun)
         file = self.path / SUMMARY
-        check_search(self.path)
-        found = read_json(file, "the summary of a search")
+        found = read_json(file, f"the summary of {self.noun}")
+        self.check_summary(file, found)
+        return cast("Summary", found)  # as far as it is read again, it was looked at above
+
+    def check_summary(self, file: Path, found: Any) -> None:
+        """Refuse a summary without what will be read of it.
+
+        Raises:
+            InputError: naming the field.
+        """
         command = str(self._config.get("command"))
         check_fields(file, found, _OF_EVERY_SUMMARY | _OF_SUMMARY.get(command, {}))
         report = found["reported_on"]
         told = {"examples": "count", "full": "numbers", "subnetwork": "numbers"}
         check_fields(f"{file}, 'reported_on'", report, told if report["held_out"] else {"note": "text"})
-        return cast("Summary", found)  # as far as it is read again, it was looked at above
 
     def finish(self, summary: Summary) -> None:
         """Write the summary, by which the search is finished, and before it the checksums of all files."""
-        there = {name: file_digest(self.path / name) for name in _OURS if (self.path / name).is_file()}
+        there = {name: file_digest(self.path / name) for name in self.files if (self.path / name).is_file()}
         there.pop(CHECKSUMS, None)
         write_json(self.path / CHECKSUMS, there | {SUMMARY: json_digest(summary)})
         write_json(self.path / SUMMARY, summary)
@@ -161,17 +177,18 @@ class SearchFolder(Generic[Line, Summary]):
         found.pop("provenance", None)
         if told := differences(found, config):
             raise InputError(
-                f"--output {self.path} holds another search ({told}); give a new folder, or --overwrite to replace it."
+                f"--output {self.path} holds another {self.noun.split()[-1]} ({told}); give a new folder, or "
+                "--overwrite to replace it."
             )
 
     def _read_history(self) -> list[Line]:
-        file, what = self.path / HISTORY, "the history of a search"
+        file, what = self.path / HISTORY, f"the history of {self.noun}"
         if not file.is_file():
             return []
         text = read_text(file, what)
         with reading(file, what, _DAMAGED):
             records = [parse_json(line) for line in text.splitlines()]
-        fields = {"iteration": "count", **_RECORD.get(str(self._config.get("command")), {})}
+        fields = {"iteration": "count", **self.fields.get(str(self._config.get("command")), {})}
         known = []
         for number, record in enumerate(records):
             where = f"{file}, line {number + 1}"
@@ -185,7 +202,8 @@ class SearchFolder(Generic[Line, Summary]):
             # Headscope 0.1 wrote none; whatever follows one that has one has one too.
             if one != right and (one is not None or any(known[:number])):
                 raise InputError(
-                    f"{file}, line {number + 1}, or {CONFIG} beside it, is not what headscope wrote; {_DAMAGED}."
+                    f"{file}, line {number + 1}, or {self.config_file} beside it, is not what headscope wrote; "
+                    f"{_DAMAGED}."
                 )
         return cast("list[Line]", records)
 
@@ -223,8 +241,13 @@ class SearchFolder(Generic[Line, Summary]):
         return read_frame(file, IMPORTANCE_COLUMNS, "the importances of a search") if file.is_file() else None
 
 
-def check_search(folder: Path) -> None:
+def check_search(folder: Path, files: Sequence[str] = _OURS, noun: str = "a search") -> None:
     """Compare the files of a finished search with their checksums; one from headscope 0.1 has none.
+
+    Args:
+        folder: that it lies in.
+        files: that it may have.
+        noun: what errors call it.
 
     Raises:
         InputError: a file is missing or is not what headscope wrote.
@@ -232,17 +255,17 @@ def check_search(folder: Path) -> None:
     file = folder / CHECKSUMS
     if not file.is_file():
         return
-    known = check_fields(file, read_json(file, "the checksums of a search"), {})
+    known = check_fields(file, read_json(file, f"the checksums of {noun}"), {})
     check_fields(folder, {file.name: known}, {file.name: "texts by name"})
     for name, checksum in known.items():
-        if name not in _OURS:
-            raise InputError(f"{file} names {name!r}, which is no file of a search; {_DAMAGED}.")
+        if name not in files:
+            raise InputError(f"{file} names {name!r}, which is no file of {noun}; {_DAMAGED}.")
         if not (folder / name).is_file():
             if name == SUMMARY:  # it was stopped between the two
                 continue
-            raise InputError(f"{folder} lacks {name}, which was there when the search ended; {_DAMAGED}.")
+            raise InputError(f"{folder} lacks {name}, which was there when it ended; {_DAMAGED}.")
         found = (
-            json_digest(read_json(folder / name, "the summary of a search"))
+            json_digest(read_json(folder / name, f"the summary of {noun}"))
             if name == SUMMARY
             else file_digest(folder / name)
         )

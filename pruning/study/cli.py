@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from models.common.commands import JsonOption, resumable, say
+from models.common.commands import NO_VARIABLE, JsonOption, resumable, say, say_error
 from models.common.options import Maker, takes
 
 from ..functions import RUN_STUDY
 
 if TYPE_CHECKING:
+    from models.common.papers import Figures
+
     from .job import RunStudy
 
 
@@ -30,14 +32,23 @@ def run_study(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="Folder of the study. Default: as the file says, or the folder given."),
+        typer.Option(
+            "--output",
+            envvar=NO_VARIABLE,
+            help="Folder of the study. Default: as the file says, or the folder given.",
+        ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Hub id or folder of the pre-trained model, instead of the file's."),
+        typer.Option(
+            "--model",
+            envvar=NO_VARIABLE,
+            help="Hub id or folder of the pre-trained model, instead of the file's.",
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Folder or Hub data set, instead of the file's.")
+        str | None,
+        typer.Option("--data", envvar=NO_VARIABLE, help="Folder or Hub data set, instead of the file's."),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -59,13 +70,14 @@ def run_study(
     Example: run-study examples/studies/smoke.toml --output out/smoke --jobs 2
     """
     from .config import read_study
-    from .job import study_folder, study_of
+    from .job import read_plan, study_folder, study_of
 
     if words[0] == "report" and len(words) == 2:
         folder = Path(words[1])
         if not folder.is_dir():
             folder = study_folder(read_study(folder), output)
-        _report(folder, as_json)
+        asked: RunStudy = make(study=read_plan(folder).study, output=folder)
+        _report(folder, as_json, asked.figures)
         return
     if len(words) != 1:
         raise _usage(words)
@@ -79,14 +91,14 @@ def run_study(
     if not as_json:
         say(f"{done['done']} of {done['steps']} steps are done")
     if not done["failed"] and not done["left"] and not job.only:
-        _report(job.output, as_json)
+        _report(job.output, as_json, job.figures)
     elif as_json:
         print(json.dumps(done, indent=2))
     for path, error in done["failed"].items():
-        say(f"{path}: {error}")
+        say_error(f"{path}: {error}")
     if done["failed"]:
         waiting = f"; {len(done['left'])} others were not begun" if done["left"] else ""
-        say(f"{len(done['failed'])} steps failed{waiting}; the same command tries them again.")
+        say_error(f"{len(done['failed'])} steps failed{waiting}; the same command tries them again.")
         raise typer.Exit(1)
 
 
@@ -122,10 +134,10 @@ def _show_plan(job: Any, as_json: bool) -> None:
         say(f"{damage.step.path}: {damage.what}")
 
 
-def _report(folder: Path, as_json: bool) -> None:
+def _report(folder: Path, as_json: bool, figures: Figures) -> None:
     from .report.pages import write_report
 
-    found = write_report(folder)
+    found = write_report(folder, figures)
     if as_json:
         print(json.dumps(found, indent=2))
         return

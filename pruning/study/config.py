@@ -17,6 +17,8 @@ from patterns.distribution import check_seed
 from patterns.maps.attention import check_kinds
 from patterns.taxonomy import KINDS
 
+from ..ablation.closing import check_way
+from ..ablation.groups import check_grouping
 from ..magnitude import MagnitudePruning
 from ..structured import WHAT, StructuredSearch
 
@@ -81,6 +83,46 @@ class HeadMaps:
                 raise InputError(f"patterns.{name}={getattr(self, name)}: give at least 1.")
 
 
+ABLATED = ("full", "good")
+"""Models in which the heads of each pattern may be closed: fine-tuned ones, and what their searches keep of them."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """In which models the heads of each pattern are closed, and how; in none unless the study says so.
+
+    Scores are of the study's dev rows, of those that no search has seen where there are some.
+
+    Raises:
+        InputError: a name is unknown, or a number out of range.
+    """
+
+    models: tuple[str, ...] = ()
+    """Some of :data:`ABLATED`."""
+    maps: tuple[str, ...] = ("norm",)
+    """By which maps heads have a pattern."""
+    groups: tuple[str, ...] = ("pattern",)
+    """What heads are put into groups by: pattern, role."""
+    by: str = "dominant"
+    """When a head belongs to a pattern: dominant or share."""
+    share: float = 0.5
+    """Least share of a head's maps, with ``by = "share"``."""
+    how: str = "zero"
+    """What a closed head's output is: zero, mean or resample."""
+    draws: int = 100
+    """Random sets of as many heads, for each group."""
+    alone: bool = True
+    """Whether each head is closed alone, too."""
+
+    def __post_init__(self) -> None:
+        _check_names("ablation.models", self.models, ABLATED)
+        check_kinds(self.maps)
+        check_grouping(self.groups, self.by, self.share)
+        check_way(self.how)
+        if self.draws < 1:
+            raise InputError(f"ablation.draws={self.draws}: give at least 1.")
+
+
 @dataclass(frozen=True)
 class Study:
     """One study: the grid task x seed x search x subnetwork, and how each step of it is done.
@@ -116,6 +158,9 @@ class Study:
     """Dev rows to draw at random, the same for every seed, for searches and scores; all if None."""
     holdout: float = 0.0
     """Share of these rows that nothing is selected on; all scores reported are of them then."""
+    mismatched: bool = False
+    """Whether MNLI's models and subnetworks are scored on its dev rows of other genres too, as GLUE reports both; what
+    is searched and tested is of the matched ones."""
     seed: int = 0
     """Of all draws: random and bad subnetworks, rows for patterns, resamples."""
     keep_models: bool = False
@@ -129,6 +174,7 @@ class Study:
     magnitude: MagnitudePruning = field(default_factory=MagnitudePruning)
     subnetworks: Subnetworks = field(default_factory=Subnetworks)
     patterns: HeadMaps = field(default_factory=HeadMaps)
+    ablation: Ablation = field(default_factory=Ablation)
 
     def __post_init__(self) -> None:
         own = {task.name: task for task in map(task_named, self.own_tasks)}
@@ -155,6 +201,18 @@ class Study:
         self._check_combination()
 
     def _check_combination(self) -> None:
+        if self.mismatched:
+            names = [one.mismatched_name for name in self.tasks if (one := self.task(name)).mismatched]
+            if not names:
+                raise InputError(
+                    f"mismatched = true: none of tasks = {list(self.tasks)} has rows of other genres, which mnli alone "
+                    "has; add it, or leave mismatched out."
+                )
+            if both := set(names) & set(self.tasks):
+                raise InputError(
+                    f"mismatched = true: a task of your own is called {both.pop()}, as the scores on mnli's other rows "
+                    "are; give it another name."
+                )
         chosen = self.subnetworks
         for part, search in (("structured", "heads-and-mlps"), ("magnitude", "weights")):
             if getattr(chosen, part) and search not in self.searches:
@@ -162,6 +220,11 @@ class Study:
                     f"subnetworks.{part} = {list(getattr(chosen, part))} come from the search {search!r}, which "
                     f"searches = {list(self.searches)} leaves out; add it, or set subnetworks.{part} = []."
                 )
+        if "good" in self.ablation.models and "heads-and-mlps" not in self.searches:
+            raise InputError(
+                f"ablation.models = {list(self.ablation.models)}: good ones come from the search 'heads-and-mlps', "
+                f"which searches = {list(self.searches)} leaves out; add it, or leave good out."
+            )
         supers = [name for name in chosen.structured if name.startswith("super-")]
         if supers and len(self.seeds) < 2:
             raise InputError(
@@ -177,6 +240,11 @@ class Study:
     def task(self, name: str) -> Task:
         """Return one of the study's tasks by its name."""
         return task_named(next((record for record in self.own_tasks if record["name"] == name), name))
+
+    def splits(self, name: str) -> tuple[str, ...]:
+        """Return the splits of one of its tasks that are read."""
+        others = self.task(name).mismatched if self.mismatched else None
+        return ("train", "validation", *([others] if others else []))
 
     def fine_tuning_of(self, seed: int) -> FineTuning:
         """Return how the models of one seed are fine-tuned."""

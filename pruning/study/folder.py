@@ -94,6 +94,10 @@ class StudyFolder:
         final = self.of(step)
         return final.with_name(f".{final.name}.{identity[:12]}")
 
+    def starts_file(self, step: Step, identity: str) -> Path:
+        """Return what says how often a step in the making was begun."""
+        return self.in_the_making(step, identity) / "starts.json"
+
     def error_file(self, step: Step) -> Path:
         """Return where the error of a failed step is told."""
         final = self.of(step)

@@ -8,15 +8,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from models.checkpoints import load_checkpoint, model_record, pick_device
-from models.common.commands import say
+from models.common.commands import say, say_error
 from models.common.errors import InputError
 from models.common.files import disk_is_full, read_json, reason, write_json
 from models.common.outputs import apart
+from models.common.papers import Figures
 from models.common.provenance import provenance, source_record
 from models.common.reading import check_fields, reading
 from models.tasks.rows import load_rows
@@ -30,7 +31,6 @@ from .records import Outcome
 from .steps import Job
 from .worker import STARTS, execute
 
-_SPLITS = ("train", "validation")
 _MOST_NAMED = 3
 
 
@@ -73,6 +73,8 @@ class RunStudy:
     """
     source: Path | None = None
     """The file that the study was read from, for the record."""
+    figures: Figures = field(default_factory=Figures)
+    """How the report's figures are written; it has them as PNG and PDF always."""
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -97,8 +99,8 @@ class RunStudy:
         data = {}
         for name in study.tasks:
             task = study.task(name)
-            rows = [load_rows(task, study.data, split) for split in _SPLITS]
-            data[name] = {split: one.sha256 or one.revision for split, one in zip(_SPLITS, rows, strict=True)}
+            rows = {split: load_rows(task, study.data, split) for split in study.splits(name)}
+            data[name] = {split: one.sha256 or one.revision for split, one in rows.items()}
         record = model_record(load_checkpoint(study.model, study.revision))
         known: dict[str, str | None] = {"sha256": record["sha256"]}
         if not record["sha256"]:
@@ -216,7 +218,7 @@ class RunStudy:
                         f"its worker was killed {STARTS} times, perhaps for want of memory "
                         f"({type(cause).__name__}: {reason(cause) if cause else 'no word'})"
                     )
-                    say(f"{job.step.path}: failed: its worker was killed {STARTS} times")
+                    say_error(f"{job.step.path}: failed: its worker was killed {STARTS} times")
                 elif not job.stopped:
                     left.append(job)
             if left:

@@ -109,7 +109,7 @@ class Materials:
     model: Mapping[str, str | None]
     """``revision`` and ``name`` of a Hub model, ``sha256`` of a folder's weights."""
     data: Mapping[str, Mapping[str, str | None]]
-    """By task, digests of its splits ``train`` and ``validation``."""
+    """By task, digests of the splits that are read: ``train``, ``validation``, ..."""
 
 
 @dataclass(frozen=True)
@@ -212,12 +212,16 @@ def plan_of(study: Study, materials: Materials) -> Plan:
             steps += _subnetworks(study, task, seed)
         if study.patterns.maps:
             steps += _patterns(study, task)
+        for of in study.ablation.models:
+            steps += (_ablation(study, task, seed, of) for seed in study.seeds)
     return Plan(study, materials, tuple(steps))
 
 
 def _fine_tune_and_search(study: Study, task: str, seed: int) -> Iterator[Step]:
     wave = WAVES[0]
-    tuned = Step("fine-tune", "fine-tune", task, seed, wave, outputs=(WHOLE,), settings=_fine_tuning(study))
+    tuned = Step(
+        "fine-tune", "fine-tune", task, seed, wave, outputs=(WHOLE,), settings=_fine_tuning(study, task)
+    )
     yield tuned
     for search in study.searches:
         weights = search == WEIGHTS
@@ -266,7 +270,7 @@ def _subnetworks(study: Study, task: str, seed: int) -> Iterator[Step]:
                     wave,
                     inputs=(path("fine-tune"), *(path(search_step(search), of) for of in seeds)),
                     outputs=(masks,),
-                    settings=_rows(study) | settings,
+                    settings=_rows(study) | _mismatched(study, task) | settings,
                     drawn=drawn,
                 )
                 yield pruned
@@ -278,7 +282,7 @@ def _subnetworks(study: Study, task: str, seed: int) -> Iterator[Step]:
                         seed,
                         wave,
                         inputs=(pruned.path,),
-                        settings=_fine_tuning(study) | settings,
+                        settings=_fine_tuning(study, task) | settings,
                         drawn=drawn,
                     )
 
@@ -291,6 +295,22 @@ def _patterns(study: Study, task: str) -> Iterator[Step]:
         yield Step("patterns", "patterns", task, seed, WAVES[3], tuned, settings=how)
 
 
+def _ablation(study: Study, task: str, seed: int, of: str) -> Step:
+    """Return the step that closes the heads of each pattern in a full model, or in the subnetwork found in it."""
+    how = {name: value for name, value in non_defaults(study.ablation).items() if name != "models"}
+    how |= {"of": of, "pattern_examples": study.patterns.examples, "draw_seed": study.seed}
+    needed = ("fine-tune", *([search_step(JOINT)] if of == "good" else []))
+    return Step(
+        "ablation" if of == "full" else f"{of}-ablation",
+        "ablation",
+        task,
+        seed,
+        WAVES[3],
+        tuple(f"{task}/seed_{seed}/{name}" for name in needed),
+        settings=_rows(study) | how,
+    )
+
+
 def _rows(study: Study) -> dict[str, object]:
     """What decides which dev rows are scored, and how they are read."""
     found: dict[str, object] = {"max_length": study.max_length}
@@ -301,8 +321,13 @@ def _rows(study: Study) -> dict[str, object]:
     return found
 
 
-def _fine_tuning(study: Study) -> dict[str, object]:
+def _mismatched(study: Study, task: str) -> dict[str, object]:
+    """What says that a model is scored on rows of other genres too; nothing where it is not."""
+    return {"mismatched": True} if study.mismatched and study.task(task).mismatched else {}
+
+
+def _fine_tuning(study: Study, task: str) -> dict[str, object]:
     how = non_defaults(study.fine_tuning)
     for name in ("checkpoint_steps", "report_to"):  # they do not decide the result
         how.pop(name, None)
-    return _rows(study) | how
+    return _rows(study) | _mismatched(study, task) | how

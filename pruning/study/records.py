@@ -69,6 +69,7 @@ class ScoredResult(StepResult):
 
     metric: str
     score: float | None
+    scores: dict[str, float | None]
 
 
 class TunedResult(ScoredResult):

@@ -5,23 +5,28 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from models.common.files import read_json, write_json
+from models.common.session import SESSION, Session
 from models.tasks.rows import load_rows
+from models.tasks.task import MISMATCHED
 from models.weights import SUBNETWORK_FILE, WEIGHT_MASKS_FILE, WeightMasks, load_masks
 
+from ..permutation import HIGHER, LOWER
 from .config import Study
 from .folder import METRICS, StudyFolder, checksum
-from .plan import WEIGHTS, Drawn, Plan, Step, search_step
+from .plan import JOINT, WEIGHTS, Drawn, Plan, Step, search_step
 from .records import PrunedResult, SubnetworkRecord
 
 if TYPE_CHECKING:
+    from models.evaluation import Examples
     from models.finetuning.result import FineTuneResult
     from models.subnetwork import Subnetwork
 
+    from ..ablation.records import AblationSummary
     from ..search.records import SearchSummary
     from ..search.subject import Loaded, Subject
 
@@ -45,6 +50,8 @@ class Job:
     """Process that runs the study."""
     keep_going: bool = False
     """Whether other steps are begun after one has failed."""
+    session: Session = field(default_factory=lambda: replace(SESSION))
+    """How ``run-study`` talks, and so its workers."""
 
     @classmethod
     def of(cls, plan: Plan, step: Step, folder: StudyFolder, run: str, keep_going: bool) -> Job:
@@ -80,7 +87,7 @@ class Job:
     @property
     def starts(self) -> int:
         """How often this run has begun the step."""
-        file = self.work / "starts.json"
+        file = self.folder.starts_file(self.step, self.identity)
         found = read_json(file, "a count") if file.is_file() else {}
         return int(found.get("starts", 0)) if found.get("run") == self.run else 0
 
@@ -114,7 +121,7 @@ class Made(NamedTuple):
     """The result in a word, for the terminal."""
 
 
-def _score(result: FineTuneResult | SearchSummary | PrunedResult) -> str:
+def _score(result: FineTuneResult | SearchSummary | PrunedResult | AblationSummary) -> str:
     return f"{result['metric']} {result['score']:.3f}"
 
 
@@ -124,17 +131,19 @@ def _fine_tune(job: Job, masks: Subnetwork | WeightMasks | None = None) -> Made:
     from ..search.subject import draw_rows
 
     study, task = job.study, job.study.task(job.step.task)
-    train, dev = (load_rows(task, study.data, split) for split in ("train", "validation"))
+    train, *dev = (load_rows(task, study.data, split) for split in study.splits(task.name))
+    drawn = [replace(one, rows=draw_rows(one.rows, task, study.dev_examples)) for one in dev]
     result = finetune(
         study.model,
         task,
         train,
-        replace(dev, rows=draw_rows(dev.rows, task, study.dev_examples)),
+        drawn[0],
         study.fine_tuning_of(int(job.step.seed or 0)),
         job.made,
         job.revision,
         study.device,
         masks,
+        mismatched_rows=drawn[1] if drawn[1:] else None,
     )
     (model,) = job.step.outputs or (None,)
     return Made(result, checksum(job.made / model) if model else "", _score(result))
@@ -147,7 +156,7 @@ def _fine_tune_again(job: Job) -> Made:
     made = _fine_tune(job, load_masks(job.folder.of(pruned)))
     if not job.study.keep_models:
         for file in job.made.iterdir():
-            if file.name not in (METRICS, CURVE):
+            if file.name != METRICS and file.stem != CURVE:
                 file.unlink()
     return made
 
@@ -195,17 +204,18 @@ def _prune(job: Job) -> Made:
 
     loaded = _subject(job).load()
     examples = loaded.held_out or loaded.examples
+    scored = {"": examples} | ({MISMATCHED: others} if (others := _mismatched(job, loaded)) else {})
     masks: Subnetwork | WeightMasks
     if _drawn(job).method == "magnitude":
         masks, about = _weight_masks(job, loaded)
         with masks.applied(loaded.model):
-            logits = predict(loaded.model, examples, job.study.batch_size)
+            logits = {of: predict(loaded.model, one, job.study.batch_size) for of, one in scored.items()}
         about |= {"weights": {"kept": masks.kept, "all": masks.total}, "encoder_share": masks.share}
         name = WEIGHT_MASKS_FILE
     else:
         masks, about = _subnetwork(job)
         with without_the_rest(loaded.model, masks) as left:
-            logits = predict(left, examples, job.study.batch_size)
+            logits = {of: predict(left, one, job.study.batch_size) for of, one in scored.items()}
         about |= {
             "heads": {"kept": masks.n_heads, "all": int(masks.heads.size)},
             "mlps": {"kept": masks.n_mlps, "all": int(masks.mlps.size)},
@@ -213,7 +223,9 @@ def _prune(job: Job) -> Made:
         }
         name = SUBNETWORK_FILE
     masks.save(job.made / name)
-    scores = examples.scores(logits)
+    scores = {
+        f"{of}{name}": value for of, one in scored.items() for name, value in one.scores(logits[of]).items()
+    }
     result: PrunedResult = {
         "task": job.step.task,
         "seed": job.step.seed,
@@ -224,6 +236,20 @@ def _prune(job: Job) -> Made:
         "subnetwork": about,
     }
     return Made(result, masks.digest(), _score(result))
+
+
+def _mismatched(job: Job, loaded: Loaded) -> Examples | None:
+    """Return the rows of other genres, as the loaded model reads them; None where they are not asked for."""
+    from models.evaluation import examples_of
+
+    from ..search.subject import draw_rows
+
+    study, task = job.study, loaded.task
+    if len(splits := study.splits(task.name)) < 3:
+        return None
+    rows = load_rows(task, study.data, splits[2])
+    drawn = draw_rows(rows.rows, task, study.dev_examples)
+    return examples_of(loaded.checkpoint, task, drawn, study.max_length, rows.source)
 
 
 def _drawn(job: Job) -> Drawn:
@@ -305,6 +331,36 @@ def _patterns(job: Job) -> Made:
     return Made(done.summary, "", told)
 
 
+def _ablate(job: Job) -> Made:
+    from ..ablation.job import AblatePatterns
+
+    study, subject, how = job.study, _subject(job), job.study.ablation
+    masks = job.input(search_step(JOINT)) / SUBNETWORK_FILE if job.step.settings["of"] == "good" else None
+    result = AblatePatterns(
+        model=subject.model,
+        task=subject.task,
+        output=job.made,
+        data=study.data,
+        examples=study.dev_examples,
+        subnetwork=None if masks is None else str(masks),
+        maps=how.maps,
+        groups=how.groups,
+        by=how.by,
+        share=how.share,
+        how=how.how,
+        draws=how.draws,
+        alone=how.alone,
+        pattern_examples=study.patterns.examples,
+        seed=study.seed,
+        batch_size=study.batch_size,
+        max_length=study.max_length,
+        device=study.device,
+    ).on(subject.load(), held_out=True)
+    beside = [one for one in result["found"] if one["together"]["verdict"] in (HIGHER, LOWER)]
+    told = f"{_score(result)}, {len(beside)} of {len(result['found'])} groups cost more or less than chance"
+    return Made(result, "", told)
+
+
 JOBS: dict[str, Callable[[Job], Made]] = {
     "fine-tune": _fine_tune,
     "search": _search,
@@ -312,5 +368,6 @@ JOBS: dict[str, Callable[[Job], Made]] = {
     "pruned": _prune,
     "fine-tuned": _fine_tune_again,
     "patterns": _patterns,
+    "ablation": _ablate,
 }
 """By kind of step: makes the folder ``job.made``."""

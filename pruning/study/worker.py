@@ -9,10 +9,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from models.common.commands import quiet_libraries, say
+from models.common.commands import quiet_libraries, say, say_error
 from models.common.errors import HeadscopeError
 from models.common.files import disk_is_full, reason, write_json
 from models.common.memory import keep_freed_memory
+from models.common.session import SESSION
+from models.common.threads import share_the_machine
 
 from . import steps as study_steps
 from .backends import end_with
@@ -31,6 +33,8 @@ def execute(job: Job) -> None:
     quiet_libraries()
     if os.getpid() != job.parent:  # a worker's process is ours
         keep_freed_memory()
+        share_the_machine()  # a worker on another machine of a cluster has not inherited it
+        SESSION.set(job.session)
     if os.getppid() == job.parent:
         end_with(job.parent)
     folder, step = job.folder, job.step
@@ -40,7 +44,7 @@ def execute(job: Job) -> None:
         started, cpu = time.monotonic(), time.process_time()
         try:
             job.work.mkdir(parents=True, exist_ok=True)
-            write_json(job.work / "starts.json", {"run": job.run, "starts": job.starts + 1})
+            write_json(folder.starts_file(step, job.identity), {"run": job.run, "starts": job.starts + 1})
             made = study_steps.JOBS[step.kind](job)
             result = {name: value for name, value in made.result.items() if name != "step"}
             seconds = round(time.monotonic() - started, 3)
@@ -63,7 +67,7 @@ def execute(job: Job) -> None:
                 else f"{type(error).__name__}: {reason(error)}"
             )
             job.fail(told, "" if isinstance(error, HeadscopeError) else traceback.format_exc())
-            say(f"{step.path}: failed: {told}")
+            say_error(f"{step.path}: failed: {told}")
         else:
             say(f"{step.path}: {made.told} ({seconds:.0f} s)")
 

@@ -319,11 +319,18 @@ class TestRefusals:
         assert "cannot be loaded: " in refusal(configured(folder, model_type=None, architectures=None))
 
     @pytest.mark.parametrize("method", ["bitsandbytes", "no-such-method"])
-    def test_a_quantized_model(self, tiny_folder: Path, method: str) -> None:
+    def test_a_quantized_model_that_is_not_only_looked_at(self, tiny_folder: Path, method: str) -> None:
         quantized = {"quant_method": method, "load_in_8bit": True}
-        assert "is quantized; give the model in full precision" in refusal(
-            configured(tiny_folder, quantization_config=quantized)
-        )
+        folder = configured(tiny_folder, quantization_config=quantized)
+        assert "is quantized; give the model in full precision" in refusal(folder)
+        assert "neither pruned nor trained" in refusal(folder, task="qqp", quantised=True)
+
+    @pytest.mark.parametrize("method", ["no-such-method", None, 3])
+    def test_a_quantized_model_that_no_library_reads_as_one(self, tiny_folder: Path, method: Any) -> None:
+        """The library itself takes its weights for plain numbers."""
+        folder = configured(tiny_folder, quantization_config={"quant_method": method, "bits": 4})
+        message = refusal(folder, quantised=True)
+        assert "cannot be loaded: " in message or "have read it as if it were not" in message
 
     @pytest.mark.parametrize("name", ["no-such-org/no-such-model", "no-such-model"])
     @pytest.mark.usefixtures("nobody_to_ask")

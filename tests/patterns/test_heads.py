@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -106,6 +107,7 @@ def test_frames_say_the_same_as_the_arrays(found: Any) -> None:
         "kind", "example", "layer", "head", "n_tokens", "label", *(f"prob_{p}" for p in PATTERNS),
     ]  # fmt: skip
     assert len(maps) == 2 * len(ROWS) * 72
+    pd.testing.assert_frame_equal(found.to_dataset().to_pandas(), maps, check_dtype=False)
     assert len(heads) == 2 * 72
     for row in maps.sample(60, random_state=0).to_dict("records"):
         e = [r["idx"] for r in ROWS].index(row["example"])

@@ -44,7 +44,8 @@ def test_everything_is_written(done: Any) -> None:
     _, folder = done
     assert {path.name for path in folder.iterdir()} == {
         ".headscope.json", "summary.json", "heads.parquet", "maps.parquet", "distribution.csv", "heads.png",
-        "distribution.png", "maps",
+        "distribution.png", "maps", "heads.csv", "heads.tex", "distribution.tex", "distribution_bars.csv",
+        "distribution_bars.tex",
         "report.html",
     }  # fmt: skip
     assert not list(folder.parent.glob(".*"))
@@ -172,6 +173,40 @@ def test_the_table_is_printed_and_the_figures_are_named(command: Any, options: A
     assert "interpretable ratio" in out
     assert "heterogeneous" in out
     assert str(tmp_path / "o" / "heads.png") in err
+
+
+def test_the_data_lie_beside_the_figures(done: Any) -> None:
+    result, folder = done
+    heads = pd.read_csv(folder / "heads.csv")
+    pd.testing.assert_frame_equal(
+        heads, pd.read_parquet(folder / "heads.parquet"), check_dtype=False, check_exact=False
+    )
+    bars = pd.read_csv(folder / "distribution_bars.csv").set_index("bar")
+    for kind in ("raw", "norm"):
+        low, high = result.patterns.interpretable_ratio_ci95(kind)
+        assert bars.loc[kind, ["interpretable_ratio", "low", "high"]].tolist() == pytest.approx(
+            [result.patterns.interpretable_ratio(kind), low, high]
+        )
+        assert bars.loc[kind, list(PATTERNS)].sum() == pytest.approx(1)
+    for name in ("heads", "distribution", "distribution_bars"):
+        assert "\\toprule" in (folder / f"{name}.tex").read_text()
+
+
+def test_figures_are_written_in_the_format_and_width_asked_for(
+    command: Any, options: Any, tmp_path: Path
+) -> None:
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    code, _, err = command(
+        *words, "--output", tmp_path / "o", "--figure-format", "svg,pdf", "--figure-width", "3.3"
+    )
+    assert code == 0, err
+    assert not list((tmp_path / "o").glob("*.png"))
+    assert str(tmp_path / "o" / "heads.svg") in err
+    for name in ("heads", "distribution"):
+        assert 'width="237.6pt"' in (tmp_path / "o" / f"{name}.svg").read_text()  # 3.3 inches
+        assert (tmp_path / "o" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    page = (tmp_path / "o" / "report.html").read_text()
+    assert "--figure-format svg,pdf --figure-width 3.3" in page
 
 
 def test_json_is_the_summary_alone_and_nothing_is_written(
@@ -667,13 +702,10 @@ class TestAnnotations:
         page = (tmp_path / "out" / "report.html").read_text()
         assert page.index("--strategy random") < page.index("--strategy uncertain-diverse")
 
-    def test_maps_that_cannot_be_sampled_have_no_command_that_begins_it(
-        self, options: dict[str, Any], tmp_path: Path
-    ) -> None:
-        half = ClassifyHeads(**options, dtype="bfloat16", output=tmp_path / "half", save_maps=True).run()
-        assert half.summary["to_estimate"] is None
-        whole = ClassifyHeads(**options, output=tmp_path / "whole", save_maps=True).run()
-        assert whole.summary["to_estimate"]
+    def test_maps_in_another_precision_have_other_ids(self, options: dict[str, Any], tmp_path: Path) -> None:
+        for name, dtype in (("half", "bfloat16"), ("whole", "float32")):
+            done = ClassifyHeads(**options, dtype=dtype, output=tmp_path / name, save_maps=True).run()
+            assert done.summary["to_estimate"]
         ids = [
             {id for path in (tmp_path / name / "maps").glob("maps-*") for id in pd.read_parquet(path)["id"]}
             for name in ("half", "whole")
@@ -701,10 +733,6 @@ class TestAnnotations:
     ) -> None:
         with pytest.raises(InputError, match="not of one with --subnetwork-mode gate"):
             ClassifyHeads(**options, annotations=sample, subnetwork="x", subnetwork_mode="gate")
-        for more in ({"stack": "decoder"}, {"dtype": "bfloat16"}):
-            ((name, value),) = more.items()
-            with pytest.raises(InputError, match=f"not of one with --{name} {value}; leave out one"):
-                ClassifyHeads(**options, **more, annotations=sample)
         other = options | {"model": str(save_tiny("bert", labels=2))}
         with pytest.raises(InputError, match="is a sample of another model"):
             ClassifyHeads(**other, annotations=sample).run()

@@ -45,11 +45,13 @@ REPORTED = ("survivors.parquet", "stability.csv", "patterns.csv", "scores.parque
             "weight_survival.parquet", "conclusions.parquet")  # fmt: skip
 ANNOTATED = ("maps-*.parquet", "annotations.parquet", "texts.parquet", "predictions.parquet")
 JUDGED = ("labels.parquet",)
+CLOSED = ("groups.csv", "draws.parquet", "single_heads.parquet")
+COMPARED = ("changes.parquet", "transitions.csv")
 
 
 def test_every_table_is_looked_at_below() -> None:
     told = {file for file, columns in TABLES.items() if columns}
-    assert told == {*STEPS, *REPORTED, *ANNOTATED, *JUDGED}
+    assert told == {*STEPS, *REPORTED, *ANNOTATED, *JUDGED, *CLOSED, *COMPARED}
 
 
 @pytest.mark.parametrize("file", STEPS)
@@ -111,3 +113,25 @@ def test_the_table_of_labels(sampled: Path, tmp_path: Path) -> None:
     measure_agreement(maps, maps="raw", output=tmp_path / "out")
     assert columns_of(tmp_path / "out" / "labels.parquet") == TABLES["labels.parquet"]
     assert "agreement.json" in TEXT
+
+
+def test_the_tables_of_ablations_and_comparisons(tuned: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from patterns import compare_heads
+    from pruning import ablate_patterns
+
+    model, data = str(tuned / "model"), str(tuned / "data")
+    ablate_patterns(
+        model, "qqp", tmp_path / "a", data=data, examples=20, draws=2, pattern_examples=4, device="cpu"
+    )
+    shutil.copytree(tuned / "model", tmp_path / "other")
+    options = {"task": "qqp", "data": data, "examples": 4, "device": "cpu"}
+    compare_heads(model, tmp_path / "other", output=tmp_path / "c", **options)
+    for folder, files in (("a", CLOSED), ("c", COMPARED)):
+        for file in files:
+            assert columns_of(tmp_path / folder / file) == TABLES[file], file
+        for path in (tmp_path / folder).iterdir():
+            # The same table for LaTeX lies beside each; the beginning of the page says so of all.
+            name = path.with_suffix(".csv").name if path.suffix == ".tex" else path.name
+            assert name.startswith(".") or f"`{name}`" in TEXT, path.name

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import annotations
@@ -45,6 +46,11 @@ def test_a_search_from_python_is_the_commands(tuned: Path, tmp_path: Path, run_c
     compared = pruning.compare_survivors(tmp_path / "a", task="qqp", seed=3)
     assert compared.summary["seed"] == 3
     assert list(compared.summary["tasks"]) == ["qqp"]
+    frame = compared.to_frame()
+    assert set(frame["task"]) == {"qqp"}
+    assert len(frame) == one.heads.size + one.mlps.size
+    pd.testing.assert_frame_equal(compared.to_dataset().to_pandas(), frame, check_dtype=False)
+    assert compared.plot().axes
 
 
 def test_an_unknown_option_is_named_with_those_that_there_are(tmp_path: Path) -> None:
@@ -192,16 +198,16 @@ def test_a_project_is_pushed_and_pulled_with_the_environments_token(
     annotations.push_maps(str(tmp_path), "my heads", blind=True, progress=True)
     annotations.pull_labels(str(tmp_path), "my heads", token="given-token", url="http://other:1")
     (push, shown), (pull, hidden) = made
-    assert (push.folder, push.blind, push.token.header, shown) == (
+    assert (push.folder, push.blind, push.token.reveal(), shown) == (
         tmp_path,
         True,
-        "Token from-the-environment",
+        "from-the-environment",
         True,
     )
-    assert (pull.folder, pull.url, pull.token.header, hidden) == (
+    assert (pull.folder, pull.url, pull.token.reveal(), hidden) == (
         tmp_path,
         "http://other:1",
-        "Token given-token",
+        "given-token",
         False,
     )
 

@@ -55,6 +55,8 @@ class Material:
     maps: Path
     searches: Path
     study: Path
+    other: Path
+    """Another model of the same shape."""
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +87,10 @@ def material(tuned: Path, study_materials: Path, tmp_path_factory: pytest.TempPa
         folder = home / "searches" / "qqp" / f"seed_{seed}"
         folder.mkdir(parents=True)
         Subnetwork(rng.random((3, 4)) < 0.6, np.array([True, False, True])).save(folder / "found.safetensors")
-    return Material(tuned / "model", tuned / "data", home / "maps", home / "searches", study_materials)
+    shutil.copytree(tuned / "model", home / "other")
+    return Material(
+        tuned / "model", tuned / "data", home / "maps", home / "searches", study_materials, home / "other"
+    )
 
 
 def _subject(m: Material) -> Words:
@@ -111,7 +116,14 @@ HOW: dict[str, Callable[[Material], Words]] = {
     "annotate-maps sample": lambda m: [*_subject(m), "--examples", "4", "--count", "4", "--maps", "raw"],
     "annotate-maps agreement": lambda m: [str(m.maps)],
     "annotate-maps export": lambda m: [str(m.maps), "--format", "dataset"],
+    "compare-heads": lambda m: [
+        *(str(m.model), str(m.other), "--task", "qqp", "--data", str(m.data)),
+        *("--device", "cpu", "--examples", "4", "--maps", "raw"),
+    ],
     "prune-heads": lambda m: [*_subject(m), "--what", "mlps"],
+    "ablate-patterns": lambda m: [
+        *(*_subject(m), "--examples", "20", "--draws", "2", "--pattern-examples", "4", "--no-alone"),
+    ],
     "prune-weights": lambda m: [*_subject(m), "--max-steps", "2"],
     "compare-survivors": lambda m: [str(m.searches)],
     "run-study": lambda m: [str(m.study / "study.toml"), "--only", "sst2/seed_1/fine-tune"],
@@ -120,12 +132,15 @@ HOW: dict[str, Callable[[Material], Words]] = {
 INPUTS = {
     "classify-heads": "model", "finetune-glue": "study", "train-classifier": "maps", "annotate-maps sample": "model",
     "annotate-maps agreement": "maps", "annotate-maps export": "maps", "prune-heads": "model",
-    "prune-weights": "model", "compare-survivors": "searches", "run-study": "study",
+    "prune-weights": "model", "compare-survivors": "searches", "run-study": "study", "compare-heads": "model",
+    "ablate-patterns": "model",
 }  # fmt: skip
 """What of the material each command reads as a folder."""
 SLOW = ("train-classifier", "run-study")
 """These are not run to their end here."""
 NO_OVERWRITE = ("run-study",)
+RESUMABLE = ("prune-heads", "prune-weights", "ablate-patterns")
+"""These write their folder bit by bit."""
 
 
 def words(name: str, material: Material, output: Path, overwrite: bool) -> Words:
@@ -196,6 +211,7 @@ def test_a_second_run_into_the_same_folder_is_refused(name: str, run: Any, tmp_p
     inside = {
         "prune-heads": out,
         "prune-weights": out,
+        "ablate-patterns": out,
         "finetune-glue": tmp_path / "out.partial",
         "run-study": out,
     }
@@ -229,7 +245,7 @@ def test_overwrite_replaces_what_the_command_wrote_and_names_the_rest(
     written = {path for path in snapshot(out) if MARKER not in path and LOCK not in path}
     assert written
     code, err = run(name, out, overwrite=False)
-    assert code == (0 if name in ("prune-heads", "prune-weights", "finetune-glue") else 2), err
+    assert code == (0 if name in (*RESUMABLE, "finetune-glue") else 2), err
     (out / "notes.txt").write_text("mine")
     (out / "link").symlink_to(victim)
     code, err = run(name, out, overwrite=True)
@@ -240,7 +256,7 @@ def test_overwrite_replaces_what_the_command_wrote_and_names_the_rest(
     assert (out / "link").is_symlink()
     assert snapshot(victim) == {"p.txt": b"precious"}
     assert {path.name for path in tmp_path.iterdir()} == {"out", "victim"}
-    if name not in ("prune-heads", "prune-weights"):
+    if name not in RESUMABLE:
         assert "link, notes.txt" in err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tomllib
 from collections import Counter
 from importlib import import_module
@@ -54,6 +55,8 @@ RUNS = {
     "prune-heads": "MODEL --what mlps",
     "prune-weights": "MODEL --max-steps 2",
     "compare-survivors": "searches",
+    "ablate-patterns": "MODEL --examples 20 --draws 3 --pattern-examples 4",
+    "compare-heads": "OTHERS --examples 4 --maps raw",
     "train-classifier": "--annotations maps --epochs 1 --folds 2 --members 1 --profiles 0",
     "evaluate-classifier": "--annotations maps",
     "annotate-maps sample": "MODEL --examples 4 --count 4",
@@ -82,7 +85,10 @@ def test_sixty_columns_hold_it(
         f"--model {study_materials / 'model'} --task sst2 --data {study_materials / 'data'} --device cpu "
         "--epochs 1 --train-examples 16 --seeds 1 2"
     )
-    words = RUNS[name].replace("MODEL", model).replace("TUNE", tune).split()
+    others = f"{tuned / 'model'} other --task qqp --data {tuned / 'data'} --device cpu"
+    words = RUNS[name].replace("MODEL", model).replace("TUNE", tune).replace("OTHERS", others).split()
+    if not (home / "other").exists():
+        shutil.copytree(tuned / "model", home / "other")
     monkeypatch.chdir(home)
     found = {}
     for columns in (60, 1000):

@@ -194,10 +194,38 @@
         el("b", {}, "p = " + probability), " · " + why,
         el("span", { className: "quiet" }, " · example " + input.example + (input.source ? ", " + input.source : "")),
       ),
-      el("div", { className: "map-tools" }, larger, strongest(map)),
+      el("div", { className: "map-tools" }, larger, asArray(map), strongest(map)),
       readout,
     );
     return figure;
+  }
+
+  // What numpy.load reads: the cells that the page has, float32, rows first. In the link itself, so that the page stays
+  // one file that can be sent.
+  function asArray(map) {
+    const n = data.inputs[map.input].tokens.length;
+    const about = "{'descr': '<f4', 'fortran_order': False, 'shape': (" + map.side + ", " + map.side + "), }";
+    const start = Math.ceil((10 + about.length + 1) / 64) * 64;
+    const file = new Uint8Array(start + 4 * map.side * map.side);
+    const view = new DataView(file.buffer);
+    const head = "\x93NUMPY\x01\0\0\0" + about.padEnd(start - 11) + "\n";
+    for (let i = 0; i < start; i++) file[i] = head.charCodeAt(i);
+    view.setUint16(8, start - 10, true);
+    cellsOf(map).forEach((cell, i) => view.setFloat32(start + 4 * i, (cell / 255) * map.peak, true));
+    let text = "";
+    for (const byte of file) text += String.fromCharCode(byte);
+    const source = data.inputs[map.input].source.replace(/[^\w.-]+/g, "-");
+    const name = [source, map.kind, "layer", map.layer, "head", map.head, "example", data.inputs[map.input].example];
+    const averaged = map.side < n ? ", averaged from " + n + " tokens a side to " + map.side : "";
+    return el(
+      "a",
+      {
+        href: "data:application/octet-stream;base64," + btoa(text),
+        download: name.filter((part) => part !== "").join("-") + ".npy",
+        title: "for numpy.load, to within 0.3% of the map's largest cell" + averaged,
+      },
+      ".npy",
+    );
   }
 
   // The table behind the picture.
@@ -285,6 +313,7 @@
           : data.patterns[pattern].title + " in " + head.counts[pattern] + " of " + head.n + " maps (" + percent(head.dominant_share) + ")" +
           (head.self_agreement === null ? "" : ", two maps agree with probability " + two(head.self_agreement)),
       ),
+      head.said ? el("ul", { className: "said" }, ...head.said.map((words) => el("li", {}, words))) : null,
       el("div", { className: "counts" }, ...countRows(head)),
       strip(view, head),
     );
@@ -416,6 +445,36 @@
   }
   addEventListener("scroll", hideTip, { passive: true });
 
+  // ---- colours
+
+  const colour = document.getElementById("colour");
+
+  // By the dominant pattern as the page has it, or by a measurement: the larger, the stronger the colour.
+  function paintGrids() {
+    const name = colour.value;
+    const title = colour.selectedOptions[0].textContent;
+    for (const view of data.views) {
+      const all = view.heads.map((head) => head.measured?.[name] ?? 0);
+      const most = name === "writes" ? Math.max(...all) || 1 : 1;
+      for (const cell of document.querySelectorAll('table.heads[data-view="' + data.views.indexOf(view) + '"] button.cell')) {
+        cell.plain ??= { style: cell.style.cssText, letter: cell.dataset.letter, label: cell.ariaLabel };
+        cell.style.cssText = cell.plain.style;
+        cell.dataset.letter = cell.plain.letter;
+        cell.ariaLabel = cell.plain.label;
+        if (!name) continue;
+        const { layer, head } = cell.dataset;
+        const value = view.byPlace[layer + "." + head][cell.closest("table").dataset.kind].measured?.[name] ?? null;
+        const strength = (value ?? 0) / most;
+        const inks = strength > 0.5 ? ["#fff", "#000"] : ["#000", "#fff"];
+        for (const [key, one] of [["--c", "var(--ink)"], ["--s", strength], ["--i", inks[0]], ["--j", inks[1]]])
+          cell.style.setProperty(key, one);
+        cell.dataset.letter = value === null ? "" : Math.round(100 * value);
+        cell.ariaLabel = "layer " + layer + ", head " + head + ": " + title + (value === null ? " unknown" : " " + percent(value));
+      }
+    }
+  }
+  if (colour) colour.addEventListener("change", paintGrids);
+
   // ---- filters and galleries
 
   const filters = document.getElementById("filters");
@@ -517,10 +576,10 @@
 
   for (const chip of chips)
     chip.addEventListener("click", () => ((chip.ariaPressed = String(chip.ariaPressed !== "true")), apply()));
-  for (const select of filters.querySelectorAll("select")) select.addEventListener("change", apply);
+  for (const select of filters.querySelectorAll("select")) if (select !== colour) select.addEventListener("change", apply);
   document.getElementById("reset").addEventListener("click", () => {
     for (const chip of chips) chip.ariaPressed = "false";
-    for (const select of filters.querySelectorAll("select")) if (select.id !== "filter-view") select.value = "";
+    for (const select of filters.querySelectorAll("select")) if (select.id !== "filter-view" && select !== colour) select.value = "";
     apply();
   });
   for (const part of document.querySelectorAll(".selects, .script")) part.hidden = false;

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from models.common.files import known
+from models.common.words import p_words
 from models.tasks.measures import range_of
 
 from ...comparison.consistency import kappas, random_masks
-from ...comparison.terminal import p_words
 from ...permutation import (
     HIGHER,
     LEVEL,

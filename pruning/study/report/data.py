@@ -14,8 +14,10 @@ import numpy.typing as npt
 from models.common.errors import InputError
 from models.common.reading import read_frame
 from models.tasks.measures import range_of
+from models.tasks.task import MISMATCHED
 from patterns.report.summary import MAPS
 
+from ...ablation.folder import GROUPS as ABLATED_GROUPS
 from ...comparison.consistency import (
     SharedHeads,
     Stable,
@@ -71,6 +73,9 @@ class StudyData:
     def scores(self) -> pd.DataFrame:
         """One row per task, seed, method, subnetwork, draw and state; the full model's method is empty.
 
+        Scores on MNLI's rows of other genres are rows of a task ``mnli-mm``, as in GLUE's tables. No comparison is of
+        them: the subnetworks are those of ``mnli``, and would be counted twice.
+
         Columns: ``task, seed, method, subnetwork, draw`` (0 if there is only one)``, state, metric, score,
         encoder_share, heads, mlps, topped_up_heads, topped_up_mlps, majority, guessing``: the last two are what
         always saying the commonest label scores, and drawing labels at random.
@@ -86,14 +91,16 @@ class StudyData:
                 continue
             # By its kind, it was looked at when it was read.
             found = cast("ScoredResult", self.folder.read(step))
-            metric = found["metric"]
+            metric, task = found["metric"], self.plan.study.task(step.task)
             row: dict[str, object] = {"task": step.task, "seed": step.seed}
             if step.drawn is None:
                 always = cast("TunedResult", found)["baselines"]
-                baselines[step.task, step.seed] = {
-                    "majority": always["majority"][metric],
-                    "guessing": always["random"][metric],
-                }
+                for name, key in ((task.name, metric), (task.mismatched_name, MISMATCHED + metric)):
+                    if key in always["majority"]:
+                        baselines[name, step.seed] = {
+                            "majority": always["majority"][key],
+                            "guessing": always["random"][key],
+                        }
                 row |= {"method": "", "subnetwork": FULL, "draw": 0, "state": FULL, "encoder_share": 1.0}
             else:
                 of = step.drawn
@@ -102,8 +109,12 @@ class StudyData:
                 if step.kind == "pruned":
                     sizes[step.path] = _size(cast("PrunedStepResult", found)["subnetwork"])
                 row |= sizes.get(step.path if step.kind == "pruned" else step.inputs[0], {})
-            rows.append(row | {"metric": metric, "score": found["score"]})
-            models.append((step.task, step.seed))
+            scored = {task.name: found["score"]}
+            if step.settings.get("mismatched"):
+                scored[task.mismatched_name] = found["scores"][MISMATCHED + metric]
+            for name, score in scored.items():
+                rows.append(row | {"task": name, "metric": metric, "score": score})
+                models.append((name, step.seed))
         columns = [
             "task",
             "seed",
@@ -265,6 +276,24 @@ class StudyData:
     def patterns_frame(self) -> pd.DataFrame:
         """The same as a table, see :func:`pruning.comparison.summary.patterns_frame`."""
         return patterns_frame(self.named_patterns)
+
+    @cached_property
+    def ablation(self) -> pd.DataFrame:
+        """What closing each group of heads costs: ``groups.csv`` of every step that did, with its task and seed."""
+        import pandas as pd
+
+        frames = [
+            pd.read_csv(self.folder.file(step, ABLATED_GROUPS)).assign(
+                task=step.task, seed=step.seed, of=str(step.settings["of"])
+            )
+            for step in self.done
+            if step.kind == "ablation"
+        ]
+        if not frames:
+            return pd.DataFrame()
+        table = pd.concat(frames, ignore_index=True)
+        first = ["task", "seed", "of"]
+        return table[[*first, *table.columns.drop(first)]]
 
     def _labels(self, group: Group, pretrained: bool) -> dict[int, pd.DataFrame]:
         """By seed, the pattern of every map; before fine-tuning, the same ones for every seed."""

@@ -15,7 +15,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from models.common.drawing import SMALL, Page, text_style, text_width
+from models.common.drawing import SMALL, Page, page_width, text_style, text_width
 from models.common.palette import BLUE, FAINT, GREY, INK, NEVER, VERMILION
 
 from ...comparison.consistency import SharedHeads
@@ -67,11 +67,14 @@ def survival(frame: pd.DataFrame) -> Figure:
     panels = [(method, value) for method in methods for value in _MAPS]
     left = 0.5 + max(text_width(task, SMALL) for task in tasks)
     between, above, below = 0.2, 0.5, 0.72
-    cell = min((_WIDTH - left - 0.1 - between * len(panels)) / (len(panels) * (heads + 1.6)), 0.2)
+    cell = min((page_width(_WIDTH) - left - 0.1 - between * len(panels)) / (len(panels) * (heads + 1.6)), 0.2)
     cell = min(cell, 8.2 / (len(tasks) * (layers + 1.2)))
+    if page_width(_WIDTH) < _WIDTH:  # so narrow only as words can be read above the panels
+        cell = max(cell, max(text_width(_WORDS[panel], 5) for panel in panels) / (heads + 1.6))
     panel_w, panel_h = cell * (heads + 1.6), cell * layers
     pitch = panel_h + cell * 1.2
-    page = Page(left + len(panels) * (panel_w + between) + 0.1, above + len(tasks) * pitch + below)
+    width = max(left + len(panels) * (panel_w + between) + 0.1, page_width(0))
+    page = Page(width, above + len(tasks) * pitch + below)
     for number, (method, value) in enumerate(panels):
         of_method = frame[frame["method"] == method]
         x = left + number * (panel_w + between)
@@ -112,12 +115,13 @@ def importance(frame: pd.DataFrame) -> Figure:
     standard deviation up and down.
     """
     tasks = list(dict.fromkeys(frame["task"]))
-    columns = min(len(tasks), 5)
-    bands = -(-len(tasks) // columns)
     left, between, panel_h = 0.62, 0.22, 0.95
-    panel_w = min((_WIDTH - left - between * columns) / columns, 2.4)
+    wanted = page_width(_WIDTH + 0.05) - 0.05
+    columns = max(1, min(len(tasks), 5, int((wanted - left) / 1.2)))
+    bands = -(-len(tasks) // columns)
+    panel_w = min((wanted - left - between * columns) / columns, 2.4)
     pitch = 2 * (panel_h + 0.3) + 0.5
-    page = Page(left + columns * (panel_w + between) + 0.05, bands * pitch + 0.2)
+    page = Page(max(left + columns * (panel_w + between) + 0.05, page_width(0)), bands * pitch + 0.2)
     edges = {"head": np.linspace(0, 1, 21), "mlp": np.linspace(0, 1, 11)}
     for row, (component, words) in enumerate((("head", "heads"), ("mlp", "MLPs"))):
         counts = {
@@ -191,7 +195,9 @@ def shared(frame: pd.DataFrame) -> Figure:
     names = [f"{one} - {other}" for one, other in pairs]
     left = 0.2 + max(text_width(name, SMALL) for name in names)
     height = 0.24 * len(pairs)
-    page = Page(min(_WIDTH, left + 3.8), height + 0.95)
+    words = "heads that both keep, mean over pairs of searches"
+    least = left + 0.25 + text_width(words, SMALL)
+    page = Page(max(page_width(min(_WIDTH, left + 3.8)), least), height + 0.95)
     axes = page.axes(left, 0.75, page.width - left - 0.15, height)
     for row, (one, other) in enumerate(pairs):
         part = frame[(frame["task"] == one) & (frame["other"] == other)]
@@ -209,7 +215,7 @@ def shared(frame: pd.DataFrame) -> Figure:
         axes.plot(part["shared"].iloc[0], row, "o", color=_COLOURS[STATES[1]], markersize=5)
     axes.set(ylim=(len(pairs) - 0.5, -0.5), xlim=(0, None))
     axes.set_yticks(range(len(pairs)), names)
-    axes.set_xlabel("heads that both keep, mean over pairs of searches", labelpad=1, **text_style(SMALL))
+    axes.set_xlabel(words, labelpad=1, **text_style(SMALL))
     _plain(axes)
     y = 0.16
     keys = (
@@ -242,7 +248,11 @@ def scores(summary: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
         if ((summary["method"] == method) & (summary["subnetwork"] == kind)).any()
     ]
     left, right, panel_h, between, below, above = 0.62, 0.82, 1.15, 0.26, 0.85, 0.25
-    width = min(_WIDTH, max(3.6, left + right + 0.62 * len(kinds)))
+    width = page_width(min(_WIDTH, max(3.6, left + right + 0.62 * len(kinds))))
+    width = max(width, left + right + 0.155 * len(kinds), 3.2)
+    upright: dict[str, Any] = {}
+    if width < _WIDTH and (width - left - right) / max(1, len(kinds)) < 0.5:  # words would touch side by side
+        upright, below = {"rotation": 90}, 0.62 + max(text_width(kind, SMALL) for _, kind in kinds)
     page = Page(width, above + len(tasks) * (panel_h + between) + below)
     for row, task in enumerate(tasks):
         y = page.height - above - (row + 1) * panel_h - row * between
@@ -265,8 +275,8 @@ def scores(summary: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
         axes.set(xlim=(-0.6, len(kinds) - 0.4), ylim=(min(points) - room, max(points) + room))
         _name_levels(axes, levels)
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        labels = [f"{kind.replace('-', chr(10))}" for _, kind in kinds]
-        axes.set_xticks(range(len(kinds)), labels if row == len(tasks) - 1 else [""] * len(kinds))
+        labels = [kind if upright else kind.replace("-", "\n") for _, kind in kinds]
+        axes.set_xticks(range(len(kinds)), labels if row == len(tasks) - 1 else [""] * len(kinds), **upright)
         _plain(axes)
         metric = str(of_task["metric"].iloc[0]).replace("_", " and ")
         axes.set_ylabel(metric, labelpad=2, **text_style(SMALL))
@@ -295,7 +305,7 @@ def forest(found: Sequence[Finding]) -> Figure:
         rows += [name, *(one for one in drawn if one.comparison == name)]
     left = 0.3 + max(text_width(one.of, SMALL) for one in drawn)
     right = 0.2 + max(text_width(one.outcome, SMALL) for one in drawn)
-    width = max(5.2, left + right + 2.2)
+    width = max(page_width(max(5.2, left + right + 2.2)), left + right + 1.2)
     step, below, above = 0.2, 0.5, 0.12
     height = step * len(rows)
     page = Page(width, below + height + above)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from models.common.drawing import save_figure
 from models.common.errors import InputError
 from models.common.outputs import Output
 from models.common.pages import FigureBlock, Section, TableBlock, command_line, short_name, write_page
+from models.common.papers import Figures, write_latex
 from models.common.provenance import provenance
 from patterns.report.summary import REPORT as MODEL_PAGE
 
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from .figures import StudyFigure
 
 FILE, PAGE = "report.md", "report.html"
-_LONG = 60  # rows from which a LaTeX table runs over pages
+_FORMATS = ("png", "pdf")
 _SHORT = 20  # rows up to which a table of the page is open
 _CONCLUSIONS = "conclusions"
-_MOST = 400  # rows from which a table is no table for a paper
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,12 @@ class DrawnFigure:
         return FigureBlock.of(self.figure, one.alt, one.caption, table)
 
 
-def write_report(folder: Path | str) -> Report:
+def write_report(folder: Path | str, how: Figures | None = None) -> Report:
     """Write tables, figures and conclusions of a study to the folder ``report`` within its own.
+
+    Args:
+        folder: the study's.
+        how: figures are written, besides PNG and PDF.
 
     Returns:
         What is shown on a terminal.
@@ -76,22 +79,25 @@ def write_report(folder: Path | str) -> Report:
         "warnings": data.warnings,
     }
     output = Output(home.path / REPORT, "run-study report", overwrite=True, option="The report's folder")
-    figures = figures_of(data, found)
+    how = how or Figures()
+    formats = tuple(dict.fromkeys((*_FORMATS, *how.figure_format)))
+    figures = how.drawn(lambda: figures_of(data, found))
     names = [one.about.name for one in figures]
     output.adopt(
         (
             *(FILE, PAGE),
             *(f"tables/{name}.{ending}" for name in tables for ending in ("parquet", "csv", "tex")),
-            *(f"figures/{name}.{ending}" for name in names for ending in ("png", "pdf", "csv")),
+            *(f"figures/{name}.{ending}" for name in names for ending in (*formats, "csv", "tex")),
         )
     )
     with output.making() as made:
         for name, table in tables.items():
             write_table(table, made / "tables" / name)
         for one in figures:
-            for ending in ("png", "pdf"):
-                save_figure(one.figure, made / "figures" / f"{one.about.name}.{ending}")
-            one.behind.to_csv(made / "figures" / f"{one.about.name}.csv", index=False)
+            replace(how, figure_format=formats).write(one.figure, made / "figures", one.about.name)
+            behind = made / "figures" / f"{one.about.name}.csv"
+            one.behind.to_csv(behind, index=False)
+            write_latex(one.behind, behind.with_suffix(".tex"))
         (made / FILE).write_text(markdown(told, data), encoding="utf-8")
         write_study_page(made / PAGE, told, data, figures, tables, home.path)
     return told
@@ -157,12 +163,16 @@ def write_study_page(
     )
 
 
+_CLOSED = {"ablation": ": heads closed", "good-ablation": ": heads of its subnetwork closed"}
+
+
 def _of_models(data: StudyData) -> list[Section]:
     """Links to the pages of single models."""
     links = tuple(
         (
             f"../{step.path}/{MODEL_PAGE}",
-            f"{step.task}, {'pre-trained' if step.seed is None else f'seed {step.seed}'}",
+            f"{step.task}, {'pre-trained' if step.seed is None else f'seed {step.seed}'}"
+            f"{_CLOSED.get(step.name, '')}",
         )
         for step in data.done
         if (data.folder.of(step) / MODEL_PAGE).is_file()
@@ -197,6 +207,7 @@ def tables_of(data: StudyData) -> dict[str, pd.DataFrame]:
         "importance": data.importance,
         "stability": data.stability_frame,
         "patterns": data.patterns_frame,
+        "ablation": data.ablation,
     }
     return {name: table for name, table in tables.items() if len(table)}
 
@@ -206,13 +217,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(path.with_suffix(".parquet"), index=False)
     table.to_csv(path.with_suffix(".csv"), index=False)
-    if len(table) > _MOST:
-        return
-    names = {name: name.replace("_", " ") for name in table.columns}
-    text = table.rename(columns=names).to_latex(
-        index=False, float_format="%.3f", na_rep="--", escape=True, longtable=len(table) > _LONG
-    )
-    path.with_suffix(".tex").write_text(text, encoding="utf-8")
+    write_latex(table, path.with_suffix(".tex"))
 
 
 def figures_of(data: StudyData, found: Sequence[Finding]) -> list[DrawnFigure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import socket
@@ -32,8 +33,21 @@ from patterns import Pattern
 from patterns.maps.store import MapRow
 from patterns.taxonomy import PATTERNS
 
+pytest.importorskip(
+    "label_studio_sdk", reason="could not import label_studio_sdk: its extra is not installed"
+)
+
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
-PERSONAL = "eyJhbGciOi.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCJ9.c2lnbmF0dXJl"
+
+
+def personal(kind: str, number: int = 0, ends: int = 4_000_000_000) -> str:
+    """A token as Label Studio's are: what it is and when it ends can be read, the rest is a signature."""
+    parts = ({"alg": "HS256", "typ": "JWT"}, {"token_type": kind, "exp": ends, "jti": number})
+    said = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
+    return ".".join([*said, "c2lnbmF0dXJl"])
+
+
+PERSONAL = personal("refresh")
 
 
 def hang_up(handler: Any) -> bool:
@@ -64,11 +78,12 @@ class Fake:
         self.requests.append(route)
         if self.fault(handler, route):
             return
-        allowed = {f"Token {LEGACY}", f"Bearer access{self.access}"}
+        allowed = {f"Token {LEGACY}", f"Bearer {personal('access', self.access)}"}
         if route == "POST /api/token/refresh":
             self.access += 1
             ok = body == {"refresh": PERSONAL}
-            return self.send(handler, {"access": f"access{self.access}"} if ok else {}, 200 if ok else 401)
+            access = personal("access", self.access)
+            return self.send(handler, {"access": access} if ok else {}, 200 if ok else 401)
         if handler.headers.get("authorization") not in allowed:
             return self.send(handler, {"detail": f"Invalid token {LEGACY}"}, 401)
         if route == "GET /api/current-user/whoami":
@@ -159,6 +174,7 @@ def fake() -> Iterator[Fake]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hung up
     one.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield one
@@ -414,6 +430,50 @@ class TestPull:
         fake.tasks[0]["annotations"] = [labelled("Block", 9, time)]
         assert Pull(folder, "my heads", Token(LEGACY), fake.url).run()["added"] == 1
 
+    def test_what_is_deleted_on_the_server_is_withdrawn_and_nothing_else(
+        self, fake: Fake, folder: Path, run_command: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        push(fake, folder)
+        first, second = "2026-01-01T00:00:07.5Z", "2026-01-02T00:00:07.5Z"
+        one, two, three, four = fake.tasks[:4]
+        one["annotations"] = [labelled("Block", 1, first)]
+        two["annotations"] = [labelled("Block", 1, first), labelled("Vertical", 1, second)]
+        three["annotations"] = [labelled("Block", 1, first)]
+        four["annotations"] = [labelled("Block", 1, first)]
+        rows = [("m_0", "by hand", "vertical", first, "mine")]
+        add_annotations(folder, pd.DataFrame(rows, columns=["id", "annotator", "label", "time", "source"]))
+        pull = Pull(folder, "my heads", Token(LEGACY), fake.url)
+        done = pull.run()
+        assert (done["added"], done["withdrawn"], done["deleted_tasks"]) == (5, 0, 0)
+        one["annotations"] = []  # deleted
+        del two["annotations"][1]  # the later of two
+        three["annotations"] = [labelled("Vertical", 1, second)]  # changed
+        fake.tasks.remove(four)
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+        words = [folder, "--project", "my heads", "--url", fake.url]
+        code, out, _ = run_command(command(studio_commands.pull), *words)
+        assert code == 0
+        assert "withdrawn: 2 labels that are deleted there" in out
+        assert "1 tasks that had labels are deleted there; the labels stay" in out
+        V, B = Pattern.VERTICAL, Pattern.BLOCK
+        assert AnnotatedMaps.load(folder).labels == [V, B, V, B, None]
+        done = pull.run()
+        assert (done["added"], done["withdrawn"], done["deleted_tasks"]) == (0, 0, 1)
+        one["annotations"] = [labelled("Block", 1, first)]  # it comes back
+        assert pull.run()["added"] == 1
+
+    def test_another_project_of_the_same_number_withdraws_nothing(self, fake: Fake, folder: Path) -> None:
+        """A server whose data were deleted gives the first project its old number."""
+        push(fake, folder)
+        fake.projects[1]["created_at"] = "2026-01-01T00:00:00.123456Z"
+        fake.tasks[0]["annotations"] = [labelled("Block", 1, "2026-01-01T00:00:07.5Z")]
+        pull = Pull(folder, "my heads", Token(LEGACY), fake.url)
+        assert pull.run()["added"] == 1
+        fake.projects[1]["created_at"] = "2026-02-02T00:00:00.123456Z"
+        fake.tasks[0]["annotations"] = []
+        assert pull.run()["withdrawn"] == 0
+        assert len(AnnotatedMaps.load(folder).annotations) == 1
+
     def test_a_project_that_is_not_there(self, fake: Fake, folder: Path) -> None:
         with pytest.raises(InputError, match="has no project 'my heads'"):
             Pull(folder, "my heads", Token(LEGACY), fake.url).run()
@@ -461,7 +521,7 @@ class TestTokens:
             if fault == "closed":
                 hang_up(handler)
             elif fault == "slow":
-                time.sleep(0.3)
+                time.sleep(0.7)
                 hang_up(handler)
             elif fault == "page":
                 fake.send(handler, f"<html>{token}</html>", kind="text/html")
@@ -474,11 +534,11 @@ class TestTokens:
         fake.fault = fails
         caplog.set_level(logging.DEBUG)
         monkeypatch.setenv("LABEL_STUDIO_API_KEY", token)
-        words = [folder, "--project", "my heads", "--url", fake.url, "--timeout", 0.2]
+        words = [folder, "--project", "my heads", "--url", fake.url, "--timeout", 0.5]
         code, out, err = run_command(command(studio_commands.push), *words)
         assert code == (0 if fault == "none" and token in (LEGACY, PERSONAL) else 2)
         everything = out + err + caplog.text
-        for secret in (token, "access1", "SECRETSESSION", "user:pw"):
+        for secret in (token, personal("access", 1), "SECRETSESSION", "user:pw"):
             assert secret not in everything
         assert code == 0 or len(err.strip().splitlines()) == 1
 

@@ -256,12 +256,13 @@ def test_help_flows_with_the_terminal_and_keeps_its_brackets(
 def test_help_lists_options_in_groups(run: Any) -> None:
     _, out, _ = run(count_heads, "--help")
     titles = [line.split("─ ")[1].split(" ─")[0] for line in out.splitlines() if "─ " in line]
-    assert titles == ["Options", "Model and data", "Running", "Output"]
+    assert titles == ["Options", "Model and data", "Running", "Output", "Every command"]
     groups = dict(zip(titles, out.split("╭─")[1:], strict=True))
     assert "--times" in groups["Options"]
     assert all(name in groups["Model and data"] for name in ("--model", "--task", "--data"))
     assert "--seed" in groups["Running"]
     assert "--json" in groups["Output"]
+    assert all(name in groups["Every command"] for name in ("--quiet", "--verbose", "--version", "--help"))
 
 
 def test_an_error_names_options_and_not_arguments_of_python(run: Any) -> None:

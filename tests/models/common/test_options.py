@@ -104,6 +104,7 @@ def test_a_default_is_stated_once_and_shown() -> None:
 
 def test_every_command_but_one_is_made_of_a_dataclass() -> None:
     own = {"job", "help", "as_json", "raw_classifier", "norm_classifier", "annotator", "words", "dry_run"}
+    own |= {"quiet", "verbose", "version", "install_completion", "show_completion"}
     fields = {
         option.name for options in ALL.values() for where in parts(options) for option in options_of(where)
     }

@@ -10,8 +10,8 @@ import pytest
 import torch
 from conformance import FAMILIES, batch_of, build
 
-from models import InputError, TapError, UnsupportedModelError, anatomy_of, gated, observe
-from patterns import attention_maps
+from models import InputError, TapError, UnsupportedModelError, anatomy_of, gated, load_checkpoint, observe
+from patterns import attention_maps, classify_checkpoint, classify_heads
 from patterns.cli import classify_heads as command
 
 BY_TYPE = {family.model_type: family for family in FAMILIES}
@@ -142,9 +142,11 @@ class TestClassifyHeads:
     @pytest.mark.parametrize("kind", ["bart"], indirect=True)
     def test_cross_attention_is_not_classified(self, kind: str, saved: Path, run_command: Any) -> None:
         words = ("--model", saved / kind, "--text", saved / "texts.txt")
-        code, _, err = run_command(command, *words, "--stack", "cross")
-        assert code == 2
-        assert "no diagonal to speak of" in err
+        with pytest.raises(InputError, match="no diagonal to speak of, so it is not classified"):
+            classify_checkpoint(str(saved / kind), text=saved / "texts.txt", stack="cross")
+        loaded = load_checkpoint(str(saved / kind))
+        with pytest.raises(InputError, match="no diagonal to speak of, so it is not classified"):
+            classify_heads(loaded.model, loaded.tokenizer, [("the film", None)], stack="cross")
         code, _, err = run_command(command, *words, "--stack", "both")
         assert code == 2
         assert "--stack both: give one of encoder, decoder, cross" in err

@@ -90,6 +90,7 @@ class TestTasks:
         ) as error:
             task_named(name)
         assert all(known in str(error.value) for known in TASKS)
+        assert ("mismatched = true in a study's file" in str(error.value)) == (name == "mnli-mm")
 
 
 class TestSelection:

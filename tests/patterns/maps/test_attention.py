@@ -10,7 +10,7 @@ import torch
 
 from models import InputError, observe
 from models.anatomy import anatomy_of
-from patterns import attention_maps
+from patterns import attention_maps, for_bertviz
 from patterns.maps.attention import ValueNorms, lengths_of
 
 SENTENCES = [
@@ -170,3 +170,45 @@ def test_a_model_in_half_precision_has_maps_in_float32_from_its_own_scores(
         slices = anatomy_of(model).output_slices(layer, 4).float()
         norms = torch.einsum("bhjd,hod->bhjo", values[layer].float(), slices).norm(dim=-1)
         torch.testing.assert_close(norm, raw * norms[:, :, None], rtol=1e-4, atol=1e-6)
+
+
+def test_maps_for_bertviz_are_of_one_input_and_its_tokens(minilm: Any, batch: Any, maps: Any) -> None:
+    found = attention_maps(minilm.model, batch)
+    for example, n in enumerate(batch["attention_mask"].sum(dim=1).tolist()):
+        shown = for_bertviz(found, example=example)
+        assert [tuple(one.shape) for one in shown] == [(1, 12, n, n)] * 6
+        for layer, kind, values, _ in found:
+            if kind == "raw":
+                assert torch.equal(shown[layer][0], values[example, :, :n, :n])
+                assert torch.allclose(shown[layer].sum(dim=-1), torch.ones(()))
+    own = for_bertviz(found, "norm", 0)
+    n = own[0].shape[-1]
+    for layer, kind, values, _ in found:
+        if kind == "norm":
+            head = values[0, 3, :n, :n]
+            assert torch.allclose(own[layer][0, 3], head / head.max())
+            assert head.max() > 0
+
+
+def test_what_bertviz_cannot_show_is_refused(minilm: Any, batch: Any) -> None:
+    found = attention_maps(minilm.model, batch, kinds=("raw",))
+    with pytest.raises(InputError, match=r"^kind='norm': there are no such maps"):
+        for_bertviz(found, "norm")
+    for example in (-1, len(batch["input_ids"])):
+        with pytest.raises(InputError, match=rf"^example={example}: the batch has"):
+            for_bertviz(found, example=example)
+    (layer, kind, values, lengths), *others = found
+    with pytest.raises(InputError, match="different numbers of heads"):
+        for_bertviz([(layer, kind, values[:, :5], lengths), *others])
+    with pytest.raises(InputError, match="stack='cross'"):
+        for_bertviz([(layer, kind, values[..., :-1], lengths)])
+
+
+def test_bertvizs_own_function_takes_them(minilm: Any, batch: Any) -> None:
+    """Where it is installed; headscope does not need it."""
+    head_view = pytest.importorskip("bertviz").head_view
+    shown = for_bertviz(attention_maps(minilm.model, batch), "norm")
+    tokens = minilm.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())[: shown[0].shape[-1]]
+    page = head_view(attention=shown, tokens=tokens, html_action="return").data
+    assert "left_text" in page
+    assert tokens[1] in page

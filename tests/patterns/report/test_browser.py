@@ -6,6 +6,7 @@ Which browser and which axe-core: see ``tests/browsing.py``.
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 
 from models import Subnetwork
+from patterns import attention_maps
 from patterns.job import ClassifyHeads
 from patterns.taxonomy import PATTERNS, TITLES
 
@@ -102,6 +104,31 @@ def test_a_map_is_drawn_from_its_cells_with_its_tokens(visit: Any) -> None:
     page.locator("dialog .map button", has_text="Larger").first.click()
     page.wait_for_timeout(100)
     assert canvas.bounding_box()["width"] > before
+
+
+def test_the_opened_head_links_its_maps_as_arrays(
+    visit: Any, report: Path, minilm_folder: str, tmp_path: Path
+) -> None:
+    """They are the model's maps, as exact as the page has them."""
+    from models.checkpoints import load_checkpoint
+
+    page = visit(place="#head-0-2-5", accept_downloads=True)
+    link = page.locator('dialog section[aria-label="raw maps"] .map a[download]').first
+    with page.expect_download() as begun:
+        link.click()
+    name = begun.value.suggested_filename
+    begun.value.save_as(tmp_path / name)
+    found = np.load(tmp_path / name)
+    example = int(re.fullmatch(r"raw-layer-2-head-5-example-(\d+)\.npy", name)[1])
+    rows = pd.read_json(report / "data" / "validation.jsonl", lines=True)
+    row = rows[rows["idx"] == example].iloc[0]
+    checkpoint = load_checkpoint(minilm_folder)
+    batch = checkpoint.tokenizer([row["question1"]], [row["question2"]], return_tensors="pt")
+    right = attention_maps(checkpoint.model, batch, ["raw"], [2])[0][2][0, 5].numpy()
+    assert (found.dtype, found.shape) == (np.float32, right.shape)
+    assert np.abs(found - right).max() <= 0.003 * right.max()
+    assert "to within 0.3%" in link.get_attribute("title")
+    assert "averaged" not in link.get_attribute("title")
 
 
 def test_hovering_and_focus_tell_the_counts(visit: Any, report: Path) -> None:

@@ -17,13 +17,13 @@ import pandas as pd
 import pytest
 import torch
 
-from models import InputError, load_checkpoint
+from models import InputError, UnsupportedModelError, load_checkpoint
 from models.gating import gated
 from models.tasks.rows import load_rows, row_ids, select_rows
 from models.tasks.task import task_named
 from patterns import classify_heads
 from patterns.distribution import bootstrap_ci95
-from pruning import Subnetwork, cli, stability, super_survivors
+from pruning import Subnetwork, cli, compare_survivors, stability, super_survivors
 from pruning.comparison.consistency import kappas, shared_by_pairs, stability_of
 from pruning.comparison.survivor_patterns import adjust, compare
 from pruning.permutation import crossed_ci95, difference_test, holm, holm_levels, verdict
@@ -409,6 +409,7 @@ def test_the_published_masks_give_the_published_figures(
     assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         ".headscope.json", "summary.json", "survivors.parquet", "stability.csv", "survival.png", "report.html",
+        "survival.csv", "stability.tex",
     }  # fmt: skip
     frame = pd.read_parquet(tmp_path / "out/survivors.parquet")
     assert len(frame) == 9 * (144 + 12)
@@ -572,6 +573,26 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda at: ["--model", "m", search(at / "a", some(RNG)).name],
         "--model needs --data",
     ),
+    "a precision without data": (
+        lambda at: ["--dtype", "bfloat16", search(at / "a", some(RNG)).name],
+        "--dtype needs --data DIR, the examples to look at models with.",
+    ),
+    "an unknown precision": (
+        lambda at: ["--dtype", "half", search(at / "a", some(RNG)).name],
+        "--dtype half: give one of float32, bfloat16, float16, auto.",
+    ),
+    "a device beside a map of devices": (
+        lambda at: ["--device", "cpu", "--device-map", "auto", search(at / "a", some(RNG)).name],
+        "the map chooses devices itself",
+    ),
+    "an unknown stack": (
+        lambda at: ["--stack", "both", search(at / "a", some(RNG)).name],
+        "--stack both: give one of encoder, decoder, cross.",
+    ),
+    "a stack that is not searched": (
+        lambda at: ["--stack", "decoder", "--data", str(EXAMPLES), search(at / "a", some(RNG)).name],
+        "--stack decoder: of an encoder-decoder, searches find out which of the encoder's heads survive",
+    ),
     "data without a model": (
         lambda at: ["--data", str(EXAMPLES), search(at / "a", some(RNG)).name],
         "a does not say which model it is of; give --model, e.g. models/{task}/seed_{seed}",
@@ -708,6 +729,24 @@ def test_survivors_are_measured_in_each_seeds_own_full_model(
     assert table.groupby(["kind", "heads"])["share"].sum().to_numpy() == pytest.approx(1)
 
 
+def test_models_are_looked_at_in_another_precision_or_where_accelerate_puts_them(
+    two_models: Path, tiny_runs: Path
+) -> None:
+    where = {"data": EXAMPLES, "model": str(two_models / "{task}/seed_{seed}")}
+    options: dict[str, Any] = {**where, "examples": 3, "maps": ("raw",), "permutations": 9}
+    whole, placed, half = (
+        compare_survivors(tiny_runs, **options, **more)
+        for more in ({"device": "cpu"}, {"device_map": "auto"}, {"device": "cpu", "dtype": "bfloat16"})
+    )
+    assert placed.patterns == whole.patterns
+    said = [one.summary["provenance"] for one in (whole, placed, half)]
+    assert [one["dtype"] for one in said] == ["float32", "float32", "bfloat16"]
+    assert [one["device_map"] for one in said] == [None, "auto", None]
+    assert any("computes in bfloat16" in one for one in half.summary["warnings"])
+    with pytest.raises(UnsupportedModelError, match="--stack encoder: a BERT model has none to choose from"):
+        compare_survivors(tiny_runs, **options, stack="encoder")
+
+
 @pytest.mark.parametrize("mode", [pytest.param("gate", marks=pytest.mark.slow), "compact"])
 def test_survivors_can_be_looked_at_where_the_rest_is_gone(
     command: Any, two_models: Path, tiny_runs: Path, mode: str
@@ -774,7 +813,7 @@ def test_a_run_on_a_real_model_writes_tables_and_pictures(
     folder = tmp_path / "out"
     assert {path.name for path in folder.iterdir()} == {
         "summary.json", "survivors.parquet", "stability.csv", "patterns.csv", "survival.png", "patterns.png",
-        "report.html", ".headscope.json",
+        "report.html", ".headscope.json", "survival.csv", "survival.tex", "stability.tex", "patterns.tex",
     }  # fmt: skip
     for name in ("survival.png", "patterns.png"):
         with Image.open(folder / name) as image:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 from dataclasses import fields, replace
@@ -594,8 +595,31 @@ def test_progress_is_told_while_a_study_runs(copied: Path, monkeypatch: pytest.M
         kept.rename(folder.of(plan.steps[0]))
         assert told_of.wait(60)
     assert len(said) == 1
-    assert said[0].startswith("33 of 34, ")
-    assert said[0].endswith(" s left")
+    assert re.fullmatch(r"33 of 34, [\d.e+]+ (a minute|an hour), .* s left", said[0])
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_without_a_terminal_a_study_says_once_a_minute_what_is_at_work(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    said: list[str] = []
+    told_of = Event()
+    monkeypatch.setattr("pruning.study.progress._SECONDS", 0.01)
+    monkeypatch.setattr("pruning.study.progress.EVERY", 0.05)
+    monkeypatch.setattr("pruning.study.progress.say", lambda line: (said.append(line), told_of.set()))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    plan, folder = read_plan(copied), StudyFolder(copied)
+    at_work, left_over = plan.steps[0], plan.steps[1]
+    for step in (at_work, left_over):
+        folder.remove(step)
+        folder.starts_file(step, plan.identity(step)).parent.mkdir(parents=True)
+        folder.starts_file(step, plan.identity(step)).write_text("{}")
+    os.utime(folder.starts_file(left_over, plan.identity(left_over)), (1, 1))  # of a run that was killed
+    with told(plan, plan.steps, folder, 1):
+        folder.starts_file(at_work, plan.identity(at_work)).touch()
+        assert told_of.wait(1 if terminal else 60) == (not terminal)
+    if not terminal:
+        assert re.fullmatch(rf"32 of 34, .* left; at work: {at_work.path} \(\d\.\d s\)", said[-1])
 
 
 def test_a_dry_run_says_what_is_left_and_for_how_long(copied: Path, command: Any) -> None:
@@ -717,7 +741,7 @@ RESULTS = {
 
 
 def keys_of(*types: Any) -> set[str]:
-    unless_asked = {"task_definition", "criterion", "stack"}
+    unless_asked = {"task_definition", "criterion", "stack", "roles"}
     return {key for one in types for key in one.__annotations__} - unless_asked
 
 

@@ -1,0 +1,1 @@
+"""The same heads in several models: ``compare-heads``."""

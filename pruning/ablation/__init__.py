@@ -1,0 +1,1 @@
+"""What happens to the score when the heads of a pattern are closed: ``ablate-patterns``."""
