@@ -56,9 +56,7 @@ AGREEMENT = Options("annotations.agreement.job:MeasureAgreement", arguments={"fo
 TRAIN = Options(
     "annotations.training.job:TrainClassifier",
     parts={
-        "training": Part(
-            "patterns.classifier.training:Training", ("epochs", "generated", "members", "profiles", "distilled", "seed")
-        )
+        "training": Part("patterns.classifier.training:Training", ("epochs", "generated", "trees", "seed"))
     },
 )
 EVALUATE = Options("annotations.training.job:EvaluateClassifier")
@@ -305,12 +303,9 @@ class TrainOptions(TypedDict, total=False):
     learning_rate: float
     weight_decay: float
     label_smoothing: float
-    dropout: float
     balance: float
     generated: float
-    members: int
-    profiles: int
-    distilled: int
+    trees: int
     size: int
     stages: tuple[tuple[int, ...], ...]
     seed: int
@@ -331,7 +326,7 @@ def train_classifier(
         maps: the kind of maps that it is for: raw or norm.
         progress: show progress bars on stderr.
         options: the fields of :class:`annotations.training.job.TrainClassifier` (``folds``, ``other_kind``, ``note``,
-            ``overwrite``) and of :class:`patterns.classifier.training.Training` (``epochs``, ``members``, ``seed``
+            ``overwrite``) and of :class:`patterns.classifier.training.Training` (``epochs``, ``trees``, ``seed``
             ...).
 
     Returns:

@@ -41,8 +41,8 @@ from annotations.sampling.strategies import STRATEGIES, choose, image_features
 from models.common.files import write_json
 from models.common.palette import BLUE, GREEN, INK, ORANGE, RED
 from models.common.provenance import provenance
+from patterns.classifier.features import features_of
 from patterns.classifier.network import images_of
-from patterns.classifier.profiles import Profiles
 from patterns.classifier.scores import score
 from patterns.classifier.training import Training, train
 from patterns.taxonomy import KINDS, PATTERNS, Pattern
@@ -68,7 +68,7 @@ class Pool:
         self.labels = [Pattern(label) for label in self.maps.labels if label is not None]
         self.features = np.concatenate([image_features(values[None]) for values in self.values])
         images = images_of(self.values, 32)
-        self.measured = np.clip(Profiles(32, 1).measure(images).numpy(), -1e3, 1e3)
+        self.measured = np.clip(features_of(images).numpy(), -1e3, 1e3)
         self.head_of = groups_of(self.maps)[0]
         self.disputed = Votes.of(self.maps).disputed
         self.digest = hashlib.sha256(repr([(row.id, row.n_tokens) for row in self.maps.rows]).encode())
@@ -89,9 +89,7 @@ def predicted(pool: Pool, learner: str, chosen: tuple[int, ...], seed: int) -> n
         training = Training(
             epochs=round(STEPS / -(-len(chosen) // BATCH)),
             batch_size=BATCH,
-            members=1,
             generated=0,
-            profiles=1,
             stages=((8,), (16,), (32,)),
             seed=seed,
         )

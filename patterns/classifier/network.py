@@ -37,21 +37,19 @@ from models.common.reading import (
 from ..maps.images import IMAGE_SIZE, image_pair, relative, resampling_matrices, shown
 from ..maps.store import check_map
 from ..taxonomy import KINDS, PATTERNS, Pattern
-from .profiles import SMALLEST, Profiles
 
 _WEIGHTS = "model.safetensors"
 SHIPPED = Path(__file__).parents[1] / "weights"
 _BATCH = 256
 _HIDDEN = 64
-_LARGEST = 1024  # side of an image; and, below, cells of the last stage's and sides of one with measurements
-_LARGEST_POOLED, _LARGEST_MEASURED = 64, 128
+_LARGEST = 1024  # side of an image; and, below, of what the last stage finds
+_LARGEST_POOLED = 64
+
+STAGES = ((12, 24), (48, 48))
 
 
-STAGES = ((8, 16), (32, 32))
-
-
-class Member(nn.Module):
-    """One convolutional network of a :class:`PatternClassifier`.
+class ConvNet(nn.Module):
+    """The convolutional network of a :class:`PatternClassifier`.
 
     It sees an image twice: as it is, on the scale of the map's largest cell, which is how an annotator sees the map;
     and the square root of it relative to its own largest cell, which shows what is faint. The first convolution takes
@@ -73,7 +71,9 @@ class Member(nn.Module):
             for width in widths:
                 first = before == 2 and not self.stages and not stage
                 shape: dict[str, int] = (
-                    {"kernel_size": 5, "stride": 2, "padding": 2} if first else {"kernel_size": 3, "padding": 1}
+                    {"kernel_size": 5, "stride": 2, "padding": 2}
+                    if first
+                    else {"kernel_size": 3, "padding": 1}
                 )
                 stage.append(nn.Conv2d(before, width, **shape))
                 before = width
@@ -87,12 +87,10 @@ class Member(nn.Module):
         # Twice as fast on CPUs as the default layout for convolutions this small.
         self.to(memory_format=torch.channels_last)
         self.norms: nn.ModuleList | None = None
-        self.dropout = nn.Dropout(0.0)
 
-    def learn(self, dropout: float) -> Member:
-        """Get batch normalisation and dropout, until :meth:`fold`."""
+    def learn(self) -> ConvNet:
+        """Get batch normalisation, until :meth:`fold`."""
         self.norms = nn.ModuleList(nn.BatchNorm2d(layer.out_channels) for layer in self._convolutions())
-        self.dropout = nn.Dropout(dropout)
         return self.train()
 
     def fold(self) -> None:
@@ -127,7 +125,7 @@ class Member(nn.Module):
             diagonals = found.flatten(2) @ self.get_buffer(f"diagonals{i}")
             pooled += [columns.amax(dim=2), diagonals.amax(dim=2)]
         pooled += [columns.mean(dim=2), found.amax(dim=(2, 3))]
-        return self.head(self.dropout(torch.cat(pooled, dim=1)))
+        return self.head(torch.cat(pooled, dim=1))
 
 
 def _diagonals(size: int) -> torch.Tensor:
@@ -145,19 +143,16 @@ class PatternClassifier(
     library_name="headscope",
     tags=["attention", "interpretability"],
 ):
-    """Small convolutional networks on images of attention maps (after Kovaleva et al. 2019, section 4.1).
+    """A small convolutional network on images of attention maps (after Kovaleva et al. 2019, section 4.1).
 
-    Maps of any length are averaged to images of ``size x size`` cells; the networks' probabilities are
-    averaged. Where there are networks on hand-made measurements too, both sorts count half.
+    Maps of any length are averaged to images of ``size x size`` cells.
 
     Args:
         kind: ``raw`` or ``norm``, the kind of maps it was trained on.
         size: side of the images.
-        stages: widths of each network's convolutions, see :class:`Member`.
-        members: number of convolutional networks.
+        stages: widths of the network's convolutions, see :class:`ConvNet`.
         temperature: log-probabilities are divided by it (Guo et al. 2017).
         shortest: tokens of the shortest map it was trained on.
-        profiles: number of networks on measurements, see :class:`patterns.classifier.profiles.Profiles`.
 
     Raises:
         InputError: the kind does not exist, or a number is out of range.
@@ -168,10 +163,8 @@ class PatternClassifier(
         kind: str,
         size: int = IMAGE_SIZE,
         stages: Sequence[Sequence[int]] = STAGES,
-        members: int = 1,
         temperature: float = 1.0,
         shortest: int = 2,
-        profiles: int = 0,
     ) -> None:
         super().__init__()
         if kind not in KINDS:
@@ -180,25 +173,15 @@ class PatternClassifier(
         if not (
             isinstance(size, int) and size >= 2**pools and stages and all(s and min(s) > 0 for s in stages)
         ):
-            raise InputError(
-                f"size={size!r} and stages={stages!r} do not fit: each stage halves the image."
-            )
+            raise InputError(f"size={size!r} and stages={stages!r} do not fit: each stage halves the image.")
         if not (isinstance(temperature, int | float) and 0.01 <= temperature <= 100):
             raise InputError(f"temperature={temperature!r}: give a number above 0, from 0.01 to 100.")
-        for name, value, least in (
-            ("members", members, 1),
-            ("shortest", shortest, 2),
-            ("profiles", profiles, 0),
-        ):
-            if type(value) is not int or value < least:
-                raise InputError(f"{name}={value!r}: give a whole number of at least {least}.")
-        if profiles and size < SMALLEST:
-            raise InputError(f"size={size}: with profiles={profiles}, give at least {SMALLEST}.")
-        # What is kept of an image's diagonals and parts grows with the third power of its side.
+        if type(shortest) is not int or shortest < 2:
+            raise InputError(f"shortest={shortest!r}: give a whole number of at least 2.")
+        # What is kept of an image's diagonals grows with the third power of its side.
         for side, most, of in (
             (size, _LARGEST, "give"),
             (size // 2**pools, _LARGEST_POOLED, "halved between stages, give"),
-            (size if profiles else 0, _LARGEST_MEASURED, f"with profiles={profiles}, give"),
         ):
             if side > most:
                 raise InputError(f"size={size}: {of} {most} at most.")
@@ -206,27 +189,12 @@ class PatternClassifier(
         self.size = size
         self.temperature = temperature
         self.shortest = shortest
-        self.members = nn.ModuleList(Member(size, stages) for _ in range(members))
-        # A stream of random numbers of their own: the networks above are the same with and without them.
-        with torch.random.fork_rng(devices=[]):
-            self.profiles = Profiles(size, profiles) if profiles else None
+        self.network = ConvNet(size, stages)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits ``[N, 5]`` of images ``[N, size, size]``, each relative to its map's largest cell."""
-        averaged = self.together(shown(images))
-        return averaged.clamp_min(torch.finfo(averaged.dtype).tiny).log() / self.temperature
-
-    def together(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the networks' probabilities ``[N, 5]``, averaged, of images that :func:`shown` returned."""
-        averaged = torch.stack([member(images).softmax(dim=-1) for member in self.members]).mean(dim=0)
-        if self.profiles is not None:
-            averaged = (averaged + self.profiles(images)) / 2
-        return averaged
-
-    @property
-    def several(self) -> bool:
-        """Whether there is more than one network."""
-        return len(self.members) > 1 or self.profiles is not None
+        logits: torch.Tensor = self.network(shown(images)) / self.temperature
+        return logits
 
     def classify_images(self, images: torch.Tensor) -> torch.Tensor:
         """Return probabilities ``[..., 5]`` of images ``[..., size, size]``, without gradients.
@@ -330,25 +298,20 @@ class PatternClassifier(
 
 
 def _check_numbers(options: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare how many networks a configuration asks for with the weights that there are, before they are made.
+    """Compare what a configuration asks for with the weights that there are, before they are made.
 
     Raises:
-        InputError: it asks for more, or for wider ones.
+        InputError: it asks for wider networks.
     """
-    cells = sum(math.prod(shape) for shape in shapes.values())
+    there = sum(math.prod(shape) for shape in shapes.values())
     before, needed = 2, 0
     for width in (width for widths in options.get("stages") or () for width in widths):
         needed, before = needed + 9 * before * width, width
-    for name, asked in (
-        *((name, options.get(name, 0)) for name in ("members", "profiles")),
-        ("weights in stages", needed),
-    ):
-        there = len(shapes) if name in ("members", "profiles") else cells
-        if not isinstance(asked, int) or asked > there:
-            raise InputError(
-                f"its configuration asks for {name}={one_line(repr(asked), 40)}, "
-                f"but model.safetensors has {len(shapes)} tensors of {cells} numbers."
-            )
+    if not isinstance(needed, int) or needed > there:
+        raise InputError(
+            f"its configuration asks for weights in stages={one_line(repr(needed), 40)}, "
+            f"but model.safetensors has {len(shapes)} tensors of {there} numbers."
+        )
 
 
 def images_of(maps: Sequence[npt.NDArray[np.float32]], size: int = IMAGE_SIZE) -> torch.Tensor:
@@ -417,9 +380,9 @@ def load_classifier(source: str | Path, kind: str | None = None) -> PatternClass
                 raise InputError(f"{folder} is not a pattern classifier: it has no {name}.")
             regular_file(folder / name, "a part of a pattern classifier")
         config = read_json(folder / "config.json", "a classifier's configuration")
-        if isinstance(config, dict) and "groups" in config:
+        if isinstance(config, dict) and "members" in config:
             raise InputError(
-                f"{folder} is a classifier of an older version of headscope, whose networks had another shape; train "
+                f"{folder} is a classifier of an older version of headscope, which had several networks; train "
                 "it again (train-classifier)."
             )
     elif folder.exists():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +18,25 @@ from models.common.errors import InputError
 from models.common.progress import progress_bar
 
 from ..distribution import check_seed
-from ..maps.images import IMAGE_SIZE, image_pair, resampling_matrices, shown
+from ..maps.images import IMAGE_SIZE, are_causal, image_pair, resampling_matrices, shown
 from ..taxonomy import PATTERNS, Pattern
 from .augmentation import RandomContrast, RandomNoise, RandomWindow
+from .features import LARGEST, SMALLEST, features_of
 from .generator import generate_maps
-from .network import STAGES, Member, PatternClassifier, images_of
-from .profiles import SMALLEST, Profiles
+from .network import STAGES, PatternClassifier, images_of
 from .scores import Groups
 
 _GENERATED = 1000
-_PASSES = 3  # of the networks on measurements, for each pass of the others
-_VERSIONS = 12  # changed images of each map, drawn once for all networks
-_UNCHANGED = 0.5  # share of the maps drawn that are measured as they are
-_TOGETHER = 128  # maps measured at a time
-_PROFILE_DROPOUT = 0.3
-_MIXED, _LEAST_MIXED = 0.7, 0.1  # of the images a network is distilled on: how many are mixed, and how much
-_JITTER = 0.1  # of what is measured, in standard deviations
+_VERSIONS = 8  # changed images of each map
+_MIXTURES = 8  # of it with another map
+_MIXED, _MADE_CAUSAL = (
+    0.4,
+    0.15,
+)  # shares of mixtures and of causal versions among the images a network learns from
+_OTHER = (0.05, 0.55)  # least and largest share of the second image of a mixture
+_LEFT = 0.4  # of the attention of most rows, before their own token: what a causal version of a map needs
+_LEAF = 2  # maps in each leaf of a tree
+_TOGETHER = 128  # images made at a time
 _LONGEST = 4  # times the side of the images: what training keeps of a longer map is more than an image shows
 
 _Step = Callable[[torch.Tensor], torch.Tensor]
@@ -47,11 +50,8 @@ class Training:
         InputError: a number is out of range.
     """
 
-    epochs: int = 20
-    """Passes over the maps.
-
-    More fit the heads at hand better and unseen heads worse.
-    """
+    epochs: int = 35
+    """Passes over the maps."""
     batch_size: int = 64
     """Maps a step."""
     learning_rate: float = 2e-3
@@ -60,8 +60,6 @@ class Training:
     """Of AdamW."""
     label_smoothing: float = 0.05
     """Annotators agree on nine maps of ten, so no label is certain."""
-    dropout: float = 0.2
-    """Before the last layer, in training only."""
     balance: float = 0.5
     """A map is drawn in proportion to its label's count to the power of minus this: 0 as it comes, 1 balanced."""
     generated: float = 0.08
@@ -69,18 +67,13 @@ class Training:
 
     See :mod:`patterns.classifier.generator`. Generated two-sided maps are of no use beside real ones.
     """
-    members: int = 3
-    """Convolutional networks whose probabilities are averaged."""
-    profiles: int = 2
-    """Networks on hand-made measurements, averaged with those half and half; 0 for none.
+    trees: int = 300
+    """Randomised trees (Geurts et al. 2006) on hand-made features that the network learns from too; 0 for none.
 
-    See :mod:`patterns.classifier.profiles`.
-    """
-    distilled: int = 40
-    """Passes over the maps in which one network learns what all of those say together, and is kept instead of them; 0
-    keeps them.
-
-    On random versions of the maps, as they learned themselves, and on generated ones (Hinton et al. 2015).
+    They err less than a network does on models that they have not seen, and can say what a map is that nobody has
+    labelled: what the network learns (Hinton et al. 2015) are changed versions of the maps, towards what the label and
+    the trees say, and mixtures of maps and causal versions of two-sided ones, towards what the trees say. See
+    :mod:`patterns.classifier.features`.
     """
     size: int = IMAGE_SIZE
     """Side of the images."""
@@ -93,14 +86,11 @@ class Training:
         for name, least, most, whole in (
             ("epochs", 1, 100_000, True),
             ("batch_size", 1, 100_000, True),
-            ("members", 1, 100, True),
-            ("profiles", 0, 100, True),
-            ("distilled", 0, 100_000, True),
+            ("trees", 0, 10_000, True),
             ("size", 1, 1024, True),
             ("learning_rate", 1e-9, 10.0, False),
             ("weight_decay", 0, 10.0, False),
             ("label_smoothing", 0, 0.99, False),
-            ("dropout", 0, 0.99, False),
             ("balance", 0, 10.0, False),
             ("generated", 0, 0.99, False),
         ):
@@ -109,25 +99,8 @@ class Training:
                 raise InputError(
                     f"{name}={value}: give a {'whole ' if whole else ''}number from {least} to {most}."
                 )
-        if self.profiles and self.size < SMALLEST:
-            raise InputError(f"size={self.size}: with profiles={self.profiles}, give at least {SMALLEST}.")
-
-
-class _WithDropout(nn.Module):
-    """A network on measurements while it learns."""
-
-    def __init__(self, network: nn.Sequential, dropout: float) -> None:
-        super().__init__()
-        self.network = network
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, usual: torch.Tensor) -> torch.Tensor:
-        found = usual + _JITTER * torch.randn_like(usual)
-        for layer in self.network:
-            found = layer(found)
-            if isinstance(layer, nn.GELU):
-                found = self.dropout(found)
-        return found
+        if self.trees and not SMALLEST <= self.size <= LARGEST:
+            raise InputError(f"size={self.size}: with trees={self.trees}, give {SMALLEST} to {LARGEST}.")
 
 
 class _Images:
@@ -144,7 +117,9 @@ class _Images:
         n = int(self.lengths[chosen].max())
         images = self.window(self.padded[chosen, :n, :n], self.lengths[chosen])
         # Noise and contrast make images relative; how bright one is beside its map's largest cell stays.
-        return shown(self.augment(images) * images.amax(dim=(1, 2), keepdim=True))
+        changed = self.augment(images) * images.amax(dim=(1, 2), keepdim=True)
+        # A causal map stays one: noise where no token may look would make it another sort of image.
+        return shown(torch.where(are_causal(images)[:, None, None], changed * (images > 0), changed))
 
     def unchanged(self, chosen: torch.Tensor) -> torch.Tensor:
         """Return images of the maps at these positions as they are."""
@@ -152,10 +127,10 @@ class _Images:
         resampling = resampling_matrices(self.lengths[chosen], n, self.size)
         return shown(image_pair(self.padded[chosen, None, :n, :n], None, resampling)[0][:, 0])
 
-    def of_all(self, show: _Step, measure: _Step) -> torch.Tensor:
-        """Return what `measure` finds on every map's image, a few at a time."""
+    def of_all(self, show: _Step) -> torch.Tensor:
+        """Return every map's image, made a few at a time."""
         order = self.lengths.argsort(stable=True)  # maps of like lengths together: little padding
-        found = torch.cat([measure(show(part)) for part in order.split(_TOGETHER)])
+        found = torch.cat([show(part) for part in order.split(_TOGETHER)])
         return found[order.argsort()]
 
 
@@ -183,134 +158,154 @@ def train(
         InputError: fewer than two labels occur, or maps and labels differ in number.
     """
     targets = _targets(maps, labels)
-    annotated, shortest = len(maps), min(map(len, maps))
     chance = _chance(targets, training.balance, weights)
     steps = training.epochs * -(-len(maps) // training.batch_size)
+    shortest = min(map(len, maps))
     if training.generated:
         share, (more, patterns) = training.generated, _generated(training.seed)
         more_targets = _targets(more, patterns)
         maps, targets = [*maps, *more], torch.cat([targets, more_targets])
         chance = torch.cat([(1 - share) * chance, share * _chance(more_targets, training.balance, None)])
-    images = _Images(maps, training.size)
-
     # The global generator is what torchvision's transforms draw from; the caller's is left as it was.
-    with torch.random.fork_rng(devices=[]):
+    with (
+        torch.random.fork_rng(devices=[]),
+        progress_bar(total=_VERSIONS + steps, what="training", unit="step", shown=progress) as bar,
+    ):
         torch.manual_seed(training.seed)
+        lessons = _lessons(maps, targets, chance, training, bar.update)
+        torch.manual_seed(training.seed)  # whatever was drawn for them
         classifier = PatternClassifier(
-            kind,
-            training.size,
-            training.stages,
-            training.members,
-            temperature=temperature,
-            shortest=shortest,
-            profiles=training.profiles,
+            kind, training.size, training.stages, temperature=temperature, shortest=shortest
         )
-        distilled = steps * training.distilled // training.epochs if classifier.several else 0
-        bar = progress_bar(
-            total=steps * (training.members + _PASSES * training.profiles) + distilled,
-            what="training",
-            unit="step",
-            shown=progress,
-        )
-
-        fit = _Fit(training, targets, chance, bar.update)
-        versions = torch.stack([images.of_all(images.changed, lambda shown: shown) for _ in range(_VERSIONS)])
-
-        def changed(chosen: torch.Tensor) -> torch.Tensor:
-            return versions[torch.randint(_VERSIONS, chosen.shape), chosen]
-
-        for member in classifier.members:
-            network = cast(Member, member).learn(training.dropout)
-            fit(network, changed, steps)
-            network.fold()
-        if (profiles := classifier.profiles) is not None:
-            torch.manual_seed(training.seed)  # whatever the others have drawn
-            used = (chance > 0) & (torch.arange(len(chance)) < annotated)
-            drawn = _measured(profiles, images, versions, used)
-            for layers in profiles.networks:
-                learning = _WithDropout(cast(nn.Sequential, layers), _PROFILE_DROPOUT)
-                fit(learning.train(), drawn, _PASSES * steps)
-        if distilled:
-            classifier = _distil(classifier.eval(), fit, changed, distilled)
-        bar.close()
+        _fit(classifier.network.learn(), lessons, steps, training, bar.update)
+        classifier.network.fold()
         return classifier.eval()
 
 
-def _distil(teacher: PatternClassifier, fit: _Fit, show: _Step, steps: int) -> PatternClassifier:
-    """Return a classifier of one network that has learned what another says."""
-    torch.manual_seed(fit.training.seed)
-    how = fit.training
-    student = PatternClassifier(
-        teacher.kind, how.size, how.stages, temperature=teacher.temperature, shortest=teacher.shortest
-    )
-    network = cast(Member, student.members[0]).learn(0.0)
+@dataclass(frozen=True)
+class _Lessons:
+    """What a network learns from."""
 
-    def mixed(chosen: torch.Tensor) -> torch.Tensor:
-        """Return images of these maps, most of them mixed with another: what the teacher has not learned by heart."""
-        images = show(chosen)
-        share = torch.rand(len(images), 1, 1).clamp_min(_LEAST_MIXED) * (torch.rand(len(images), 1, 1) < _MIXED)
-        return (1 - share / 2) * images + share / 2 * images[torch.randperm(len(images))]
+    images: torch.Tensor
+    """``[M, size, size]``, float16: so many that they take half the memory."""
+    targets: torch.Tensor
+    """``[M, 5]``, probabilities."""
+    chance: torch.Tensor
+    """``[M]``, of each image to be drawn, summing to 1."""
+
+    @classmethod
+    def together(cls, parts: Sequence[tuple[float, _Lessons]]) -> _Lessons:
+        """Return several as one, each with its share of what is drawn."""
+        total = sum(share for share, _ in parts)
+        return cls(
+            torch.cat([part.images for _, part in parts]),
+            torch.cat([part.targets for _, part in parts]),
+            torch.cat([share / total * part.chance for share, part in parts]),
+        )
+
+
+def _lessons(
+    maps: Sequence[npt.NDArray[np.float32]],
+    targets: torch.Tensor,
+    chance: torch.Tensor,
+    how: Training,
+    told: Callable[[], object],
+) -> _Lessons:
+    """Return changed versions of the maps; with trees, also mixtures of them and causal versions of two-sided ones."""
+    images = _Images(maps, how.size)
+    versions = []
+    for _ in range(_VERSIONS):
+        versions.append(images.of_all(images.changed).half())
+        told()
+    classes = len(PATTERNS)
+    labels = (1 - how.label_smoothing) * nn.functional.one_hot(
+        targets, classes
+    ) + how.label_smoothing / classes
+    changed = _Lessons(torch.cat(versions), labels.repeat(_VERSIONS, 1), chance.repeat(_VERSIONS) / _VERSIONS)
+    if not how.trees:
+        return changed
+    said = _trees(images.of_all(images.unchanged), targets, chance, how)
+    parts = [
+        (1.0, replace(changed, targets=(changed.targets + said(changed.images)) / 2)),
+        (_MIXED / (1 - _MIXED - _MADE_CAUSAL), _mixtures(changed, _MIXTURES * len(maps), said)),
+    ]
+    made = {i: values for i, one in enumerate(maps) if (values := _made_causal(one)) is not None}
+    if made and float(of_made := chance[list(made)].sum()):
+        causal = _Images(list(made.values()), how.size)
+        more = torch.cat([causal.of_all(causal.changed).half() for _ in range(2)])
+        lessons = _Lessons(more, said(more), (chance[list(made)] / of_made / 2).repeat(2))
+        parts.append((_MADE_CAUSAL / (1 - _MIXED - _MADE_CAUSAL), lessons))
+    return _Lessons.together(parts)
+
+
+def _mixtures(of: _Lessons, count: int, said: _Step) -> _Lessons:
+    """Return means of two images each and what is said of them; of a causal image and another they are causal."""
+    first, second = (of.images[torch.multinomial(of.chance, count, replacement=True)] for _ in range(2))
+    share = _OTHER[0] + (_OTHER[1] - _OTHER[0]) * torch.rand(count, 1, 1)
+    second = torch.where(are_causal(first.float())[:, None, None], second.tril(), second)
+    mixed = ((1 - share) * first + share * second).half()
+    return _Lessons(mixed, said(mixed), torch.full((count,), 1 / count, dtype=torch.float64))
+
+
+def _made_causal(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
+    """Return what a two-sided map would be if no token could look ahead, each row summing to what it summed to before.
+
+    Of a raw map that is exact, of a norm-weighted one close. None of a map that is causal, or most of which goes.
+    """
+    past = np.tril(values)
+    rows, left = values.sum(axis=1), past.sum(axis=1)
+    later = slice(len(values) // 4, None)  # the first rows have few keys to look back at
+    if not np.triu(values, 1).any() or np.median(left[later] / rows[later].clip(1e-9)) <= _LEFT:
+        return None
+    made: npt.NDArray[np.float32] = past * (rows / left.clip(1e-6 * rows.max()))[:, None]
+    return made.astype(np.float32)
+
+
+def _trees(images: torch.Tensor, targets: torch.Tensor, chance: torch.Tensor, how: Training) -> _Step:
+    """Fit trees to the features of images ``[N, size, size]``, and return what gives their probabilities of others."""
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    drawn = chance > 0
+    features = _features(images[drawn])
+    trees = ExtraTreesClassifier(
+        how.trees,
+        min_samples_leaf=_LEAF,
+        max_features=0.5,
+        n_jobs=torch.get_num_threads(),
+        random_state=how.seed,
+    )
+    trees.fit(features, targets[drawn].numpy(), sample_weight=chance[drawn].numpy() * len(features))
+    trees.n_jobs = 1  # several threads add up in any order
 
     def said(images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return teacher.together(images)
+        found = torch.zeros(len(images), len(PATTERNS))
+        found[:, torch.from_numpy(trees.classes_)] = torch.from_numpy(
+            trees.predict_proba(_features(images))
+        ).float()
+        return found
 
-    fit(network, mixed, steps, said)
-    network.fold()
-    return student
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """Trains one network after the other on the same maps."""
-
-    training: Training
-    targets: torch.Tensor
-    chance: torch.Tensor
-    """Of each map, to be drawn."""
-    told: Callable[[], object]
-    """Called after every step."""
-
-    def __call__(self, model: nn.Module, show: _Step, steps: int, said: _Step | None = None) -> None:
-        """Take so many steps on maps drawn by chance, as `show` shows them; towards their labels or what is `said`."""
-        how = self.training
-        optimiser = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, how.learning_rate, total_steps=max(steps, 2)
-        )
-        for _ in range(steps):
-            chosen = torch.multinomial(self.chance, how.batch_size, replacement=True)
-            seen = show(chosen)
-            if said is None:
-                loss = nn.functional.cross_entropy(
-                    model(seen), self.targets[chosen], label_smoothing=how.label_smoothing
-                )
-            else:
-                loss = nn.functional.cross_entropy(model(seen), said(seen))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            self.told()
+    return said
 
 
-def _measured(
-    profiles: Profiles, images: _Images, versions: torch.Tensor, used: torch.Tensor
-) -> _Step:
-    """Get profiles used to the maps that are used, and return what shows measurements of maps in random versions."""
-    # Measured once for all of them, [1 + versions, N, F]; first as they are.
-    parts = [images.of_all(images.unchanged, profiles.measure)]
-    parts += [torch.cat([profiles.measure(some) for some in one.split(_TOGETHER)]) for one in versions]
-    measured = torch.stack(parts)
-    profiles.get_used_to(measured[0][used])
-    usual = profiles.usual(measured)
+def _features(images: torch.Tensor) -> npt.NDArray[np.float32]:
+    found: npt.NDArray[np.float32] = torch.cat(
+        [features_of(some.float()) for some in images.split(_TOGETHER)]
+    ).numpy()
+    return found
 
-    def drawn(chosen: torch.Tensor) -> torch.Tensor:
-        """Return measurements of these maps, of each in a version drawn at random."""
-        version = torch.randint(1, len(usual), chosen.shape)
-        return usual[version * (torch.rand(chosen.shape) >= _UNCHANGED), chosen]
 
-    return drawn
+def _fit(model: nn.Module, lessons: _Lessons, steps: int, how: Training, told: Callable[[], object]) -> None:
+    """Take so many steps on images drawn by chance, towards their targets."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, how.learning_rate, total_steps=max(steps, 2))
+    for _ in range(steps):
+        chosen = torch.multinomial(lessons.chance, how.batch_size, replacement=True)
+        loss = nn.functional.cross_entropy(model(lessons.images[chosen].float()), lessons.targets[chosen])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        told()
 
 
 def split_folds(

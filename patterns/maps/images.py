@@ -137,21 +137,25 @@ def on_scale(images: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
     return images / largest[..., None, None].clamp_min(torch.finfo(images.dtype).tiny)
 
 
-def shown(images: torch.Tensor) -> torch.Tensor:
-    """Return images ``[N, size, size]`` as the networks see them: causal ones with each row on its own scale.
-
-    Under even attention the rows of a causal map fade, since there are more keys the later the query: times the keys
-    that it may see, each is as bright as the others. The largest cell stays what it was. An image is causal if there
-    is nothing far above its diagonal.
-    """
+def are_causal(images: torch.Tensor) -> torch.Tensor:
+    """Return ``[N]``, for images ``[N, size, size]``: whether there is nothing far above the diagonal."""
     size = images.shape[-1]
     token = torch.arange(size, device=images.device)
-    far = token[None, :] - token[:, None] >= max(size // 8, 1)
-    above = (images * far).sum(dim=(1, 2))
-    causal = above <= _NOTHING * images.sum(dim=(1, 2))
+    far = token[None, :] - token[:, None] >= max(size // 6, 1)
+    return (images * far).sum(dim=(1, 2)) <= _NOTHING * images.sum(dim=(1, 2))
+
+
+def shown(images: torch.Tensor) -> torch.Tensor:
+    """Return images ``[N, size, size]`` as the network sees them: causal ones with each row on its own scale.
+
+    Under even attention the rows of a causal map fade, since there are more keys the later the query: times the keys
+    that it may see, each is as bright as the others. The largest cell stays what it was.
+    """
+    causal = are_causal(images)
     if not causal.any():
         return images
-    keys = ((token + 0.5) / size)[:, None].to(images.dtype)
+    size = images.shape[-1]
+    keys = ((torch.arange(size, device=images.device) + 0.5) / size)[:, None].to(images.dtype)
     even = images * keys
     scale = images.amax(dim=(1, 2)) / even.amax(dim=(1, 2)).clamp_min(torch.finfo(images.dtype).tiny)
     return torch.where(causal[:, None, None], even * scale[:, None, None], images)

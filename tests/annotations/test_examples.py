@@ -49,7 +49,7 @@ def test_a_small_classifier_learns_from_them_in_seconds(examples: AnnotatedMaps)
     unseen = np.isin(heads, np.random.default_rng(0).permutation(np.unique(heads))[:50])
     seen, held = np.flatnonzero(~unseen), np.flatnonzero(unseen)
     maps, labels = labelled.maps, [label for label in labelled.labels if label is not None]
-    small = Training(epochs=8, size=24, stages=((8,), (16,), (32,)), members=1, profiles=0)
+    small = Training(epochs=8, size=24, stages=((8,), (16,), (32,)), trees=0)
     classifier = train("raw", [maps[i] for i in seen], [labels[i] for i in seen], small)
     scores = score([labels[i] for i in held], classifier.predict_proba([maps[i] for i in held]), heads[held])
     assert scores["ci95"]["accuracy"][0] > scores["majority_accuracy"] + 0.05

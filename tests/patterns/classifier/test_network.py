@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from models import InputError
 from patterns import Pattern, PatternClassifier, load_classifier
-from patterns.classifier.network import Member
+from patterns.classifier.network import ConvNet
 from patterns.taxonomy import KINDS, PATTERNS
 
 
@@ -23,7 +23,7 @@ from patterns.taxonomy import KINDS, PATTERNS
 def small() -> PatternClassifier:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return PatternClassifier("raw", size=16, stages=[[4], [6]], temperature=1.5, profiles=2).eval()
+        return PatternClassifier("raw", size=16, stages=[[4], [6]], temperature=1.5).eval()
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -114,7 +114,7 @@ def test_it_abstains_where_it_is_not_sure(small: PatternClassifier) -> None:
 
 
 def test_it_sees_what_goes_all_the_way_along_a_column_or_a_diagonal() -> None:
-    member = Member(16, [[4]])
+    member = ConvNet(16, [[4]])
     with torch.no_grad():
         layer = member.stages[0][0]
         layer.weight.zero_()
@@ -138,38 +138,6 @@ def test_how_bright_the_largest_cell_is_beside_the_rest_counts(small: PatternCla
     assert not torch.allclose(small.classify_images(dark), small.classify_images(dark / 8), atol=1e-3)
 
 
-def test_both_sorts_of_networks_count_half(small: PatternClassifier) -> None:
-    images = torch.rand(7, 16, 16)
-    alone = PatternClassifier("raw", size=16, stages=[[4], [6]])
-    alone.load_state_dict(small.state_dict(), strict=False)
-    with torch.inference_mode():
-        half = (alone(images).softmax(dim=1) + small.profiles(images)) / 2
-        cooled = (half.log() / small.temperature).softmax(dim=1)
-    torch.testing.assert_close(small.classify_images(images), cooled)
-
-
-def test_networks_on_measurements_do_not_change_the_others_or_the_callers_random_numbers() -> None:
-    torch.manual_seed(1)
-    alone = PatternClassifier("raw", size=16, stages=[[4]])
-    after = torch.rand(3)
-    torch.manual_seed(1)
-    both = PatternClassifier("raw", size=16, stages=[[4]], profiles=3)
-    assert torch.equal(torch.rand(3), after)
-    for name, values in alone.state_dict().items():
-        assert torch.equal(both.state_dict()[name], values)
-    with pytest.raises(InputError, match="size=4: with profiles=1, give at least 8"):
-        PatternClassifier("raw", size=4, stages=[[4]], profiles=1)
-
-
-def test_a_classifier_saved_before_there_were_measurements_still_loads(tmp_path: Path) -> None:
-    old = PatternClassifier("norm", size=16, stages=[[4], [6]]).eval()
-    old.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config.pop("profiles")
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert load_classifier(tmp_path).version == old.version
-
-
 def test_a_saved_classifier_comes_back_exactly(small: PatternClassifier, tmp_path: Path, capfd: Any) -> None:
     small.save_pretrained(tmp_path / "saved")
     assert {path.name for path in (tmp_path / "saved").iterdir()} >= {"config.json", "model.safetensors"}
@@ -189,7 +157,7 @@ def test_the_version_changes_with_weights_and_temperature(small: PatternClassifi
     other = PatternClassifier.from_pretrained(tmp_path, temperature=1.5)
     assert other.version == small.version
     with torch.no_grad():
-        other.members[0].head[-1].bias[0] += 1
+        other.network.head[-1].bias[0] += 1
     assert other.version != small.version
 
 
@@ -303,7 +271,7 @@ class TestWhatIsNoClassifier:
         from safetensors.torch import load_file, save_file
 
         tensors = load_file(folder / "model.safetensors")
-        tensors.pop("members.0.head.2.bias")
+        tensors.pop("network.head.2.bias")
         save_file(tensors, folder / "model.safetensors")
         self.refused(folder, "not a pattern classifier")
 
@@ -313,16 +281,9 @@ class TestWhatIsNoClassifier:
             {"stages": [[], [4]]},
             {"shortest": "x"},
             {"shortest": None},
-            {"members": 0},
-            {"profiles": -1},
-            {"profiles": True},
-            {"profiles": 1},
-            {"profiles": 0},
             {"temperature": 1e-300},
             {"size": 1500},
             {"size": 10**30},
-            {"members": 10**6},
-            {"profiles": 10**6},
             {"stages": [[10**6, 10**6]]},
             {"stages": [[1]] * 100_000},
             {"stages": [[4], [10**30]]},
@@ -337,7 +298,9 @@ class TestWhatIsNoClassifier:
     def test_one_of_an_older_version(self, small: PatternClassifier, tmp_path: Path) -> None:
         small.save_pretrained(tmp_path / "classifier")
         config = json.loads((tmp_path / "classifier" / "config.json").read_text())
-        (tmp_path / "classifier" / "config.json").write_text(json.dumps(config | {"groups": 231}))
+        (tmp_path / "classifier" / "config.json").write_text(
+            json.dumps(config | {"members": 2, "profiles": 2})
+        )
         self.refused(tmp_path / "classifier", "older version of headscope.*train it again")
 
     def test_a_file(self, folder: Path) -> None:

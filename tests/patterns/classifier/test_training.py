@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +15,25 @@ from models import InputError
 from patterns import Pattern
 from patterns.classifier.augmentation import RandomContrast, RandomNoise, RandomWindow
 from patterns.classifier.generator import generate_maps
-from patterns.classifier.network import Member, PatternClassifier, images_of, load_classifier
+from patterns.classifier.network import ConvNet, PatternClassifier, images_of
 from patterns.classifier.scores import score
 from patterns.classifier.training import (
     Training,
+    _Images,
+    _Lessons,
+    _lessons,
+    _made_causal,
+    _mixtures,
     _stacked,
+    _targets,
+    _trees,
     calibrated,
     cross_validate,
     fit_temperature,
     split_folds,
     train,
 )
-from patterns.maps.images import image_pair, relative, resampling_matrices
+from patterns.maps.images import are_causal, image_pair, relative, resampling_matrices
 from patterns.taxonomy import PATTERNS
 
 QUICK = Training(
@@ -37,10 +43,10 @@ QUICK = Training(
     stages=((8,), (16,)),
     balance=0.0,
     generated=0.0,
-    members=1,
-    profiles=0,
-    distilled=0,
+    trees=0,
 )
+
+QUICK_TREES = replace(QUICK, trees=30)
 
 
 def drawn(number: int, seed: int) -> tuple[list[np.ndarray], list[Pattern]]:
@@ -73,24 +79,19 @@ def test_it_learns() -> None:
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_generator_alone() -> None:
     maps, labels = drawn(40, 0)
-    short = Training(epochs=2, size=16, stages=((4,),), generated=0.0)
+    short = Training(epochs=2, size=16, stages=((4,),), generated=0.0, trees=10)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = train("norm", maps, labels, short)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)
     assert train("norm", maps, labels, short).version == first.version
-    assert (
-        train(
-            "norm", maps, labels, Training(epochs=2, size=16, stages=((4,),), generated=0.0, seed=1)
-        ).version
-        != first.version
-    )
+    assert train("norm", maps, labels, replace(short, seed=1)).version != first.version
 
 
 def test_folding_batch_normalisation_away_changes_nothing() -> None:
     torch.manual_seed(0)
-    member = Member(16, ((4,), (6, 6))).learn(dropout=0.5)
+    member = ConvNet(16, ((4,), (6, 6))).learn()
     images = torch.rand(32, 16, 16)
     member(images)  # moves the running statistics
     for norm in member.norms:
@@ -103,24 +104,80 @@ def test_folding_batch_normalisation_away_changes_nothing() -> None:
         torch.testing.assert_close(member(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_one_network_learns_what_several_say() -> None:
+def test_the_network_learns_what_the_trees_say() -> None:
     maps, labels = drawn(120, 0)
-    several = replace(QUICK, members=2, profiles=1, epochs=20)
-    teacher = train("raw", maps, labels, several)
-    student = train("raw", maps, labels, replace(several, distilled=80))
-    assert teacher.several
-    assert not student.several
-    assert len(student.state_dict()) < len(teacher.state_dict())
+    quick = replace(QUICK, epochs=60)
+    trees = _trees(
+        _Images(maps, 16).of_all(_Images(maps, 16).unchanged),
+        _targets(maps, labels),
+        torch.ones(120) / 120,
+        QUICK_TREES,
+    )
     new, truth = drawn(60, 1)
-    said, learned = teacher.predict_proba(new), student.predict_proba(new)
-    assert np.abs(said - learned).mean() < 0.08
-    assert np.mean([a == b for a, b in zip(student.predict(new), truth, strict=True)]) > 0.9
-    alone = replace(QUICK, members=1, profiles=0, distilled=80)
-    assert train("raw", maps, labels, alone).version == train("raw", maps, labels, QUICK).version
+    said = trees(images_of(new, 16)).numpy()
+    assert np.mean([PATTERNS[i] == label for i, label in zip(said.argmax(1), truth, strict=True)]) > 0.9
+    alone = train("raw", maps, labels, quick).predict_proba(new)
+    taught = train("raw", maps, labels, replace(quick, trees=30)).predict_proba(new)
+    assert np.abs(taught - said).mean() < np.abs(alone - said).mean()
+
+
+def test_lessons_are_what_their_shares_say() -> None:
+    maps, labels = drawn(40, 0)
+    targets = _targets(maps, labels)
+    chance = torch.arange(40).double() / sum(range(40))
+    torch.manual_seed(0)
+    lessons = _lessons(maps, targets, chance, QUICK_TREES, lambda: None)
+    assert float(lessons.chance.sum()) == pytest.approx(1)
+    assert float(lessons.chance[: 8 * 40].sum()) == pytest.approx(0.45)
+    assert float(lessons.chance[8 * 40 : 16 * 40].sum()) == pytest.approx(0.4)
+    causal = lessons.images[16 * 40 :].float()
+    assert len(causal) in range(2 * 30, 2 * 40 + 1)
+    assert are_causal(causal).float().mean() > 0.95
+    torch.testing.assert_close(lessons.targets.sum(dim=1), torch.ones(len(lessons.targets)))
+    # Half of what versions are learned towards is the label, and the trees say of learned maps what they learned.
+    right = lessons.targets[: 8 * 40].argmax(dim=1) == targets.repeat(8)
+    assert float(right.float().mean()) > 0.95
+    assert float(lessons.targets[: 8 * 40].amax(dim=1).min()) > 0.47
+    torch.manual_seed(0)
+    alone = _lessons(maps, targets, chance, QUICK, lambda: None)
+    assert torch.equal(alone.images, lessons.images[: 8 * 40])
+
+
+def test_a_changed_version_of_a_causal_map_is_causal() -> None:
+    torch.manual_seed(0)
+    maps = [np.tril(values) for values in drawn(50, 0)[0]]
+    images = _Images(maps, 32)
+    assert are_causal(images.of_all(images.unchanged)).all()
+    assert are_causal(images.of_all(images.changed)).float().mean() > 0.95  # not where one token fills three cells
+
+
+def test_a_causal_version_is_what_the_head_would_give_if_no_token_looked_ahead() -> None:
+    scores = np.random.default_rng(0).normal(0, 1, (20, 20))
+    raw = softmax(scores, axis=1).astype(np.float32)
+    expected = softmax(np.where(np.tri(20, dtype=bool), scores, -np.inf), axis=1)
+    np.testing.assert_allclose(_made_causal(raw), expected, atol=1e-6)
+    assert _made_causal(expected.astype(np.float32)) is None  # it is already
+    ahead = np.full((20, 20), 1e-3, dtype=np.float32)
+    ahead[np.arange(19), np.arange(1, 20)] = 1
+    assert _made_causal(ahead) is None  # what made it diagonal would be gone
+    assert np.isfinite(_made_causal(np.tril(raw, -1) + np.triu(raw, 5))).all()  # rows that end up empty
+
+
+def test_mixtures_of_a_causal_image_are_causal() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(10, 16, 16)
+    images[:5] = images[:5].tril()
+    lessons = _Lessons(images.half(), torch.zeros(10, 5), torch.full((10,), 0.1, dtype=torch.float64))
+    mixed = _mixtures(lessons, 200, lambda x: torch.full((len(x), 5), 0.2))
+    assert mixed.images.shape == (200, 16, 16)
+    causal = are_causal(mixed.images.float())
+    assert 60 < int(causal.sum()) < 140
+    # Nothing above the diagonal but where the first of the two had something there.
+    assert not mixed.images[causal].triu(1).any()
 
 
 def test_it_learns_all_five_patterns_from_generated_maps() -> None:
-    quick = replace(QUICK, epochs=8, size=24, stages=((8,), (16,), (16,)))
+    quick = replace(QUICK, epochs=8, size=24, stages=((8,), (16,), (16,)), trees=30)
     classifier = train("norm", *generate_maps(400, seed=0), quick)
     maps, labels = generate_maps(100, seed=1)
     right = np.array([a == b for a, b in zip(classifier.predict(maps), labels, strict=True)])
@@ -132,49 +189,15 @@ def test_it_learns_all_five_patterns_from_generated_maps() -> None:
 def test_generated_maps_teach_a_pattern_that_the_annotations_lack() -> None:
     maps, labels = drawn(60, 0)  # no block among them
     quick = replace(QUICK, epochs=100, generated=0.5, stages=((8,), (16,), (16,)))
-    found = train("raw", maps, labels, quick).predict(generate_maps(50, seed=3)[0][3::5])
+    blocks = generate_maps(50, seed=3, causal=True)[0][3::5]
+    found = train("raw", maps, labels, quick).predict(blocks)
     assert found.count(Pattern.BLOCK) >= 7
-    assert Pattern.BLOCK not in train("raw", maps, labels, QUICK).predict(generate_maps(50, seed=3)[0][3::5])
-
-
-def test_members_differ_and_are_averaged() -> None:
-    maps, labels = drawn(40, 0)
-    classifier = train("raw", maps, labels, replace(QUICK, epochs=2, members=3))
-    images = images_of(maps[:5], 16)
-    with torch.no_grad():
-        each = [member(images).softmax(1) for member in classifier.members]
-    assert not torch.allclose(each[0], each[1], atol=1e-3)
-    torch.testing.assert_close(classifier.classify_images(images), sum(each) / 3)
-
-
-def test_networks_on_measurements_learn_and_leave_the_others_as_they_are() -> None:
-    maps, labels = drawn(120, 0)
-    with_profiles = train("raw", maps, labels, replace(QUICK, profiles=2))
-    without = train("raw", maps, labels, QUICK)
-    for name, values in without.state_dict().items():
-        assert torch.equal(with_profiles.state_dict()[name], values), name
-    new, truth = drawn(60, 1)
-    found = with_profiles.profiles(images_of(new, 16)).argmax(dim=1)
-    assert np.mean([PATTERNS[i] == label for i, label in zip(found, truth, strict=True)]) > 0.9
-    first, second = with_profiles.profiles.networks
-    assert not torch.allclose(first[0].weight, second[0].weight, atol=1e-3)
-
-
-def test_what_is_usual_is_that_of_the_annotated_maps_that_count() -> None:
-    maps, labels = drawn(40, 0)
-    weights = np.arange(40) % 2
-    short = replace(QUICK, epochs=1, generated=0.3, profiles=1)
-    profiles = train("raw", maps, labels, short, weights=weights).profiles
-    measured = profiles.measure(images_of(maps, 16))[1::2]
-    torch.testing.assert_close(
-        profiles.usual(measured).mean(0), torch.zeros(measured.shape[1]), atol=0.2, rtol=0
-    )
-    torch.testing.assert_close(profiles.centre, measured.mean(0), atol=1e-4, rtol=1e-3)
+    assert Pattern.BLOCK not in train("raw", maps, labels, QUICK).predict(blocks)
 
 
 def test_maps_of_weight_nought_are_not_learned_from() -> None:
     maps, labels = drawn(40, 0)
-    short = Training(epochs=2, batch_size=20, size=16, stages=((4,),), balance=0.0, generated=0.0)
+    short = Training(epochs=2, batch_size=20, size=16, stages=((4,),), balance=0.0, generated=0.0, trees=10)
     weights = np.arange(40) % 2
     wrong = [label if w else Pattern.BLOCK for label, w in zip(labels, weights, strict=True)]
     assert train("raw", maps, wrong, short, weights=weights).version == (
@@ -277,11 +300,9 @@ def test_fewer_groups_than_folds_are_refused() -> None:
         {"learning_rate": 0},
         {"learning_rate": float("nan")},
         {"size": 0},
-        {"members": 0},
-        {"profiles": -1},
-        {"profiles": 1.5},
+        {"trees": -1},
+        {"trees": 1.5},
         {"generated": 1.0},
-        {"dropout": 2},
         {"weight_decay": -1},
         {"balance": float("nan")},
     ],
@@ -292,9 +313,9 @@ def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
 
 
 def test_images_too_small_to_be_measured_are_refused() -> None:
-    with pytest.raises(InputError, match="size=4: with profiles=1, give at least 8"):
-        Training(size=4, profiles=1)
-    assert Training(size=4, profiles=0).size == 4
+    with pytest.raises(InputError, match="size=4: with trees=1, give 8 to 128"):
+        Training(size=4, trees=1)
+    assert Training(size=4, trees=0).size == 4
 
 
 @pytest.mark.parametrize(

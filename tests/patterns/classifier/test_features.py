@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from patterns.classifier.profiles import SMALLEST, Profiles
+from patterns.classifier.features import SMALLEST, features_of
 
 
 def means(values: np.ndarray, steady: np.ndarray) -> list[float]:
@@ -53,7 +53,7 @@ def slow(image: np.ndarray) -> list[float]:
     shown = image.astype(np.float64) / image.max()
     middle = (len(shown) - 1) // 2  # the lower one of two
     steady = np.array([sorted(shown[:, j])[middle] for j in range(len(shown))])
-    return means(shown, steady) + means(np.sqrt(shown), np.sqrt(steady))
+    return [*means(shown, steady), *means(np.sqrt(shown), np.sqrt(steady)), np.log(image.max())]
 
 
 def images(size: int) -> dict[str, np.ndarray]:
@@ -78,52 +78,23 @@ def images(size: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("size", [SMALLEST, 15, 32])
 def test_measurements_are_those_of_the_slow_way(size: int) -> None:
-    profiles = Profiles(size, networks=1)
     shown = images(size)
-    found = profiles.measure(torch.tensor(np.stack(list(shown.values())), dtype=torch.float32))
-    assert found.shape[1] == len(profiles.centre)
+    found = features_of(torch.tensor(np.stack(list(shown.values())), dtype=torch.float32))
     for name, measured in zip(shown, found, strict=True):
         np.testing.assert_allclose(measured, slow(shown[name]), atol=2e-4, rtol=2e-4, err_msg=name)
 
 
-def test_the_scale_of_an_image_does_not_matter_and_neither_do_its_neighbours() -> None:
-    profiles = Profiles(16, networks=1)
+def test_of_the_scale_of_an_image_only_its_brightness_tells_and_of_its_neighbours_nothing() -> None:
     shown = torch.tensor(np.stack(list(images(16).values())), dtype=torch.float32)
-    together = profiles.measure(shown)
-    for scale in (2.0**-30, 0.001, 1000.0):
-        torch.testing.assert_close(profiles.measure(shown * scale), together, atol=1e-4, rtol=1e-4)
+    together = features_of(shown)
+    for scale in (2.0**-5, 0.01, 1000.0):
+        found = features_of(shown * scale)
+        torch.testing.assert_close(found[:, :-1], together[:, :-1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found[:, -1] - together[:, -1], torch.full((len(shown),), scale).log())
     for image, measured in zip(shown, together, strict=True):
-        torch.testing.assert_close(profiles.measure(image[None])[0], measured, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(features_of(image[None])[0], measured, atol=1e-5, rtol=1e-5)
 
 
 def test_nothing_is_not_a_number_even_for_an_image_of_noughts() -> None:
-    profiles = Profiles(16, networks=2)
     shown = torch.stack([torch.zeros(16, 16), torch.full((16, 16), 1e-38), torch.full((16, 16), 1e38)])
-    assert profiles.measure(shown).isfinite().all()
-    found = profiles(shown)
-    assert found.isfinite().all()
-    torch.testing.assert_close(found.sum(dim=1), torch.ones(3))
-
-
-def test_what_is_far_from_usual_counts_no_further() -> None:
-    profiles = Profiles(16, networks=1)
-    shown = torch.rand(50, 16, 16)
-    measured = profiles.measure(shown)
-    measured[:, 4] = 0.5  # one that never varies
-    profiles.get_used_to(measured)
-    usual = profiles.usual(measured)
-    assert float(usual.mean(dim=0).abs().max()) < 0.1
-    assert float(usual.std(dim=0).max()) < 1.1
-    assert not usual[:, 4].any()
-    odd = profiles.usual(profiles.measure(torch.eye(16)[None]))
-    assert float(odd.abs().max()) == 3
-
-
-def test_the_networks_are_averaged() -> None:
-    torch.manual_seed(0)
-    profiles = Profiles(16, networks=3)
-    shown = torch.rand(5, 16, 16)
-    usual = profiles.usual(profiles.measure(shown))
-    with torch.no_grad():
-        each = [network(usual).softmax(dim=1) for network in profiles.networks]
-        torch.testing.assert_close(profiles(shown), sum(each) / 3)
+    assert features_of(shown).isfinite().all()
