@@ -480,8 +480,8 @@ def _anatomy_warnings(anatomy: Anatomy, kinds: Sequence[str]) -> list[str]:
         )
     if anatomy.causal and family.stack != "cross":
         messages.append(
-            f"This {anatomy.family.name} model is causal: its maps are lower triangular and cannot be two-sided, "
-            "while the patterns are defined, and the shipped classifiers trained, on two-sided maps."
+            f"This {anatomy.family.name} model is causal: its maps are lower triangular, while the patterns were "
+            "defined on two-sided ones; what is called a column, a line or neither lies inside the triangle."
         )
     if anatomy.local_layers:
         messages.append(

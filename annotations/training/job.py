@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from models.common.errors import InputError
 from models.common.files import read_json, write_json
@@ -17,6 +18,7 @@ from models.common.outputs import Output
 from models.common.provenance import Provenance, SourceRecord, provenance
 from patterns.classifier.scores import GroupedScores, Metric
 from patterns.distribution import by_pattern
+from patterns.maps.store import is_causal
 from patterns.taxonomy import KINDS, PATTERNS, Pattern
 
 from ..dataset import AnnotatedMaps, digests, groups_of, load_labelled, records_of
@@ -73,6 +75,19 @@ class TrainingProvenance(Provenance):
     annotations: list[SourceRecord]
 
 
+class BaseScores(TypedDict):
+    """How good the classifier is on the maps of one base model, of heads and inputs that it had not seen."""
+
+    base_model: str
+    causal: bool
+    """Whether nothing lies above the diagonal of these maps."""
+    maps: int
+    accuracy: float
+    macro_f1: float
+    ci95: dict[str, list[float | None]]
+    """Of both, over heads."""
+
+
 class TrainingReport(TypedDict):
     """What ``training.json`` holds."""
 
@@ -91,6 +106,8 @@ class TrainingReport(TypedDict):
     folds: int
     fold_sizes: list[int] | None
     out_of_fold: GroupedScores | None
+    by_base: list[BaseScores]
+    """The same by base model, causal maps apart."""
     temperature: float
     training: dict[str, object]
     provenance: TrainingProvenance
@@ -184,6 +201,7 @@ class TrainClassifier:
 
         with self._output.making() as folder:
             temperature, scores, sizes = 1.0, None, None
+            by_base: list[BaseScores] = []
             if self.folds:
                 logits, fold = cross_validate(
                     self.maps, maps, labels, heads, self.training, self.folds, own, weights, inputs, progress
@@ -192,6 +210,7 @@ class TrainClassifier:
                 temperature = fit_temperature(logits, own_labels)
                 found = calibrated(logits, own_labels, fold)
                 scores = score(own_labels, found, heads[own], self.training.seed)
+                by_base = _by_base(annotated.select(np.flatnonzero(own)), found, self.training.seed)
                 sizes = fold_sizes(annotated, self.folds, self.training.seed)
             classifier = train(self.maps, maps, labels, self.training, temperature, weights, progress)
             report: TrainingReport = {
@@ -207,6 +226,7 @@ class TrainClassifier:
                 "folds": self.folds,
                 "fold_sizes": sizes,
                 "out_of_fold": scores,
+                "by_base": by_base,
                 "temperature": temperature,
                 "training": {**dataclasses.asdict(self.training), "other_kind": other_kind},
                 "provenance": {**provenance(), "annotations": records_of(self.annotations)},
@@ -271,6 +291,30 @@ class EvaluateClassifier:
         }
 
 
+def _by_base(annotated: AnnotatedMaps, found: npt.NDArray[np.float64], seed: int) -> list[BaseScores]:
+    """Score probabilities ``[N, 5]`` of maps by their base models."""
+    from patterns.classifier.scores import score
+
+    bases = annotated.info["base_model"].to_numpy(dtype=str)
+    causal = np.array([is_causal(values) for values in annotated.maps])
+    labels, heads = _labels(annotated), groups_of(annotated)[0]
+    rows: list[BaseScores] = []
+    for base, of_causal in sorted({(str(base), bool(one)) for base, one in zip(bases, causal, strict=True)}):
+        at = np.flatnonzero((bases == base) & (causal == of_causal))
+        scores = score([labels[i] for i in at], found[at], heads[at], seed)
+        rows.append(
+            {
+                "base_model": base,
+                "causal": of_causal,
+                "maps": len(at),
+                "accuracy": scores["accuracy"],
+                "macro_f1": scores["macro_f1"],
+                "ci95": {name: scores["ci95"][name] for name in ("accuracy", "macro_f1")},
+            }
+        )
+    return rows
+
+
 def card(report: TrainingReport) -> str:
     """Return the model card of a trained classifier."""
     kind, scores = report["kind"], report["out_of_fold"]
@@ -331,12 +375,21 @@ def card(report: TrainingReport) -> str:
                 f"| {p} | " + " | ".join(map(str, row)) + " |"
                 for p, row in zip(PATTERNS, scores["confusion"], strict=True)
             ),
+            "",
+            "| base model | maps | accuracy | macro-F1 |",
+            "|---|---|---|---|",
+            *(
+                f"| {one['base_model'] or 'unnamed'}{', causal maps' if one['causal'] else ''} | {one['maps']} | "
+                + " | ".join(cell(one[key], one["ci95"][key]) for key in ("accuracy", "macro_f1"))
+                + " |"
+                for one in report["by_base"]
+            ),
         ]
     lines += [
         "",
         "## Not for",
-        "Maps of fewer tokens than it was trained on, causal or local attention (its maps were two-sided), and any",
-        "claim about a single map. Whole-model shares carry the error above.",
+        "Maps of fewer tokens than it was trained on, local attention, causal or two-sided maps if it was trained on",
+        "none of them, and any claim about a single map. Whole-model shares carry the error above.",
         "",
     ]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """How far off the interpretable ratio was on real models that a shipped classifier had not learned from.
 
-``benchmarks/left_out.py --write`` measures it on fair samples of labelled maps, and writes the file.
+``benchmarks/left_out.py --cards`` measures it on fair samples of labelled maps, and writes the file.
 """
 
 from __future__ import annotations

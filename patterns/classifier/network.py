@@ -69,13 +69,9 @@ class ConvNet(nn.Module):
         for widths in stages:
             stage = nn.ModuleList()
             for width in widths:
-                first = before == 2 and not self.stages and not stage
-                shape: dict[str, int] = (
-                    {"kernel_size": 5, "stride": 2, "padding": 2}
-                    if first
-                    else {"kernel_size": 3, "padding": 1}
-                )
-                stage.append(nn.Conv2d(before, width, **shape))
+                first = not self.stages and not len(stage)
+                side, step = (5, 2) if first else (3, 1)
+                stage.append(nn.Conv2d(before, width, side, step, side // 2))
                 before = width
             self.stages.append(stage)
         sides = [-(-size // 2) // 2**i for i in range(len(stages))]

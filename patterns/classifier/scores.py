@@ -169,12 +169,6 @@ def difference(
     return result
 
 
-def confusions(labels: Sequence[Pattern], probabilities: Floats, groups: Groups) -> npt.NDArray[np.int64]:
-    """Return ``[G, 5, 5]``, one confusion matrix a group: rows labels, columns the most probable pattern."""
-    statistics = _statistics(_indices(labels), probabilities)[:, : _N * _N]
-    return _by_group(statistics, groups).reshape(-1, _N, _N).round().astype(np.int64)
-
-
 def _interval(values: Floats, groups: int) -> Bounds:
     known = values[~np.isnan(values)]
     if groups < 2 or not len(known):

@@ -19,6 +19,7 @@ from models.common.progress import progress_bar
 
 from ..distribution import check_seed
 from ..maps.images import IMAGE_SIZE, are_causal, image_pair, resampling_matrices, shown
+from ..maps.store import is_causal
 from ..taxonomy import PATTERNS, Pattern
 from .augmentation import RandomContrast, RandomNoise, RandomWindow
 from .features import LARGEST, SMALLEST, features_of
@@ -255,7 +256,7 @@ def _made_causal(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | N
     past = np.tril(values)
     rows, left = values.sum(axis=1), past.sum(axis=1)
     later = slice(len(values) // 4, None)  # the first rows have few keys to look back at
-    if not np.triu(values, 1).any() or np.median(left[later] / rows[later].clip(1e-9)) <= _LEFT:
+    if is_causal(values) or np.median(left[later] / rows[later].clip(1e-9)) <= _LEFT:
         return None
     made: npt.NDArray[np.float32] = past * (rows / left.clip(1e-6 * rows.max()))[:, None]
     return made.astype(np.float32)

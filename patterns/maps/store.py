@@ -49,6 +49,11 @@ _LARGEST_ROW = 2**26
 _VALUES_AT_ONCE = 2**24
 
 
+def is_causal(values: np.ndarray) -> bool:
+    """Whether nothing lies above the diagonal of a map ``[n, n]``."""
+    return not np.triu(values, 1).any()
+
+
 def check_map(values: Any, where: str, relative: bool = False) -> np.ndarray:
     """Return `values` as one map: float32 ``[n, n]``, finite, non-negative, not all zero.
 

@@ -156,7 +156,7 @@ def test_every_command_says_so(tmp_path: Path, run_command: Any) -> None:
     code, out, err = run_command(app, "status", tmp_path / "maps", "--json")
     assert json.loads(out)["passes"] == {"gpt": ["x", "y"]}
     words = ["--annotations", tmp_path / "maps", "--output", tmp_path / "c", "--epochs", 1, "--folds", 0]
-    code, out, err = run_command(train_classifier, *words, "--members", 1, "--profiles", 0)
+    code, out, err = run_command(train_classifier, *words, "--trees", 0)
     assert code == 0, err
     assert json.loads((tmp_path / "c" / "training.json").read_text())["passes"] == {"gpt": ["x", "y"]}
     assert "labelled by ann and 2 passes of one labeller, gpt (x, y)." in (
@@ -166,7 +166,12 @@ def test_every_command_says_so(tmp_path: Path, run_command: Any) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "names"),
-    [("annotations", ["vlm-A", "vlm-B", "vlm-C"]), ("annotations-minilm", ["A", "B", "C"])],
+    [
+        ("annotations", ["vlm-A", "vlm-B", "vlm-C"]),
+        ("annotations-minilm", ["A", "B", "C"]),
+        ("annotations-bases", ["fair-A", "fair-B", "fair-C"]),
+        ("annotations-causal", ["causal-A", "causal-B", "causal-C"]),
+    ],
 )
 def test_the_shipped_folders_say_that_theirs_are_three_passes(
     folder: str, names: list[str], tmp_path: Path
@@ -188,8 +193,11 @@ def test_the_shipped_folders_say_that_theirs_are_three_passes(
 def test_the_shipped_cards_say_who_labelled(kind: str) -> None:
     folder = ROOT / "patterns" / "weights" / kind
     report = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    told = {**read_passes(ROOT / "examples/annotations-minilm"), **read_passes(ROOT / "examples/annotations")}
-    assert {labeller: tuple(names) for labeller, names in report["passes"].items()} == told
+    told: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "examples").glob("annotations*")):
+        for labeller, names in read_passes(path).items():
+            told.setdefault(labeller, set()).update(names)
+    assert {labeller: set(names) for labeller, names in report["passes"].items()} == told
     (line,) = (line for line in card(report).splitlines() if "labelled by" in line and "maps of" in line)
     assert line in (folder / "README.md").read_text(encoding="utf-8").splitlines()
 

@@ -50,7 +50,7 @@ def stored(hub: HubServer, repository: str, home: Path) -> Path:
 def test_a_trained_classifier_is_published_with_its_card(
     run_command: Any, hub: HubServer, maps: Path, tmp_path: Path
 ) -> None:
-    words = ["--annotations", maps, "--epochs", 1, "--folds", 0, "--members", 1, "--profiles", 0, "--json"]
+    words = ["--annotations", maps, "--epochs", 1, "--folds", 0, "--trees", 0, "--json"]
     words += ["--output", tmp_path / "out", "--push-to-hub", "org/mine"]
     code, out, err = run_command(train_classifier, *words)
     assert code == 0, err

@@ -151,7 +151,7 @@ def test_every_function_of_maps_does_what_its_command_does(
     assert told(exported) == command(annotate_maps, *words)
     assert (tmp_path / "e.csv").read_bytes() == (tmp_path / "e-too.csv").read_bytes()
 
-    small: dict[str, Any] = {"epochs": 1, "folds": 0, "members": 1, "profiles": 0}
+    small: dict[str, Any] = {"epochs": 1, "folds": 0, "trees": 0}
     trained = annotations.train_classifier(tmp_path / "maps", output=str(tmp_path / "c"), seed=4, **small)
     words = ["--annotations", tmp_path / "maps", "--output", tmp_path / "c-too", "--seed", 4]
     words += [word for name, value in small.items() for word in (f"--{name}", value)]

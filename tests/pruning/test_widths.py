@@ -57,7 +57,7 @@ RUNS = {
     "compare-survivors": "searches",
     "ablate-patterns": "MODEL --examples 20 --draws 3 --pattern-examples 4",
     "compare-heads": "OTHERS --examples 4 --maps raw",
-    "train-classifier": "--annotations maps --epochs 1 --folds 2 --members 1 --profiles 0",
+    "train-classifier": "--annotations maps --epochs 1 --folds 2 --trees 0",
     "evaluate-classifier": "--annotations maps",
     "annotate-maps sample": "MODEL --examples 4 --count 4",
     "annotate-maps status": "maps",

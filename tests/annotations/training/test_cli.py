@@ -31,6 +31,8 @@ def annotated(number: int, kind: str, seed: int = 0) -> AnnotatedMaps:
             values += np.eye(n)
         else:
             values = random.random((n, n)) ** 4
+        if i % 6 == 5:
+            values = np.tril(values)
         rows.append(
             MapRow(
                 f"{kind}{seed}_{i}",
@@ -86,7 +88,13 @@ def test_a_classifier_is_trained_scored_used_and_evaluated(
         f"{report['out_of_fold']['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
         in (output / "README.md").read_text()
     )
-    assert classifier.confusions.sum(dim=0).tolist() == report["out_of_fold"]["confusion"]
+    assert [(one["base_model"], one["causal"], one["maps"]) for one in report["by_base"]] == [
+        ("base", False, 38),
+        ("base", True, 7),
+    ]
+    assert "| base, causal maps | 7 |" in (output / "README.md").read_text()
+    whole = sum(one["accuracy"] * one["maps"] for one in report["by_base"]) / 45
+    assert whole == pytest.approx(report["out_of_fold"]["accuracy"])
     assert "Labelled by nobody." in (output / "README.md").read_text()
 
     new = tmp_path / "new"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
-from patterns.classifier.scores import confusions, difference, score
+from patterns.classifier.scores import difference, score
 from patterns.taxonomy import PATTERNS, Pattern
 
 
@@ -72,16 +72,6 @@ def test_a_difference_is_paired() -> None:
     assert gap["accuracy"]["ci95"][0] > 0
     same = difference(labels, found, found, groups)
     assert all(part["difference"] == 0 and part["ci95"] == [0, 0] for part in same.values())
-
-
-def test_confusions_are_counted_by_head() -> None:
-    labels, found, groups = sample(120, 4)
-    matrices = confusions(labels, found, groups)
-    assert matrices.sum(axis=0).tolist() == score(labels, found)["confusion"]
-    truth, guess = np.array([PATTERNS.index(x) for x in labels]), found.argmax(axis=1)
-    for group, matrix in zip(np.unique(groups.astype(str)), matrices, strict=True):
-        at = groups.astype(str) == group
-        assert np.array_equal(matrix, confusion_matrix(truth[at], guess[at], labels=range(5)))
 
 
 def test_a_pattern_that_never_occurs_counts_for_nothing() -> None:

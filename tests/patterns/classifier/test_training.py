@@ -148,7 +148,9 @@ def test_a_changed_version_of_a_causal_map_is_causal() -> None:
     maps = [np.tril(values) for values in drawn(50, 0)[0]]
     images = _Images(maps, 32)
     assert are_causal(images.of_all(images.unchanged)).all()
-    assert are_causal(images.of_all(images.changed)).float().mean() > 0.95  # not where one token fills three cells
+    assert (
+        are_causal(images.of_all(images.changed)).float().mean() > 0.95
+    )  # not where one token fills three cells
 
 
 def test_a_causal_version_is_what_the_head_would_give_if_no_token_looked_ahead() -> None:
