@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,14 +70,11 @@ def comparisons(models: Sequence[AblatedModel], permutations: int, seed: int) ->
         for kind in dict.fromkeys(name for one in alike for name in one.groups["kind"]):
             where = f"{kind} maps, {of} models"
             questions: list[tuple[str, Callable[[AblatedModel], _Strata]]] = [
-                (
-                    f"{where}: {title}, {BESIDE}",
-                    lambda one, kind=kind, name=pattern.value: _beside(one, kind, name),
-                )
+                (f"{where}: {title}, {BESIDE}", partial(_beside, kind=kind, pattern=pattern.value))
                 for pattern, title in TITLES.items()
             ]
             title = TITLES[INTERPRETABLE]
-            questions.append((f"{where}: {title}, {ALONE}", lambda one, kind=kind: _alone(one, kind)))
+            questions.append((f"{where}: {title}, {ALONE}", partial(_alone, kind=kind)))
             for comparison, strata in questions:
                 found = [(one, strata(one)) for one in alike]
                 for task in (*dict.fromkeys(one.task for one in alike), None):
