@@ -16,7 +16,7 @@ from ..common.errors import InputError, one_line
 
 Floats = npt.NDArray[np.float64]
 
-_CONSTANT = 1e-6  # relative spread: float32 noise of a model that says the same to everything
+CONSTANT = 1e-6  # relative spread: float32 noise of a model that says the same to everything
 
 
 def accuracy(predictions: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
@@ -159,7 +159,7 @@ def _by_scorer(
 
 
 def _constant(*several: npt.NDArray[Any]) -> bool:
-    return any(np.ptp(values) <= _CONSTANT * np.abs(values).max() for values in several)
+    return any(np.ptp(values) <= CONSTANT * np.abs(values).max() for values in several)
 
 
 @cache

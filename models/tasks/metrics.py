@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from math import lgamma, log
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from ..common.errors import InputError
 from ..common.files import reason
 from .measures import OF_NUMBERS, measure, pearson
+from .resamples import OF_RESAMPLES
 from .task import Task, task_named
 
 _DRAWS = 20
@@ -48,12 +50,57 @@ def scores(
             metric.
     """
     task = task_named(task)
+    said, wanted, outputs = _answers(task, logits, targets, classes)
+    return {name: _measured(task, name, said, wanted, outputs) for name in _reported(task)}
+
+
+def resampled(
+    task: str | Task,
+    metric: str,
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    rows: npt.NDArray[np.integer],
+    *,
+    classes: Sequence[int] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Return one of the :func:`scores` on each of R resamples of the examples, ``[R]``.
+
+    Args:
+        task: which task.
+        metric: the score's name.
+        logits: ``[N, C]``.
+        targets: ``[N]``.
+        rows: ``[R, n]``, which examples each resample has.
+        classes: as for :func:`scores`.
+
+    Returns:
+        NaN where a metric of scikit-learn's has no value, as the area under the curve where all labels are the same.
+
+    Raises:
+        InputError: as :func:`scores`.
+    """
+    task = task_named(task)
+    said, wanted, outputs = _answers(task, logits, targets, classes)
+    if (together := OF_RESAMPLES.get(metric)) is not None:
+        return together(said[rows], wanted[rows])
+    found = np.full(len(rows), np.nan)
+    for number, own in enumerate(rows):
+        with suppress(InputError):
+            of = None if outputs is None else outputs[own]
+            found[number] = _measured(task, metric, said[own], wanted[own], of)
+    return found
+
+
+def _answers(
+    task: Task, logits: npt.ArrayLike, targets: npt.ArrayLike, classes: Sequence[int] | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float64] | None]:
+    """Return predictions and targets ``[N]`` in the order of the labels, and of classes the outputs ``[N, C]``."""
     outputs, targets = _checked(task, logits, targets)
     if not task.labels:
-        return {name: _measured(task, name, outputs[:, 0], targets) for name in _reported(task)}
+        return outputs[:, 0], targets, None
     order = np.arange(len(task.labels)) if classes is None else np.asarray(classes)
     said, wanted = np.argsort(order)[outputs.argmax(axis=1)], np.argsort(order)[targets]
-    return {name: _measured(task, name, said, wanted, outputs[:, order]) for name in _reported(task)}
+    return said, wanted, outputs[:, order]
 
 
 def _reported(task: Task) -> tuple[str, ...]:

@@ -10,13 +10,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from models.anatomy import anatomy_of
-from models.checkpoints import Checkpoint, load_checkpoint, model_record, pick_device
+from models.checkpoints import (
+    Checkpoint,
+    check_loading,
+    load_checkpoint,
+    model_record,
+    pick_device,
+    precision_of,
+)
 from models.common.errors import InputError
 from models.common.files import write_json
 from models.common.options import listed
 from models.common.outputs import Output
 from models.common.papers import Figures, write_latex
+from models.common.placement import home_of, placed_parts, weights_at_hand
 from models.common.provenance import provenance
 from models.families.family import check_stack
 from models.tasks.inputs import as_texts, feed
@@ -73,6 +84,8 @@ class CompareHeads:
     max_length: int = 128
     seed: int = 0
     device: str = "auto"
+    dtype: str = "float32"
+    device_map: str | None = None
     output: Path | None = None
     overwrite: bool = False
     figures: Figures = field(default_factory=Figures)
@@ -84,6 +97,7 @@ class CompareHeads:
         check_kinds(self.maps)
         check_sizes(self.batch_size, self.max_length)
         check_seed(self.seed)
+        check_loading(self.dtype, self.device_map, self.device)
         if self.examples < 1:
             raise InputError(f"--examples {self.examples}: give at least 1.")
         check_stack(self.stack)
@@ -164,7 +178,7 @@ class CompareHeads:
         ]
         return ComparedHeads(
             [pair for pair, _ in pairs],
-            self._summary(pairs, looked, task, rows, classifiers, device, list(dict.fromkeys(warnings))),
+            self._summary(pairs, looked, task, rows, classifiers, list(dict.fromkeys(warnings))),
             [one.patterns for one in looked],
         )
 
@@ -180,7 +194,9 @@ class CompareHeads:
         before: Sequence[_Looked],
         progress: bool,
     ) -> _Looked:
-        checkpoint = load_checkpoint(name, revision, device)
+        checkpoint = load_checkpoint(
+            name, revision, device, dtype=self.dtype, device_map=self.device_map, quantised=True
+        )
         model = checkpoint.model
         anatomy = anatomy_of(model, self.stack)
         shape = (anatomy.n_layers, anatomy.n_heads)
@@ -211,6 +227,7 @@ class CompareHeads:
             found,
             [tuple(one.input_ids) for one in fed.inputs],
             (*checkpoint.warnings, *found.warnings),
+            str(home_of(model)),
         )
 
     def _pairs(self, looked: Sequence[_Looked]) -> list[tuple[Pair, int]]:
@@ -233,7 +250,6 @@ class CompareHeads:
         task: Task,
         rows: Rows,
         classifiers: dict[str, PatternClassifier],
-        device: torch.device,
         warnings: list[str],
     ) -> ComparisonSummary:
         shape = looked[0].patterns.heads.shape
@@ -256,7 +272,7 @@ class CompareHeads:
                 "models": [one.record for one in looked],
                 "data": rows.record(),
                 "classifiers": classifier_records(classifiers),
-                "device": str(device),
+                "device": ", ".join(sorted({one.home for one in looked})),
                 "inputs": dict(looked[0].patterns.inputs),
             },
         }
@@ -288,11 +304,20 @@ class _Looked:
     tokens: list[tuple[int, ...]]
     """Of each row."""
     warnings: tuple[str, ...]
+    home: str
+    """The device that it takes its inputs on."""
 
 
 def checkpoint_record(checkpoint: Checkpoint, label: str, weights: str, heads: int) -> ComparedModel:
     """Return what the result says of one of the models."""
-    return {**model_record(checkpoint), "label": label, "weights": weights, "heads": heads}
+    return {
+        **model_record(checkpoint),
+        "label": label,
+        "weights": weights,
+        "heads": heads,
+        "dtype": precision_of(checkpoint.model),
+        "device_map": placed_parts(checkpoint.model),
+    }
 
 
 def weights_digest(model: PreTrainedModel) -> str:
@@ -301,10 +326,20 @@ def weights_digest(model: PreTrainedModel) -> str:
     for name, weight in sorted(model.state_dict().items()):
         if "pooler" in name:
             continue
-        array = weight.detach().float().cpu().contiguous().numpy()
+        if weight.is_meta:  # accelerate has left it in memory or on the disk
+            place, _, leaf = name.rpartition(".")
+            module = model.get_submodule(place)
+            with weights_at_hand(module):
+                array = _numbers(getattr(module, leaf))
+        else:
+            array = _numbers(weight)
         digest.update(f"{name} {array.shape}\n".encode())
         digest.update(array.data)
     return digest.hexdigest()
+
+
+def _numbers(weight: torch.Tensor) -> npt.NDArray[np.float32]:
+    return np.asarray(weight.detach().float().cpu().contiguous().numpy())
 
 
 def _same_weights(looked: Sequence[_Looked]) -> list[str]:
@@ -335,6 +370,10 @@ def _caveats(pairs: Sequence[tuple[Pair, int]], looked: Sequence[_Looked]) -> li
                     f"{lost} heads that {name} has were removed from {other if name == one else one}; they are left "
                     "out of the comparison."
                 )
+    precisions = {one.record["dtype"]: one.label for one in looked}
+    if len(precisions) > 1:
+        told = " and ".join(f"{label} computes in {name}" for name, label in precisions.items())
+        messages.append(f"{told}: what differs may be the precision; give --dtype float32 for both.")
     types = {one.record["type"]: one.label for one in looked}
     if len(types) > 1:
         told = " and ".join(f"{label} is a {kind}" for kind, label in types.items())

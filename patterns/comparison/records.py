@@ -70,6 +70,9 @@ class ComparedModel(ModelRecord):
     weights: str
     """SHA-256 of the weights as they were loaded, but for task heads and poolers."""
     heads: int
+    dtype: str
+    device_map: dict[str, str] | None
+    """By part, where accelerate has put it; None where it was not asked to."""
 
 
 class ComparisonProvenance(Provenance):

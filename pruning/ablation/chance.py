@@ -21,6 +21,7 @@ from ..permutation import (
     holm_levels,
     verdict,
 )
+from .inputs import Ends
 from .records import Beside, OneByOne, Tested
 
 Bools = npt.NDArray[np.bool_]
@@ -116,6 +117,8 @@ class Costs:
     loss_increase: float
     drawn: Floats
     """``[D]``: the drops of random sets."""
+    ci95: Ends = (None, None)
+    """Of the drop, over inputs: see :mod:`pruning.ablation.inputs`."""
 
 
 def together(
@@ -153,6 +156,7 @@ def together(
             **_on_floor(test, one, floor),
             "score": None if one is None else one.score,
             "drop": None if one is None else one.drop,
+            "drop_ci95": [None, None] if one is None else list(one.ci95),
             "loss": None if one is None else one.loss,
             "loss_increase": None if one is None else one.loss_increase,
             "random": None

@@ -48,6 +48,10 @@ def groups_figure(summary: AblationSummary, draws: pd.DataFrame) -> Figure:
         assert together["random"] is not None
         axes.plot(together["random"]["ci95"], [place, place], color=GREY, linewidth=1.4)
         axes.plot(together["random"]["mean"], place, "|", color=INK, markersize=9)
+        low, high = together["drop_ci95"]
+        if low is not None and high is not None:
+            colour = _COLOURS.get(one["name"], INK)
+            axes.plot([low, high], [place, place], "|-", color=colour, linewidth=1.0, markersize=6)
         _mark(axes, place, float(together["drop"] or 0.0), one, together)
     return page.figure
 

@@ -47,6 +47,10 @@ class AblationFolder(SearchFolder[SetsLine, AblationSummary]):
         COMMAND: {"sets": "count", "masks": "text", "scores": "list", "losses": "list"}
     }
 
+    def reopen(self) -> None:
+        """Take back that it is finished, before its files are written again; its history stays."""
+        (self.path / SUMMARY).unlink(missing_ok=True)
+
     def check_summary(self, file: Path, found: Any) -> None:
         """Refuse a summary without what will be read of it.
 

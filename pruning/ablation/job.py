@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,7 @@ from .chance import ALONE, TOGETHER, Costs, alone, draws_needed, layers_of, matc
 from .closing import WAYS, Closing, check_way
 from .folder import COMMAND, DRAWS, GROUPS, GROUPS_FIGURE, SINGLE, AblationFolder
 from .groups import SORTS, Bools, Group, check_grouping, groups_of
+from .inputs import INPUTS, drop_intervals
 from .records import AblationProvenance, AblationSummary, GroupRecord, SetsLine
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from models.evaluation import Examples
     from patterns import HeadPatterns
 
+_ROUNDING = 1e-6
 _AT_ONCE = 32  # sets of heads that one pass over the examples closes, each for itself
 
 
@@ -158,12 +160,17 @@ class AblatePatterns:
             (*self._subject.inputs, self.subnetwork),
         )
         try:
-            if folder.finished:
+            if folder.finished and _has_intervals(found := folder.read_summary()):
                 if not all((folder.path / name).is_file() for name in self.figures.names(GROUPS_FIGURE)):
                     say(
                         f"{folder.path} was there already, with its figures in another format; --overwrite does it anew"
                     )
-                return folder.read_summary()
+                return found
+            if folder.finished:
+                say(
+                    f"{folder.path} was made before drops had an interval over inputs, and is completed: what it "
+                    "recorded stays, and the heads of each group are closed once more."
+                )
             with ExitStack() as stack:
                 model = loaded.model
                 if subnetwork is not None:
@@ -195,6 +202,11 @@ class AblatePatterns:
             "permutations": self.permutations,
             "seed": self.seed,
         }
+
+
+def _has_intervals(found: AblationSummary) -> bool:
+    """Whether a summary says how its drops vary with inputs."""
+    return all("drop_ci95" in one["together"] for one in found["found"])
 
 
 def _within(subnetwork: Subnetwork, model: PreTrainedModel, name: str | None) -> Subnetwork:
@@ -232,6 +244,7 @@ class _Run:
         self._job, self._folder, self._loaded = job, folder, loaded
         self._examples, self._model, self._subnetwork = examples, model, subnetwork
         self._progress, self._say = progress, say
+        self._drift = 0.0  # of scores that were recorded, where their sets were closed once more
         self._candidates = Subnetwork.full(model).heads
         if subnetwork is not None:
             self._candidates = self._candidates & subnetwork.heads
@@ -276,16 +289,28 @@ class _Run:
         unique = {one.tobytes(): one for one in sets}
         return list(unique.values()), drawn, [(int(layer), int(head)) for layer, head in single]
 
-    def _measured(self, sets: Sequence[Bools]) -> dict[bytes, tuple[float, float]]:
-        """Return score and loss of each set, those that the folder holds first."""
+    def _measured(
+        self, sets: Sequence[Bools], keep: Set[bytes]
+    ) -> tuple[dict[bytes, tuple[float, float]], dict[bytes, npt.NDArray[np.float32]]]:
+        """Return score and loss of each set, those that the folder holds first; and the outputs of some.
+
+        The folder does not hold outputs, so what is to be kept is closed once more, in the same company: the same
+        numbers come out.
+
+        Args:
+            sets: to close, each once.
+            keep: of which sets outputs ``[N, C]`` are returned.
+        """
         folder, job = self._folder, self._job
         found: dict[bytes, tuple[float, float]] = {}
+        kept: dict[bytes, npt.NDArray[np.float32]] = {}
         closing: Closing | None = None
         total = len(sets) * len(self._examples)
         with progress_bar(total=total, unit="row", what="closing heads", shown=self._progress) as bar:
             line: SetsLine
             for number, start in enumerate(range(0, len(sets), _AT_ONCE)):
                 some = np.stack(sets[start : start + _AT_ONCE])
+                keys = [one.tobytes() for one in some]
                 digest = hashlib.sha256(some.tobytes()).hexdigest()
                 if number < len(folder.history):
                     line = folder.history[number]
@@ -294,13 +319,19 @@ class _Run:
                             f"{folder.path} cannot be continued: what it recorded of pass {number} is of other heads "
                             "than this ablation closes there; --overwrite starts anew."
                         )
-                    bar.update(len(some) * len(self._examples))
+                    if keep.isdisjoint(keys):
+                        bar.update(len(some) * len(self._examples))
+                        found |= _pairs(keys, line)
+                        continue
+                began = time.monotonic()
+                closing = closing or Closing(self._model, self._examples, job.how, job.batch_size, job.seed)
+                answers = closing.answers(some, bar.update)
+                kept |= {key: one for key, one in zip(keys, answers, strict=True) if key in keep}
+                scores, costs = self._scored(answers)
+                if number < len(folder.history):
+                    line = folder.history[number]
+                    self._drift = max(self._drift, *np.abs(np.subtract(scores, line["scores"])).tolist())
                 else:
-                    began = time.monotonic()
-                    closing = closing or Closing(
-                        self._model, self._examples, job.how, job.batch_size, job.seed
-                    )
-                    scores, costs = self._scored(closing.answers(some, bar.update))
                     line = {
                         "iteration": number,
                         "sets": len(some),
@@ -310,9 +341,8 @@ class _Run:
                         "seconds": round(time.monotonic() - began, 3),
                     }
                     folder.add(line)
-                pairs = zip(line["scores"], line["losses"], strict=True)
-                found |= {one.tobytes(): pair for one, pair in zip(some, pairs, strict=True)}
-        return found
+                found |= _pairs(keys, line)
+        return found, kept
 
     def _scored(self, answers: npt.NDArray[np.float32]) -> tuple[list[float], list[float]]:
         """Return the score that decides, and the mean loss, of outputs ``[K, N, C]``."""
@@ -331,8 +361,18 @@ class _Run:
         for message in warnings:
             self._say(f"warning: {message}")
         sets, drawn, single = self._sets()
-        measured = self._measured(sets)
-        score, loss = measured[np.zeros_like(candidates).tobytes()]
+        nothing = np.zeros_like(candidates).tobytes()
+        measured, outputs = self._measured(sets, {nothing, *(group.heads.tobytes() for group in filled)})
+        score, loss = measured[nothing]
+        intervals = iter(
+            drop_intervals(
+                self._examples,
+                self._loaded.metric,
+                outputs[nothing],
+                [outputs[group.heads.tobytes()] for group in filled],
+                job.seed,
+            )
+        )
         costs: list[Costs | None] = []
         for group in self._groups:
             if group.key not in drawn:
@@ -340,7 +380,18 @@ class _Run:
                 continue
             own = measured[group.heads.tobytes()]
             drops = np.array([score - measured[one.tobytes()][0] for one in drawn[group.key]])
-            costs.append(Costs(group.heads, candidates, own[0], score - own[0], own[1], own[1] - loss, drops))
+            costs.append(
+                Costs(
+                    group.heads,
+                    candidates,
+                    own[0],
+                    score - own[0],
+                    own[1],
+                    own[1] - loss,
+                    drops,
+                    next(intervals),
+                )
+            )
         singles = np.full((*candidates.shape, 2), np.nan)
         for layer, head in single:
             mask = np.zeros_like(candidates)
@@ -369,6 +420,7 @@ class _Run:
             )
         ]
         summary = self._summary(found, score, loss, majority, warnings)
+        self._folder.reopen()  # of one that is completed, the files are another's for a moment
         self._write(summary, drawn, measured, singles)
         self._folder.finish(summary)
         return summary
@@ -411,13 +463,23 @@ class _Run:
             "notes": {
                 "how": f"A closed head's output is {WAYS[job.how].words}.",
                 "together": TOGETHER,
+                "inputs": INPUTS,
                 **({"alone": ALONE} if job.alone else {}),
             },
             "inputs": self._examples.inputs,
-            "warnings": [*warnings, *_of_score(score, majority, loaded), *self._doubts()],
+            "warnings": [*warnings, *_of_score(score, majority, loaded), *self._drifted(), *self._doubts()],
             "provenance": made,
         }
         return summary  # type: ignore[return-value]
+
+    def _drifted(self) -> list[str]:
+        if self._drift <= _ROUNDING:
+            return []
+        return [
+            f"What was recorded was continued elsewhere: sets of heads that were closed once more score up to "
+            f"{self._drift:.2g} otherwise than before (another device or library); intervals over inputs are of the "
+            "new outputs."
+        ]
 
     def _doubts(self) -> list[str]:
         """Return why the model's outputs may mean something else than they are taken for."""
@@ -445,6 +507,11 @@ class _Run:
             groups.to_csv(temporary, index=False)
         heads = [group.heads for group in self._groups]
         write_report(folder, self._job, summary, groups, tables[DRAWS], tables.get(SINGLE), heads)
+
+
+def _pairs(keys: Sequence[bytes], line: SetsLine) -> dict[bytes, tuple[float, float]]:
+    """Return score and loss of each set of a pass."""
+    return dict(zip(keys, zip(line["scores"], line["losses"], strict=True), strict=True))
 
 
 def _majority(loaded: Loaded, examples: Examples) -> float:

@@ -48,6 +48,8 @@ class Beside(Tested):
 
     score: float | None
     drop: float | None
+    drop_ci95: list[float | None]
+    """Over inputs; None where there is none."""
     loss: float | None
     loss_increase: float | None
     random: Random | None

@@ -23,6 +23,7 @@ from models.common.papers import Figures, write_latex
 from .chance import ALONE, TOGETHER
 from .figures import groups_figure, singles_figure
 from .folder import COMMAND, GROUPS_FIGURE, REPORT, SINGLE_FIGURE
+from .inputs import INPUTS
 from .records import AblationSummary
 from .words import alone_words, headline, together_words
 
@@ -61,6 +62,7 @@ def write_report(
         "A row a group of heads: how far the score drops while they are closed, beside random sets of as many heads. "
         + " ".join(said),
         "Dots: random sets with as many heads in every layer; grey line: the middle 95% of them, with their mean. "
+        "The line with ends at a mark is the drop's 95% interval over inputs. "
         "Filled marks are higher or lower than these after Holm's correction; open ones show no difference.",
         TableBlock.of(draws, "draws", "Every random set", folded=True),
     )
@@ -68,10 +70,17 @@ def write_report(
         groups,
         "groups",
         "Each group in numbers",
-        titles={"random_low": "95% from", "random_high": "to", "alone_low": "95% from", "alone_high": "to"},
+        titles={
+            "drop_low": "95% over inputs from",
+            "drop_high": "to",
+            "random_low": "95% from",
+            "random_high": "to",
+            "alone_low": "95% from",
+            "alone_high": "to",
+        },
         folded=True,
     )
-    sections = [Section("All heads of a group closed", (*said, TOGETHER), (block,), (table,))]
+    sections = [Section("All heads of a group closed", (*said, TOGETHER, INPUTS), (block,), (table,))]
     findings = list(said)
     if singles is not None:
         each = tuple(alone_words(one, metric) for one in found)

@@ -27,6 +27,7 @@ def groups_frame(found: Sequence[GroupRecord]) -> pd.DataFrame:
         random = together["random"]
         row: dict[str, Any] = {name: one[name] for name in ("kind", "sort", "name", "heads")}
         row |= {name: together[name] for name in ("score", "drop", "loss_increase")}
+        row["drop_low"], row["drop_high"] = together["drop_ci95"]
         row |= {
             "random_mean": random["mean"] if random else None,
             "random_low": random["ci95"][0] if random else None,

@@ -30,18 +30,19 @@ def print_ablation(
     console.print()
     console.print(
         Text(
-            f"All heads of a group closed: drop of {summary['metric']}, beside {summary['draws']} random sets of as "
-            "many heads in every layer (mean, middle 95%)",
+            f"All heads of a group closed: drop of {summary['metric']} with its 95% interval over inputs, beside "
+            f"{summary['draws']} random sets of as many heads in every layer (mean, middle 95%)",
             "bold",
         )
     )
-    table = number_table("group", "heads", "drop", "random", "[95%]", "p", "verdict")
+    table = number_table("group", "heads", "drop", "[95%]", "random", "[95%]", "p", "verdict")
     for one in summary["found"]:
         test, random = one["together"], one["together"]["random"]
         table.add_row(
             f"{one['kind']} {one['title']}",
             str(one["heads"]),
             number_words(test["drop"]),
+            _bounds(test["drop_ci95"]),
             number_words(random["mean"]) if random else "-",
             _bounds(random["ci95"] if random else None),
             p_words(None if test["verdict"] == UNTESTABLE else test["p_holm"]),
@@ -77,7 +78,7 @@ def print_ablation(
             console.print(
                 Text(f"{one['kind']} {one['title']} is {UNTESTABLE}: {one['together']['why']}.", "bold")
             )
-    for name in ("together", "alone"):
+    for name in ("together", "inputs", "alone"):
         if told := summary["notes"].get(name):
             console.print(Text(told, "dim"))
 

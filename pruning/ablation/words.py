@@ -5,7 +5,7 @@ from __future__ import annotations
 from models.common.words import count_words, p_equals, p_words
 
 from ..permutation import HIGHER, LOWER, UNTESTABLE
-from .records import AblationSummary, GroupRecord, Tested
+from .records import AblationSummary, Beside, GroupRecord, Tested
 
 
 def label(one: GroupRecord) -> str:
@@ -31,14 +31,21 @@ def together_words(one: GroupRecord, metric: str) -> str:
     name = f"{one['title']} ({one['kind']} maps)"
     if random is None:
         return f"{name}: {UNTESTABLE}, {test['why']}."
+    low, high = map(number_words, random["ci95"])
     said = (
-        f"{name}: closing all {count_words(one['heads'], 'head')} costs {number_words(test['drop'])} {metric}; random "
-        f"sets of as many in the same layers cost {number_words(random['mean'])} on average, 95% of them "
-        f"{number_words(random['ci95'][0])} to {number_words(random['ci95'][1])}"
+        f"{name}: closing all {count_words(one['heads'], 'head')} costs {number_words(test['drop'])} {metric}"
+        f"{_over_inputs(test)}; random sets of as many in the same layers cost {number_words(random['mean'])} on "
+        f"average, 95% of them {low} to {high}"
     )
     if test["verdict"] == UNTESTABLE:
         return f"{said}; whether that is more than chance is {UNTESTABLE}: {test['why']}."
     return f"{said}: {_BESIDE.get(test['verdict'], _BESIDE[''])} (p {p_equals(test['p_holm'])})."
+
+
+def _over_inputs(test: Beside) -> str:
+    """The interval of a drop, if there is one."""
+    low, high = test["drop_ci95"]
+    return "" if low is None else f" [{number_words(low)}, {number_words(high)}] (95% over inputs)"
 
 
 def alone_words(one: GroupRecord, metric: str) -> str:

@@ -30,20 +30,27 @@ from ...permutation import (
 )
 from ...stability import NULLS, WHAT, What, at_least
 from ..records import Conclusion
+from . import closing
 from .data import METHODS, STATES, StudyData
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ACROSS_RUNS, ACROSS_TASKS = "all tasks' runs", "tasks"
+ACROSS_RUNS, ACROSS_TASKS, ACROSS_MODELS = "all tasks' runs", "tasks", "all models"
 BELOW_MAJORITY = "the threshold lies below the commonest label's score"
 """Why a task's survivors are not testable."""
 _SHARES = (-1.0, 1.0)  # of a difference of shares
-_OVERALL = {ACROSS_RUNS: "over all runs (these tasks, other seeds)", ACROSS_TASKS: "over tasks"}
+_OVERALL = {
+    ACROSS_RUNS: "over all runs (these tasks, other seeds)",
+    ACROSS_TASKS: "over tasks",
+    ACROSS_MODELS: "over all models (these tasks and seeds)",
+}
 _UNITS = {
     "good": "seeds",
     "stable": "heads or MLPs",
     "patterns": "heads",
+    "closed": "models",
+    ACROSS_MODELS: "models",
     ACROSS_RUNS: "runs",
     ACROSS_TASKS: "tasks",
 }
@@ -53,6 +60,7 @@ QUESTIONS = {
     "stable": "Is survival more stable over seeds than by chance?",
     "patterns": "Are the maps of super-survivors heterogeneous more or less often than those of the other heads of "
     "their layers?",
+    "closed": "Does the pattern of a head matter?",
 }
 
 
@@ -123,7 +131,7 @@ class Finding:
 
 def findings_of(data: StudyData) -> list[Finding]:
     """Return all comparisons, adjusted by Holm within each question, tasks apart from overall ones."""
-    return adjusted([*_good(data), *_stable(data), *_patterns(data)])
+    return adjusted([*_good(data), *_stable(data), *_patterns(data), *_closed(data)])
 
 
 def adjusted(found: Sequence[Finding]) -> list[Finding]:
@@ -165,7 +173,7 @@ def conclusions(found: Sequence[Finding]) -> list[Conclusion]:
         of = [one for one in found if one.question == key]
         overall = [one for one in of if one.of in _OVERALL]
         single = [one for one in of if one.of not in _OVERALL]
-        sentences = _both_nulls(single) if key == "stable" else []
+        sentences = _FIRST[key](of) if key in _FIRST else []
         sentences += [_sentence(one) for one in overall if one.testable]
         untestable: dict[tuple[str, ...], list[str]] = {}
         for comparison in dict.fromkeys(one.comparison for one in of):
@@ -225,7 +233,7 @@ def _both_nulls(found: Sequence[Finding]) -> list[str]:
     """Whether heads survive more stably than both kinds of random subnetworks: the layers explain the easier part."""
     by_task: dict[str, list[Finding]] = {}
     for one in found:
-        if one.what == "heads":
+        if one.what == "heads" and one.of not in _OVERALL:
             by_task.setdefault(one.of, []).append(one)
     by_task = {task: both for task, both in by_task.items() if all(one.testable for one in both)}
     if not by_task:
@@ -236,6 +244,49 @@ def _both_nulls(found: Sequence[Finding]) -> list[str]:
     return [
         f"Heads survive more stably than random ones of the same number, in all and in every layer, {told}."
     ]
+
+
+def _worth(found: Sequence[Finding]) -> list[str]:
+    """How many patterns cost more than random sets, and whether heterogeneous heads matter more; a sentence for each
+    kind of maps and models."""
+    by_place: dict[str, list[Finding]] = {}
+    for one in found:
+        if one.of == ACROSS_MODELS:
+            by_place.setdefault(one.comparison.split(": ")[0], []).append(one)
+    told = []
+    for place, several in by_place.items():
+        names: dict[str, list[str]] = {HIGHER: [], LOWER: [], NO_DIFFERENCE: [], UNTESTABLE: []}
+        each = ""
+        for one in several:
+            title, _, compared = one.comparison.removeprefix(f"{place}: ").partition(", ")
+            if compared == closing.BESIDE:
+                names[one.outcome].append(title)
+            else:
+                each = f"{title} heads, closed one at a time, beside the others of their layers: {_effect(one)} a head"
+                each = f"not testable ({each})" if one.outcome == UNTESTABLE else f"{each}, {one.outcome}"
+        testable = sum(map(len, names.values())) - len(names[UNTESTABLE])
+        if testable:
+            more = f" ({', '.join(names[HIGHER])})" if names[HIGHER] else ""
+            words = (
+                f"closing all heads of a pattern costs more than random sets of as many in the same layers for "
+                f"{len(names[HIGHER])} of {testable} patterns{more}"
+            )
+            rest = {
+                LOWER: "less for",
+                NO_DIFFERENCE: "no difference shown for",
+                UNTESTABLE: "not testable for",
+            }
+            words += "".join(f"; {said} {', '.join(names[key])}" for key, said in rest.items() if names[key])
+        else:
+            words = "what closing all heads of a pattern costs beside random sets is not testable"
+        told.append(
+            f"{place[0].upper()}{place[1:]} ({several[0].many}): {words}. {each[:1].upper()}{each[1:]}."
+        )
+    return told
+
+
+_FIRST: Mapping[str, Callable[[Sequence[Finding]], list[str]]] = {"stable": _both_nulls, "closed": _worth}
+"""By question, what is said of it before its comparisons, and in short."""
 
 
 def _counted(found: Sequence[Finding]) -> str:
@@ -439,6 +490,28 @@ def _patterns(data: StudyData) -> list[Finding]:
     return found
 
 
+def _closed(data: StudyData) -> list[Finding]:
+    """What closing the heads of each pattern costs beside chance, see :func:`.closing.comparisons`."""
+    study = data.plan.study
+    found = []
+    for one in closing.comparisons(data.ablated, study.patterns.permutations, study.seed):
+        test = one.test if one.test is not None and one.test.difference is not None else None
+        finding = Finding(
+            "closed", one.comparison, one.task or ACROSS_MODELS, one.models, *(None,) * 6,
+            why="" if test else "no model has such heads beside others",
+        )  # fmt: skip
+        if test is not None:
+            finding = replace(
+                finding,
+                effect=test.difference,
+                p_value=test.p_value if test.testable else None,
+                smallest_p=test.smallest_p,
+                interval=partial(test.interval, span=one.span),
+            )
+        found.append(finding)
+    return found
+
+
 def _fixed(ends: tuple[float, float], level: float) -> tuple[float, float]:
     """An interval that is of the right level already."""
     return ends
@@ -449,8 +522,8 @@ def in_short(found: Sequence[Finding]) -> list[str]:
     told = []
     for key, question in QUESTIONS.items():
         of = [one for one in found if one.question == key]
-        sentence = _both_nulls([one for one in of if one.of not in _OVERALL])[:1] if key == "stable" else []
-        told.append(f"{question} {sentence[0] if sentence else _plainly(of)}")
+        sentences = _FIRST[key](of) if key in _FIRST else []
+        told.append(f"{question} {' '.join(sentences) or _plainly(of)}")
     return told
 
 

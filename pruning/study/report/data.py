@@ -17,6 +17,7 @@ from models.tasks.measures import range_of
 from models.tasks.task import MISMATCHED
 from patterns.report.summary import MAPS
 
+from ...ablation.folder import DRAWS, SINGLE
 from ...ablation.folder import GROUPS as ABLATED_GROUPS
 from ...comparison.consistency import (
     SharedHeads,
@@ -33,6 +34,7 @@ from ...search.runs import Group, find_groups
 from ..folder import StudyFolder
 from ..plan import JOINT, WEIGHTS, Plan, Step, search_step
 from ..records import PrunedStepResult, ScoredResult, SubnetworkRecord, TunedResult
+from .closing import AblatedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +46,8 @@ FULL = "full"
 MODELS = ("fine-tuned", "pre-trained")
 """Whose patterns are looked at."""
 _SEARCH, _SEARCH_WEIGHTS = search_step(JOINT), search_step(WEIGHTS)
+_DRAWS_COLUMNS = {**dict.fromkeys(("kind", "sort", "name", "heads"), "O"), "drop": "f"}
+_SINGLE_COLUMNS = {"kind": "O", "layer": "iu", "dominant": "O", "drop": "f"}
 _MAPS_COLUMNS = {"example": "iu", "kind": "O", "layer": "iu", "head": "iu", "label": "O"}
 MIN_VALUES = 3
 """Below so many seeds (or tasks) there are points and no interval."""
@@ -294,6 +298,29 @@ class StudyData:
         table = pd.concat(frames, ignore_index=True)
         first = ["task", "seed", "of"]
         return table[[*first, *table.columns.drop(first)]]
+
+    @cached_property
+    def ablated(self) -> list[AblatedModel]:
+        """Every ablation that is done."""
+        import pandas as pd
+
+        found = []
+        for step in self.done:
+            if step.kind == "ablation":
+                low, high = range_of(str(self.folder.read(step).get("metric")))
+                found.append(
+                    AblatedModel(
+                        step.task,
+                        str(step.settings["of"]),
+                        (low - high, high - low),
+                        pd.read_csv(self.folder.file(step, ABLATED_GROUPS)),
+                        read_frame(self.folder.file(step, DRAWS), _DRAWS_COLUMNS),
+                        read_frame(self.folder.file(step, SINGLE), _SINGLE_COLUMNS)
+                        if SINGLE in self.folder.read(step)["step"]["files"]
+                        else pd.DataFrame(columns=list(_SINGLE_COLUMNS)),
+                    )
+                )
+        return found
 
     def _labels(self, group: Group, pretrained: bool) -> dict[int, pd.DataFrame]:
         """By seed, the pattern of every map; before fine-tuning, the same ones for every seed."""

@@ -255,8 +255,9 @@ def markdown(told: Report, data: StudyData) -> str:
         "Each difference has one test, and the 95% interval that belongs to it; p-values and intervals are adjusted by "
         "Holm within a question, and the interval holds 0 if and only if p > .05. Tests of pairs change signs: with "
         "five seeds no p below .062 is possible for one task, which then has no interval and no verdict, so that runs "
-        "of all tasks, and tasks, are tested too. Tests of stability are one-sided. 'No difference shown' is not 'no "
-        "difference'.",
+        "of all tasks, and tasks, are tested too. Tests of stability are one-sided. What closing heads "
+        "costs is tested within models, by exchanging a group with random sets, or heads with others of their layers, "
+        "so that it is of these models. 'No difference shown' is not 'no difference'.",
         "",
         "## Scores",
         "",

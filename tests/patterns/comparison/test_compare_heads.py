@@ -14,11 +14,14 @@ import pytest
 import torch
 
 from models import InputError, Subnetwork
+from models.checkpoints import load_checkpoint
 from models.compaction import compact
 from models.saving import save
-from patterns import HeadPatterns, compare_heads
+from models.tasks.rows import select_rows
+from models.tasks.source import RowSource
+from patterns import HeadPatterns, classify_heads, compare_heads
 from patterns.cli import compare_heads as command
-from patterns.comparison.job import CompareHeads
+from patterns.comparison.job import CompareHeads, weights_digest
 from patterns.comparison.paired import Pair, crossed_ci95, js_distance
 from patterns.taxonomy import PATTERNS
 
@@ -265,7 +268,7 @@ def test_revisions_are_loaded_one_by_one(home: Path, monkeypatch: pytest.MonkeyP
 
     asked = []
 
-    def load(name: str, revision: str | None, device: Any) -> Any:
+    def load(name: str, revision: str | None, device: Any, **options: Any) -> Any:
         asked.append((name, revision))
         checkpoint = original(str(home / {"step1": "one", "step2": "same", "step3": "other"}[str(revision)]))
         return replace(checkpoint, name=name, revision=revision)
@@ -283,6 +286,76 @@ def test_revisions_are_loaded_one_by_one(home: Path, monkeypatch: pytest.MonkeyP
     assert asked == [("org/model", f"step{i}") for i in (1, 2, 3)]
     assert done.summary["models"] == ["step1", "step2", "step3"]
     assert any("step1 and step2 hold the same weights" in message for message in done.summary["warnings"])
+
+
+def test_precision_and_placement_are_those_of_classify_heads(
+    home: Path, tmp_path: Path, run_command: Any
+) -> None:
+    """In bfloat16 the numbers are those of models cast by hand; spread by accelerate they are as before."""
+    plain = compared(home, "one", "other", maps="raw")
+    cast = compared(home, "one", "other", maps="raw", dtype="bfloat16")
+    placed = compared(home, "one", "other", maps="raw", device="auto", device_map="auto")
+    said = [one.summary["provenance"]["models"][0] for one in (plain, cast, placed)]
+    assert [one["dtype"] for one in said] == ["float32", "bfloat16", "float32"]
+    assert [one["device_map"] for one in said] == [None] * 3  # all fits on one device
+    assert said[0]["weights"] == said[2]["weights"] != said[1]["weights"]
+    assert placed.summary["pairs"] == plain.summary["pairs"]
+    checkpoint = load_checkpoint(str(home / "one"))
+    task, lines = RowSource(None, None, "validation", home / "texts.txt").load()
+    rows = select_rows(lines.numbered(), task, 3, 0)
+    found = classify_heads(
+        checkpoint.model.bfloat16(), checkpoint.tokenizer, rows, task=task, kinds=("raw",), seed=0
+    )
+    np.testing.assert_array_equal(cast.patterns[0].labels["raw"], found.labels["raw"])
+    assert any("computes in bfloat16" in message for message in cast.summary["warnings"])
+    code, out, err = run_command(
+        command, home / "one", home / "other", "--text", home / "texts.txt", "--dtype", "bfloat16", "--json",
+        "--maps", "raw", "--examples", 3, "--device", "cpu", "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["pairs"] == cast.summary["pairs"]
+    assert "--dtype bfloat16" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"dtype": "float64"}, "--dtype float64: give one of float32, bfloat16, float16, auto"),
+        ({"device_map": "balanced"}, "--device-map balanced: give auto, or leave it out"),
+        ({"device_map": "auto", "device": "cpu"}, "--device cpu --device-map auto: the map chooses devices"),
+    ],
+)
+def test_precisions_and_placements_that_there_are_not_are_refused(options: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        CompareHeads(("a", "b"), text=Path("t.txt"), **options)
+
+
+def test_weights_that_accelerate_left_on_the_disk_are_known_by_their_numbers(
+    home: Path, tmp_path: Path
+) -> None:
+    from accelerate import disk_offload
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(home / "one")
+    before = weights_digest(model)
+    disk_offload(model, tmp_path, execution_device="cpu")
+    assert any(weight.is_meta for weight in model.parameters())
+    assert weights_digest(model) == before
+    assert weights_digest(AutoModel.from_pretrained(home / "other")) != before
+
+
+def test_models_of_two_precisions_are_warned_of(home: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    AutoModel.from_pretrained(home / "one").half().save_pretrained(tmp_path / "half")
+    for file in home.joinpath("one").glob("token*"):
+        shutil.copy(file, tmp_path / "half")
+    done = compared(home, "one", str(tmp_path / "half"), maps="raw", dtype="auto")
+    assert any(
+        "computes in float32 and" in message and "computes in float16: what differs may be" in message
+        for message in done.summary["warnings"]
+    )
+    assert not any("computes in float32 and" in m for m in compared(home, "one", "other").summary["warnings"])
 
 
 def test_the_command_prints_and_repeats_byte_by_byte(home: Path, tmp_path: Path, run_command: Any) -> None:

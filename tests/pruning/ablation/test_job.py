@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tiny import snapshot
 import pruning
 from models import InputError, Subnetwork
 from models.checkpoints import load_checkpoint
+from models.common.reading import json_digest
 from models.evaluation import examples_of, predict
 from models.tasks.rows import load_rows, select_rows
 from patterns import HeadPatterns, classify_heads
@@ -26,6 +28,7 @@ from pruning.ablation import job as job_module
 from pruning.ablation.groups import SORTS, Sort, groups_of
 from pruning.ablation.job import AblatePatterns
 from pruning.ablation.records import AblationProvenance, AblationSummary, GroupRecord, SetsLine
+from pruning.ablation.terminal import print_ablation
 from pruning.cli import ablate_patterns as command
 
 TABLES = ("groups.csv", "draws.parquet", "single_heads.parquet")
@@ -177,7 +180,7 @@ def test_what_was_stopped_goes_on_where_it_was(
         job(tuned, out, maps=("raw",), how="mean").run()
     done = job(tuned, out, maps=("raw",)).run()
     total = sum(json.loads(line)["sets"] for line in (out / "history.jsonl").read_text().splitlines())
-    assert sum(passes + asked) == total
+    assert sum(passes + asked) == total + passes[0]  # the groups' own, for their intervals
     assert asked
     assert {**done, "provenance": 0} == {**summary, "provenance": 0}
     for name in TABLES:
@@ -187,9 +190,99 @@ def test_what_was_stopped_goes_on_where_it_was(
     assert not asked
 
 
-def test_records_of_other_heads_and_damaged_ones_are_refused(made: Any, tuned: Path, tmp_path: Path) -> None:
-    import shutil
+def test_a_folder_from_before_drops_had_intervals_is_completed_by_name(
+    made: Any, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(made[0], out)
+    summary = json.loads((out / "summary.json").read_text())
+    for one in summary["found"]:
+        del one["together"]["drop_ci95"]
+    (out / "summary.json").write_text(json.dumps(summary))
+    checksums = json.loads((out / "checksums.json").read_text())
+    (out / "checksums.json").write_text(json.dumps(checksums | {"summary.json": json_digest(summary)}))
+    original, asked, told = job_module.Closing.answers, [], []
 
+    def counting(self: Any, sets: Any, done: Any) -> Any:
+        asked.append(len(sets))
+        return original(self, sets, done)
+
+    monkeypatch.setattr(job_module.Closing, "answers", counting)
+    done = job(tuned, out, maps=("raw",)).run(say=told.append)
+    assert told[0] == (
+        f"{out} was made before drops had an interval over inputs, and is completed: what it recorded stays, and the "
+        "heads of each group are closed once more."
+    )
+    assert asked == [32]  # one pass of two: that with the groups in it
+    assert {**done, "provenance": 0} == {**made[1], "provenance": 0}
+    for name in (*TABLES, "history.jsonl"):
+        assert (made[0] / name).read_bytes() == (out / name).read_bytes()
+    asked.clear()
+    assert job(tuned, out, maps=("raw",)).run() == done
+    assert not asked
+
+
+def test_a_record_from_another_device_is_warned_of(made: Any, tuned: Path, tmp_path: Path) -> None:
+    """Its chain of checksums is right, so what it says was measured; the scores here are other ones."""
+    out = tmp_path / "out"
+    shutil.copytree(made[0], out)
+    lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    for line in lines:  # headscope 0.1 wrote none
+        del line["checksum"]
+    lines[0]["scores"][0] -= 0.025
+    (out / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (out / "summary.json").unlink()
+    done = job(tuned, out, maps=("raw",)).run()
+    assert done["score"] == pytest.approx(made[1]["score"] - 0.025)
+    assert any("score up to 0.025 otherwise than before" in message for message in done["warnings"])
+    assert not any("otherwise than before" in message for message in made[1]["warnings"])
+
+
+def test_every_drop_has_its_interval_over_inputs_wherever_it_is_shown(
+    made: Any, tuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By accuracy, from which rows' answers change: the mean of +1, 0 and -1 over rows, resampled."""
+    folder, summary = made
+    checkpoint = load_checkpoint(str(tuned / "model"), task="qqp")
+    rows = load_rows("qqp", str(tuned / "data"), "validation")
+    scored = examples_of(checkpoint, "qqp", select_rows(rows.rows, "qqp", 40, 0), 32)
+    found = classify_heads(
+        checkpoint.model,
+        checkpoint.tokenizer,
+        select_rows(rows.numbered(), "qqp", 6, 0),
+        task="qqp",
+        kinds=("raw",),
+        max_length=32,
+    )
+    groups = pd.read_csv(folder / "groups.csv").set_index("name")
+    print_ablation(summary, width=200)
+    terminal = " ".join(capsys.readouterr().out.split())
+    page = (folder / "report.html").read_text()
+    assert "It covers which inputs were drawn" in terminal
+    assert "It covers which inputs were drawn" in page
+    shown = 0
+    for group, one in zip(groups_of(found, ("pattern",), "dominant", 0.5), summary["found"], strict=True):
+        low, high = one["together"]["drop_ci95"]
+        full, closed = (
+            predict(without(checkpoint.model, heads), scored).argmax(axis=1) == scored.targets
+            for heads in (np.zeros((3, 4), dtype=bool), group.heads)
+        )
+        change = full.astype(float) - closed
+        if change.std() == 0:
+            assert (low, high) == (None, None)
+            assert groups.loc[group.name, ["drop_low", "drop_high"]].isna().all()
+            continue
+        drawn = np.random.default_rng(9).choice(change, (20000, 40)).mean(axis=1)
+        assert (low, high) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])), abs=0.026)
+        assert low <= one["together"]["drop"] <= high
+        assert groups.loc[group.name, ["drop_low", "drop_high"]].tolist() == pytest.approx([low, high])
+        assert f"[{low:+.4f}, {high:+.4f}]" in terminal
+        assert f"[{low:+.4f}, {high:+.4f}] (95% over inputs)" in page
+        shown += 1
+    assert shown >= 2
+
+
+def test_records_of_other_heads_and_damaged_ones_are_refused(made: Any, tuned: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(made[0], out)
     (out / "draws.parquet").write_bytes(b"other")

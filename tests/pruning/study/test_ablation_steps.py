@@ -120,3 +120,11 @@ def test_the_steps_are_ablations_of_each_seeds_own_models(make_study: Any, tmp_p
     assert len(table) == 20
     html = (folder.path / "report" / "report.html").read_text()
     assert "heads of its subnetwork closed" in html
+    found = pd.read_csv(folder.path / "report" / "tables" / "conclusions.csv")
+    found = found[found["question"] == "closed"]
+    assert set(found["of"]) == {"sst2", "all models"}
+    assert len(found) == 2 * 2 * 6  # of each task and of all; full and good; five patterns, and heads alone
+    assert "Does the pattern of a head matter?" in html
+    assert (folder.path / "report" / "figures" / "6_comparisons_closed.png").is_file() == found[
+        "effect"
+    ].notna().any()

@@ -793,7 +793,7 @@ def test_what_can_be_tested_is_told_first_and_what_cannot_in_a_sentence() -> Non
         finding("a - b", ACROSS_RUNS, 20, 0.001, 1e-5),
         *(finding(c, ACROSS_RUNS, 3, 0.25, 0.25) for c in ("a - c", "a - d")),
     ]
-    good, stable, _ = conclusions(found)
+    good, stable, *_ = conclusions(found)
     assert good["answers"] == [
         "a - b, over all runs (these tasks, other seeds) (n = 20): +0.050 [+0.010, +0.090], "
         "+1.50 standard deviations, p = .001 (Holm): higher.",
@@ -809,7 +809,7 @@ def test_what_was_not_testable_is_no_answer_to_the_question() -> None:
     found = [
         Finding("stable", heads, task, 72, None, None, None, None, None, None) for task in ("qqp", "rte")
     ]
-    _, stable, patterns = conclusions(
+    _, stable, patterns, _ = conclusions(
         [*found, Finding("patterns", "raw maps", "qqp", 36, 0.1, 0.0, 0.2, None, None, None)]
     )
     assert stable["answers"] == [f"Not testable task by task (n = 72): {heads}."]
@@ -974,7 +974,7 @@ def test_in_short_is_a_plain_sentence_a_question() -> None:
         finding("magnitude: good - bad", ACROSS_RUNS, -0.1, 0.01),
         finding("magnitude: good - random", ACROSS_RUNS, 0.1, None),
     ]
-    good, stable, _ = in_short(found)
+    good, stable, *_ = in_short(found)
     assert good.endswith(
         "Higher for structured: good - bad; lower for magnitude: good - bad; no difference shown for "
         "structured: good - random; not testable for magnitude: good - random."
