@@ -16,13 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+import lazy_loader
 
 from patterns.taxonomy import PATTERNS
 
-Floats = npt.NDArray[np.floating]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.floating]
+else:
+    np = lazy_loader.load("numpy")  # --help says what the strategies do, and computes nothing
 
 _SIDE = 8
 _POOL = 4

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from models.common.errors import InputError
 from models.common.results import Result
 
-from ..records import Report, ScoreRow, StudyDone
+from ..records import Report, StudyDone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,22 +17,20 @@ if TYPE_CHECKING:
 class StudyReport(Result[Report]):
     """What a report says: the keys of :class:`pruning.study.records.Report`."""
 
-    def __init__(self, found: Report, by_seed: pd.DataFrame) -> None:
-        """Take what is said, and :attr:`pruning.study.report.data.StudyData.by_seed`."""
+    def __init__(self, found: Report, summary: pd.DataFrame, by_seed: pd.DataFrame) -> None:
+        """Take what is said, and ``score_summary`` and ``by_seed`` of :class:`pruning.study.report.data.StudyData`."""
         super().__init__(found)
-        self._by_seed = by_seed
+        self._summary, self._by_seed = summary, by_seed
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row a task, method, subnetwork and state: the mean score with its interval over seeds."""
-        import pandas as pd
-
-        return pd.DataFrame(self["scores"], columns=[*ScoreRow.__annotations__])
+        return self._summary.copy()
 
     def plot(self) -> Figure:
         """Draw what good, random and bad subnetworks score: means with their intervals, and each seed."""
         from .figures import scores
 
-        return scores(self.to_frame(), self._by_seed)
+        return scores(self._summary, self._by_seed)
 
 
 class Studied(Result[StudyDone]):

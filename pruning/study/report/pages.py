@@ -101,7 +101,7 @@ def write_report(folder: Path | str, how: Figures | None = None) -> StudyReport:
             write_latex(one.behind, behind.with_suffix(".tex"))
         (made / FILE).write_text(markdown(told, data), encoding="utf-8")
         write_study_page(made / PAGE, told, data, figures, tables, home.path)
-    return StudyReport(told, data.by_seed)
+    return StudyReport(told, data.score_summary, data.by_seed)
 
 
 def write_study_page(
