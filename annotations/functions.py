@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from models.common.options import Options, Part, paths
+from models.common.options import FIGURES, Options, Part, paths
 from models.common.results import Result
 
 from .sampling.strategies import STRATEGIES
@@ -55,7 +55,11 @@ IMPORT = Options(
 EXPORT = Options(
     "annotations.label_studio.import_export:Export", arguments={"folder": "DIR", "output": "OUTPUT"}
 )
-AGREEMENT = Options("annotations.agreement.job:MeasureAgreement", arguments={"folders": "DIR..."})
+AGREEMENT = Options(
+    "annotations.agreement.job:MeasureAgreement",
+    parts={"figures": Part(FIGURES)},
+    arguments={"folders": "DIR..."},
+)
 TRAIN = Options(
     "annotations.training.job:TrainClassifier",
     parts={
@@ -278,6 +282,8 @@ class AgreementOptions(TypedDict, total=False):
     output: Path | str | None
     seed: int
     overwrite: bool
+    figure_format: tuple[str, ...] | list[str] | str
+    figure_width: float | None
 
 
 def measure_agreement(*folders: Path | str, **options: Unpack[AgreementOptions]) -> Agreed:
@@ -297,7 +303,7 @@ def measure_agreement(*folders: Path | str, **options: Unpack[AgreementOptions])
     from .agreement.outcome import Agreed
 
     job: MeasureAgreement = AGREEMENT.job("measure_agreement", options, folders=paths(folders))
-    return Agreed(job.run(), "Agreement, with 95% intervals")
+    return Agreed(job.run())
 
 
 class TrainOptions(TypedDict, total=False):

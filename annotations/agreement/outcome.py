@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 class Agreed(Result[Agreement]):
     """How far annotators agree: the keys of :class:`annotations.agreement.job.Report`."""
 
+    def __init__(self, found: Agreement) -> None:
+        """Take what was found."""
+        super().__init__(found, "Agreement of annotators, with 95% intervals")
+
     def to_frame(self) -> pd.DataFrame:
         """Return a row a statistic.
 

@@ -18,17 +18,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import lazy_loader
-
 from patterns.taxonomy import PATTERNS
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # functions import it themselves: --help says what they do, and computes nothing
     import numpy as np
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.floating]
-else:
-    np = lazy_loader.load("numpy")  # --help says what the strategies do, and computes nothing
 
 _SIDE = 8
 _POOL = 4
@@ -66,6 +62,8 @@ def _random(maps: Candidates) -> npt.NDArray[np.int64]:
 
 
 def _balanced(maps: Candidates) -> npt.NDArray[np.int64]:
+    import numpy as np
+
     predicted = maps.probabilities.argmax(axis=1)[maps.order]
     turn = np.zeros(len(predicted), dtype=np.int64)
     for pattern in range(len(PATTERNS)):
@@ -74,6 +72,8 @@ def _balanced(maps: Candidates) -> npt.NDArray[np.int64]:
 
 
 def _uncertain(maps: Candidates) -> npt.NDArray[np.int64]:
+    import numpy as np
+
     return maps.order[np.argsort(margins(maps.probabilities)[maps.order], kind="stable")]
 
 
@@ -128,12 +128,16 @@ def choose(
 
 def margins(probabilities: Floats) -> Floats:
     """Return ``[N]``, by how much the most probable pattern leads."""
+    import numpy as np
+
     top = np.sort(probabilities, axis=1)
     return top[:, -1] - top[:, -2]
 
 
 def described(probabilities: Floats, features: Floats) -> npt.NDArray[np.float32]:
     """Return ``[N, 5 + F]``, in which near maps look alike and are classified alike."""
+    import numpy as np
+
     return np.hstack([np.sqrt(probabilities), np.asarray(features, dtype=np.float32)]).astype(np.float32)
 
 
@@ -144,6 +148,8 @@ def spread(
 
     Without `rng` always the farthest; with it, at random in proportion to the squared distance.
     """
+    import numpy as np
+
     chosen = np.zeros(min(count, len(points)), dtype=np.int64)
     distance = np.full(len(points), np.inf)
     for i in range(1, len(chosen)):
@@ -161,6 +167,7 @@ def spread(
 
 def image_features(maps: npt.NDArray[np.floating]) -> npt.NDArray[np.float16]:
     """Return ``[B, 64]`` of maps ``[B, n, n]``: their images of 8 x 8 cells, relative, square root, of length <= 2."""
+    import numpy as np
     import torch
 
     from patterns.maps.images import resampling_matrices

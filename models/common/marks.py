@@ -8,13 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .drawing import SMALL, Page, page_width, text_style, text_width
-from .errors import InputError
+from .errors import InputError, one_line
 from .palette import BLUE, FAINT, GREY, INK
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _WIDTH, _STEP = 5.2, 0.24  # inches: of the page; from one row to the next
+_LONG = 60  # characters
 
 
 def marks(frame: pd.DataFrame, title: str) -> Figure:
@@ -30,7 +31,7 @@ def marks(frame: pd.DataFrame, title: str) -> Figure:
     rows = [*frame[["name", "value", "low", "high"]].itertuples(index=False, name=None)]
     if not any(_known(value) for _, value, _, _ in rows):
         raise InputError(f"There is nothing to draw: {title or 'the result'} has no number.")
-    names = [str(row[0]) for row in rows]
+    names = [one_line(str(row[0]), _LONG) for row in rows]  # of people too, who may be called anything
     words = [_words(*row[1:]) for row in rows]
     left = 0.2 + max(text_width(name, SMALL) for name in names)
     right = 0.25 + max(text_width(said, SMALL) for said in words)
