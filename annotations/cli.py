@@ -63,7 +63,9 @@ def agreement(make: Maker, as_json: JsonOption = False) -> None:
 
     Printed are percent agreement, Cohen's kappa of each pair, Fleiss' kappa and Krippendorff's alpha, with 95%
     intervals over heads; agreement on each pattern; who calls what what. With --output also a table of labels
-    (majority; Dawid and Skene's estimate from three annotators on) and pictures of every disputed map.
+    (majority; Dawid and Skene's estimate from three annotators on), pictures of every disputed map, and the statistics
+    as a figure and tables. --figure-format and --figure-width are of that figure; the pictures stay PNG, to be looked
+    at.
 
     Example: annotate-maps agreement my-maps --output my-agreement
     """
@@ -74,7 +76,8 @@ def agreement(make: Maker, as_json: JsonOption = False) -> None:
     else:
         _print_agreement(report)
     if job.output is not None:
-        say(f"agreement.json, labels.parquet, sheets of the {report['disputed']} disputed maps: {job.output}")
+        sheets = f"sheets of the {report['disputed']} disputed maps"
+        say(f"agreement.json, labels.parquet, statistics, {sheets}: {job.output}")
 
 
 def status(

@@ -9,19 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from models.common.options import Options, Part, paths
+from models.common.options import FIGURES, Options, Part, paths
+from models.common.results import Result
 
 from .sampling.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from models.tasks.task import Task
 
-    from .agreement.job import MeasureAgreement, Report
+    from .agreement.job import MeasureAgreement
+    from .agreement.outcome import Agreed
     from .label_studio.import_export import Export, Exported, Import, Imported
     from .label_studio.push_pull import Pull, Pulled, Push, Pushed
     from .sampling.job import SampleMaps, SampleReport
     from .status import Status
-    from .training.job import EvaluateClassifier, Evaluation, TrainClassifier, TrainingReport
+    from .training.job import EvaluateClassifier, TrainClassifier
+    from .training.outcome import Evaluated, Trained
 
 SAMPLE = Options(
     "annotations.sampling.job:SampleMaps",
@@ -52,7 +55,11 @@ IMPORT = Options(
 EXPORT = Options(
     "annotations.label_studio.import_export:Export", arguments={"folder": "DIR", "output": "OUTPUT"}
 )
-AGREEMENT = Options("annotations.agreement.job:MeasureAgreement", arguments={"folders": "DIR..."})
+AGREEMENT = Options(
+    "annotations.agreement.job:MeasureAgreement",
+    parts={"figures": Part(FIGURES)},
+    arguments={"folders": "DIR..."},
+)
 TRAIN = Options(
     "annotations.training.job:TrainClassifier",
     parts={
@@ -60,6 +67,9 @@ TRAIN = Options(
     },
 )
 EVALUATE = Options("annotations.training.job:EvaluateClassifier")
+
+
+_TAKEN = ("taken", "added", "known", "replaced")
 
 
 class SampleOptions(TypedDict, total=False):
@@ -93,7 +103,7 @@ def sample_maps(
     *,
     progress: bool = False,
     **options: Unpack[SampleOptions],
-) -> SampleReport:
+) -> Result[SampleReport]:
     """Choose maps of a model that are worth labelling, as ``annotate-maps sample`` does.
 
     Args:
@@ -111,7 +121,7 @@ def sample_maps(
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
     job: SampleMaps = SAMPLE.job("sample_maps", options, model=model, task=task, output=Path(output))
-    return job.run(progress)
+    return Result(job.run(progress), "Candidates, and maps chosen", ("candidates", "maps"))
 
 
 class PushOptions(TypedDict, total=False):
@@ -131,7 +141,7 @@ def push_maps(
     token: str | None = None,
     progress: bool = False,
     **options: Unpack[PushOptions],
-) -> Pushed:
+) -> Result[Pushed]:
     """Send maps to a Label Studio project to be labelled, as ``annotate-maps push`` does.
 
     Args:
@@ -151,7 +161,7 @@ def push_maps(
     from .label_studio.server import token_of
 
     job: Push = PUSH.job("push_maps", options, folder=Path(folder), project=project, token=token_of(token))
-    return job.run(progress)
+    return Result(job.run(progress), "Maps pushed", ("maps", "added", "there", "predictions", "duplicates"))
 
 
 class PullOptions(TypedDict, total=False):
@@ -168,7 +178,7 @@ def pull_labels(
     token: str | None = None,
     progress: bool = False,
     **options: Unpack[PullOptions],
-) -> Pulled:
+) -> Result[Pulled]:
     """Bring the labels of a Label Studio project into the folder of the maps, as ``annotate-maps pull`` does.
 
     Args:
@@ -187,7 +197,7 @@ def pull_labels(
     from .label_studio.server import token_of
 
     job: Pull = PULL.job("pull_labels", options, folder=Path(folder), project=project, token=token_of(token))
-    return job.run(progress)
+    return Result(job.run(progress), "Labels pulled", (*_TAKEN, "withdrawn"))
 
 
 class ImportOptions(TypedDict, total=False):
@@ -200,7 +210,7 @@ class ImportOptions(TypedDict, total=False):
 
 def import_labels(
     source: Path | str, folder: Path | str, *, progress: bool = False, **options: Unpack[ImportOptions]
-) -> Imported:
+) -> Result[Imported]:
     """Read labels, and maps where there are some, into a folder, as ``annotate-maps import`` does.
 
     Args:
@@ -217,7 +227,7 @@ def import_labels(
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
     job: Import = IMPORT.job("import_labels", options, source=Path(source), folder=Path(folder))
-    return job.run(progress)
+    return Result(job.run(progress), "Labels imported", _TAKEN)
 
 
 class ExportOptions(TypedDict, total=False):
@@ -229,7 +239,7 @@ class ExportOptions(TypedDict, total=False):
     push_to_hub: str | None
 
 
-def export_maps(folder: Path | str, output: Path | str, **options: Unpack[ExportOptions]) -> Exported:
+def export_maps(folder: Path | str, output: Path | str, **options: Unpack[ExportOptions]) -> Result[Exported]:
     """Write maps and labels in another format, as ``annotate-maps export`` does.
 
     Args:
@@ -245,10 +255,10 @@ def export_maps(folder: Path | str, output: Path | str, **options: Unpack[Export
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
     job: Export = EXPORT.job("export_maps", options, folder=Path(folder), output=Path(output))
-    return job.run()
+    return Result(job.run(), "Written", ("maps", "labels"))
 
 
-def labelling_status(folder: Path | str) -> Status:
+def labelling_status(folder: Path | str) -> Result[Status]:
     """Return what is labelled and what is open in a folder of maps, as ``annotate-maps status`` says it.
 
     Returns:
@@ -259,7 +269,8 @@ def labelling_status(folder: Path | str) -> Status:
     """
     from .status import status
 
-    return status(folder)
+    shown = ("maps", "labelled", "open", "undecided", "patterns")
+    return Result(status(folder), "Maps by state, and by the label of the majority", shown)
 
 
 class AgreementOptions(TypedDict, total=False):
@@ -269,9 +280,11 @@ class AgreementOptions(TypedDict, total=False):
     output: Path | str | None
     seed: int
     overwrite: bool
+    figure_format: tuple[str, ...] | list[str] | str
+    figure_width: float | None
 
 
-def measure_agreement(*folders: Path | str, **options: Unpack[AgreementOptions]) -> Report:
+def measure_agreement(*folders: Path | str, **options: Unpack[AgreementOptions]) -> Agreed:
     """Say how far annotators agree, where they differ, and which labels follow, as ``annotate-maps agreement`` does.
 
     Args:
@@ -285,8 +298,10 @@ def measure_agreement(*folders: Path | str, **options: Unpack[AgreementOptions])
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
+    from .agreement.outcome import Agreed
+
     job: MeasureAgreement = AGREEMENT.job("measure_agreement", options, folders=paths(folders))
-    return job.run()
+    return Agreed(job.run())
 
 
 class TrainOptions(TypedDict, total=False):
@@ -317,7 +332,7 @@ def train_classifier(
     maps: str = "raw",
     progress: bool = False,
     **options: Unpack[TrainOptions],
-) -> TrainingReport:
+) -> Trained:
     """Train a pattern classifier and score it on heads it has not seen, as ``train-classifier`` does.
 
     Args:
@@ -335,15 +350,17 @@ def train_classifier(
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
+    from .training.outcome import Trained
+
     job: TrainClassifier = TRAIN.job(
         "train_classifier", options, annotations=paths(annotations), maps=maps, output=Path(output)
     )
-    return job.run(progress)
+    return Trained(job.run(progress), "Scores out of fold, with 95% intervals")
 
 
 def evaluate_classifier(
     *annotations: Path | str, classifier: str = "raw", maps: str | None = None
-) -> Evaluation:
+) -> Evaluated:
     """Score a pattern classifier on annotated maps, as ``evaluate-classifier`` does.
 
     Args:
@@ -357,7 +374,9 @@ def evaluate_classifier(
     Raises:
         HeadscopeError: as the command ends with exit code 2.
     """
+    from .training.outcome import Evaluated
+
     job: EvaluateClassifier = EVALUATE.job(
         "evaluate_classifier", {}, annotations=paths(annotations), classifier=classifier, maps=maps
     )
-    return job.run()
+    return Evaluated(job.run(), f"Scores of {classifier}, with 95% intervals")

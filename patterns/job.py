@@ -25,6 +25,7 @@ from models.common.papers import Figures, write_latex
 from models.common.placement import home_of, placed_parts
 from models.common.progress import part
 from models.common.provenance import provenance, source_record
+from models.common.results import Tabular
 from models.families.family import check_stack
 from models.isolating import check_mode, isolated
 from models.subnetwork import Subnetwork, mask_files
@@ -65,8 +66,11 @@ from .result import CONTROLLED, HeadPatterns, bars_frame, errors_elsewhere, name
 from .taxonomy import KINDS, PATTERNS
 
 if TYPE_CHECKING:
+    import datasets
     import numpy as np
     import numpy.typing as npt
+    import pandas as pd
+    from matplotlib.figure import Figure
     from transformers import PreTrainedModel
 
     from models.tasks.inputs import Encoded
@@ -372,7 +376,7 @@ class ClassifyHeads:
 
 
 @dataclass(frozen=True)
-class Classified:
+class Classified(Tabular):
     """What a run of ``classify-heads`` ends with."""
 
     patterns: HeadPatterns
@@ -382,6 +386,18 @@ class Classified:
     """Where the examples were drawn from."""
     published: str | None = None
     """Where the output was put on the Hub, if that was asked for."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return :meth:`patterns.HeadPatterns.to_frame`: a row a kind and counted head."""
+        return self.patterns.to_frame()
+
+    def to_dataset(self) -> datasets.Dataset:
+        """Return :meth:`patterns.HeadPatterns.to_dataset`: a row a kind, example and counted head."""
+        return self.patterns.to_dataset()
+
+    def plot(self) -> Figure:
+        """Draw :meth:`patterns.HeadPatterns.plot`: the grid of heads, coloured by dominant pattern."""
+        return self.patterns.plot()
 
 
 def summarise(patterns: HeadPatterns, kind: str) -> KindSummary:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from models.common.options import FIGURES, Options, Part
+from models.common.results import Result
 
 if TYPE_CHECKING:
     from .ablation.job import AblatePatterns
-    from .ablation.records import AblationSummary
+    from .ablation.outcome import Ablated
     from .comparison.job import Compared, CompareSurvivors
     from .search.heads_job import PruneHeads
     from .search.records import HeadsSummary, WeightsSummary
     from .search.weights_job import PruneWeights
     from .study.config import Study
     from .study.job import RunStudy
-    from .study.records import StudyDone
+    from .study.report.outcome import Studied
+
+_Searched = TypeVar("_Searched", "HeadsSummary", "WeightsSummary")
 
 _SUBJECT = Part("pruning.search.subject:Subject")
 PRUNE_HEADS = Options(
@@ -37,7 +40,7 @@ RUN_STUDY = Options("pruning.study.job:RunStudy", parts=_FIGURES, hidden=("study
 
 def prune_heads(
     model: str, task: str, output: Path | str, *, progress: bool = False, **options: Any
-) -> HeadsSummary:
+) -> Result[HeadsSummary]:
     """Find the heads and MLPs that a fine-tuned model needs, as ``prune-heads`` does, or go on finding them.
 
     Args:
@@ -50,18 +53,18 @@ def prune_heads(
             :class:`pruning.search.heads_job.PruneHeads` (``compaction``, ``overwrite``).
 
     Returns:
-        What ``summary.json`` holds.
+        What ``summary.json`` holds; the figure is of the scores.
 
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
     job: PruneHeads = PRUNE_HEADS.job("prune_heads", options, model=model, task=task, output=Path(output))
-    return job.run(progress)
+    return _searched(job.run(progress))
 
 
 def prune_weights(
     model: str, task: str, output: Path | str, *, progress: bool = False, **options: Any
-) -> WeightsSummary:
+) -> Result[WeightsSummary]:
     """Find the weights that a fine-tuned model needs, by magnitude, as ``prune-weights`` does.
 
     Args:
@@ -74,7 +77,7 @@ def prune_weights(
             :class:`pruning.search.weights_job.PruneWeights` (``overwrite``).
 
     Returns:
-        What ``summary.json`` holds.
+        What ``summary.json`` holds; the figure is of the scores.
 
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
@@ -82,12 +85,17 @@ def prune_weights(
     job: PruneWeights = PRUNE_WEIGHTS.job(
         "prune_weights", options, model=model, task=task, output=Path(output)
     )
-    return job.run(progress)
+    return _searched(job.run(progress))
+
+
+def _searched(found: _Searched) -> Result[_Searched]:
+    shown = ("full_score", "threshold_score", "score", "majority_score")
+    return Result(found, f"{found['task']}: {found['metric']} of a search", shown)
 
 
 def ablate_patterns(
     model: str, task: str, output: Path | str, *, progress: bool = False, **options: Any
-) -> AblationSummary:
+) -> Ablated:
     """Tell what the heads of each pattern are worth to a fine-tuned model's task, as ``ablate-patterns`` does.
 
     Args:
@@ -99,15 +107,17 @@ def ablate_patterns(
             ``subnetwork`` ...).
 
     Returns:
-        What ``summary.json`` holds.
+        What ``summary.json`` holds; its table has a row a group.
 
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
+    from .ablation.outcome import Ablated
+
     job: AblatePatterns = ABLATE_PATTERNS.job(
         "ablate_patterns", options, model=model, task=task, output=Path(output)
     )
-    return job.run(progress)
+    return Ablated(job.run(progress), job.output)
 
 
 def compare_survivors(*runs: Path | str, **options: Any) -> Compared:
@@ -134,7 +144,7 @@ def run_study(
     model: str | None = None,
     data: str | None = None,
     **options: Any,
-) -> StudyDone:
+) -> Studied:
     """Run a whole lottery study, or go on with one, as ``run-study`` does.
 
     Args:
@@ -145,12 +155,14 @@ def run_study(
         options: the fields of :class:`pruning.RunStudy` (``jobs``, ``backend``, ``only``, ``force`` ...).
 
     Returns:
-        ``done`` and ``steps``, ``failed`` and ``left``; ``report``: what the report says, None until all is done.
+        ``done`` and ``steps``, ``failed`` and ``left``; ``report``: what the report says, None until all is done. Its
+        scores are the table and the figure.
 
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.
     """
     from .study.job import study_of
+    from .study.report.outcome import Studied
     from .study.report.pages import write_report
 
     RUN_STUDY.check("run_study", options, given=("study", "output"))
@@ -159,4 +171,5 @@ def run_study(
     job: RunStudy = RUN_STUDY.job("run_study", {"source": file, **options}, study=chosen, output=folder)
     done = job.run()
     whole = not (done["failed"] or done["left"] or job.only)
-    return {**done, "report": write_report(folder, job.figures) if whole else None}
+    report = write_report(folder, job.figures) if whole else None
+    return Studied({**done, "report": report.record if report else None})

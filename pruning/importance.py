@@ -14,11 +14,14 @@ import torch
 from models.common.errors import InputError
 from models.common.placement import home_of
 from models.common.progress import progress_bar, timed
+from models.common.results import Tabular
 from models.evaluation import losses
 from models.gating import gated
 from models.subnetwork import Subnetwork
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
     from transformers import PreTrainedModel
 
 Floats = npt.NDArray[np.float64]
@@ -91,7 +94,7 @@ CRITERIA: Mapping[str, Criterion] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Importance:
+class Importance(Tabular):
     """Importance of each head and MLP of a model, NaN for what is not there."""
 
     heads: Floats
@@ -104,6 +107,21 @@ class Importance:
     """Mean loss over these examples."""
     logits: npt.NDArray[np.float32]
     """``[N, C]``: what the model answered in the same pass, in the order of the batches."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row a head and MLP that is there: ``component, layer, head`` (-1 for an MLP)``, importance``."""
+        import pandas as pd
+
+        rows = [("head", layer, head, value) for (layer, head), value in np.ndenumerate(self.heads)]
+        rows += [("mlp", layer, -1, value) for (layer,), value in np.ndenumerate(self.mlps)]
+        frame = pd.DataFrame(rows, columns=["component", "layer", "head", "importance"])
+        return frame[frame["importance"].notna()].reset_index(drop=True)
+
+    def plot(self) -> Figure:
+        """Draw a layer x head grid, and the MLPs beside it, each from 0 to its own largest."""
+        from .figures import importance_grid
+
+        return importance_grid(self.heads, self.mlps)
 
     def normalized(self) -> Importance:
         """Make heads comparable over layers, as Michel et al. (2019) and Prasanna et al. (2020) do.

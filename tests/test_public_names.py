@@ -122,7 +122,7 @@ def jobs() -> dict[str, tuple[Any, tuple[type[Any], ...], set[str]]]:
         "pull": (annotations.pull_labels, (Pull,), set()),
         "import": (annotations.import_labels, (Import,), set()),
         "export": (annotations.export_maps, (Export,), set()),
-        "agreement": (annotations.measure_agreement, (MeasureAgreement,), set()),
+        "agreement": (annotations.measure_agreement, (MeasureAgreement, Figures), {"figures"}),
         "train-classifier": (annotations.train_classifier, (TrainClassifier, Training), {"training"}),
         "evaluate-classifier": (annotations.evaluate_classifier, (EvaluateClassifier,), set()),
         "finetune-glue": (models.finetune_glue, (FineTuneGlue, FineTuning, Figures), {"settings", "figures"}),

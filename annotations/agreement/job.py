@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,18 +12,22 @@ import numpy.typing as npt
 from models.common.errors import InputError
 from models.common.files import write_json
 from models.common.outputs import Output
+from models.common.papers import Figures, write_latex
 from models.common.provenance import Provenance, SourceRecord, provenance
 from patterns.distribution import check_seed
 from patterns.taxonomy import ABBREVIATIONS, KINDS, PATTERNS, TITLES
 
 from ..dataset import AnnotatedMaps, records_of
 from .dawid_skene import dawid_skene
+from .outcome import Agreed
 from .statistics import Agreement, Votes, agreement
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REPORT, LABELS = "agreement.json", "labels.parquet"
+STATISTICS = "statistics"
+"""The figure's name without its ending, which the data beside it share."""
 _PER_SHEET = 20
 _NAMED = 6  # with more annotators, a map's title counts their labels instead of listing them
 
@@ -59,6 +63,8 @@ class MeasureAgreement:
     """New or empty folder for numbers, labels and sheets of disputed maps."""
     seed: int = 0
     overwrite: bool = False
+    figures: Figures = field(default_factory=Figures)
+    """How the figure of the statistics is written; the sheets are pictures to look at, always PNG."""
 
     def __post_init__(self) -> None:
         if not self.folders:
@@ -96,8 +102,17 @@ class MeasureAgreement:
             with Output(self.output, *self._written).making() as folder:
                 label_frame(votes, order).to_parquet(folder / LABELS, index=False)
                 _draw(maps, votes, order, folder)
+                self._write_statistics(Agreed(report), folder)
                 write_json(folder / REPORT, report)
         return report
+
+    def _write_statistics(self, found: Agreed, folder: Path) -> None:
+        """Write the statistics as tables, and as a figure where there are two annotators to compare."""
+        table = found.to_frame()
+        table.to_csv(folder / f"{STATISTICS}.csv", index=False)
+        write_latex(table, folder / f"{STATISTICS}.tex")
+        if table["value"].notna().any():
+            self.figures.write(self.figures.drawn(found.plot), folder, STATISTICS)
 
 
 def disputed(votes: Votes) -> npt.NDArray[np.int64]:

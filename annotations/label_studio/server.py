@@ -19,6 +19,7 @@ from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from models.common.commands import printable, say
 from models.common.errors import HeadscopeError, InputError
@@ -44,6 +45,11 @@ _SETTINGS = (
     "id", "title", "parsed_label_config", "maximum_annotations", "show_collab_predictions", "model_version",
     "created_at",
 )  # fmt: skip
+_FOR_NOW = {
+    408: "waited too long for the request; try again",
+    429: "was asked too often; wait a minute and try again",
+}
+"""By status, what is wrong with a request that may be right a little later."""
 _PAGE = 100  # tasks per listing; a task of ours is small without its picture, and about 11 KB with it
 
 
@@ -143,6 +149,12 @@ class LabelStudio:
         self._loopback = _is_loopback(parts.hostname or "")
         self.exposed = parts.scheme == "http" and not self._loopback
         """Whether the token travels unencrypted; a warning says so before it does."""
+        named = getproxies()
+        self._proxied = bool(
+            not self._loopback
+            and ({parts.scheme, "all"} & named.keys())
+            and not proxy_bypass(parts.hostname or "")
+        )
         self.place = f"{(parts.hostname or '').lower()}{f':{parts.port}' if parts.port else ''}{parts.path}"
         """Where it is, however it is spoken to: numbers of users mean something there alone."""
         self._wire: Wire | None = None
@@ -312,11 +324,14 @@ class LabelStudio:
 
     def _repeated(self, ask: Callable[["Client"], _Found], most: int = _LARGEST) -> _Found:
         """Ask what changes nothing, several times if need be."""
+        why = self._silent()
         for attempt in range(_GET_ATTEMPTS):
             time.sleep(attempt)
-            with suppress(LostReplyError):
+            try:
                 return self._once(ask, most)
-        raise InputError(self._silent())
+            except LostReplyError as error:
+                why = str(error)
+        raise InputError(why)
 
     def _once(self, ask: Callable[["Client"], _Found], most: int = _LARGEST) -> _Found:
         """Ask once, or again with a personal token exchanged anew where what it was exchanged for has ended."""
@@ -410,8 +425,8 @@ class LabelStudio:
                 if parts.netloc:
                     to = printable(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")[:200]
             raise InputError(f"{self.url} redirects to {to}; give --url the final address.")
-        if status >= 500 or status == 429:
-            raise LostReplyError(f"{self.url} has a fault (status {status}).")
+        if status >= 500 or status in _FOR_NOW:
+            raise LostReplyError(f"{self.url} {_FOR_NOW.get(status, 'has a fault')} (status {status}).")
         if status == 401:
             raise _TokenError(
                 f"{self.url} does not accept the token; copy a personal access token from Account & Settings "
@@ -433,7 +448,11 @@ class LabelStudio:
         return printable(self._token.cleaned(" ".join(text.split()), access))[:300].rstrip(".")
 
     def _silent(self) -> str:
-        return f"{self.url} does not answer; start Label Studio there, or give --url its address."
+        through = " through the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY)"
+        return (
+            f"{self.url} does not answer{through if self._proxied else ''}; start Label Studio there, or give --url "
+            "its address."
+        )
 
 
 class _TokenError(InputError):

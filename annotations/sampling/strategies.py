@@ -16,13 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from patterns.taxonomy import PATTERNS
 
-Floats = npt.NDArray[np.floating]
+if TYPE_CHECKING:  # functions import it themselves: --help says what they do, and computes nothing
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.floating]
 
 _SIDE = 8
 _POOL = 4
@@ -60,6 +62,8 @@ def _random(maps: Candidates) -> npt.NDArray[np.int64]:
 
 
 def _balanced(maps: Candidates) -> npt.NDArray[np.int64]:
+    import numpy as np
+
     predicted = maps.probabilities.argmax(axis=1)[maps.order]
     turn = np.zeros(len(predicted), dtype=np.int64)
     for pattern in range(len(PATTERNS)):
@@ -68,6 +72,8 @@ def _balanced(maps: Candidates) -> npt.NDArray[np.int64]:
 
 
 def _uncertain(maps: Candidates) -> npt.NDArray[np.int64]:
+    import numpy as np
+
     return maps.order[np.argsort(margins(maps.probabilities)[maps.order], kind="stable")]
 
 
@@ -122,12 +128,16 @@ def choose(
 
 def margins(probabilities: Floats) -> Floats:
     """Return ``[N]``, by how much the most probable pattern leads."""
+    import numpy as np
+
     top = np.sort(probabilities, axis=1)
     return top[:, -1] - top[:, -2]
 
 
 def described(probabilities: Floats, features: Floats) -> npt.NDArray[np.float32]:
     """Return ``[N, 5 + F]``, in which near maps look alike and are classified alike."""
+    import numpy as np
+
     return np.hstack([np.sqrt(probabilities), np.asarray(features, dtype=np.float32)]).astype(np.float32)
 
 
@@ -138,6 +148,8 @@ def spread(
 
     Without `rng` always the farthest; with it, at random in proportion to the squared distance.
     """
+    import numpy as np
+
     chosen = np.zeros(min(count, len(points)), dtype=np.int64)
     distance = np.full(len(points), np.inf)
     for i in range(1, len(chosen)):
@@ -155,6 +167,7 @@ def spread(
 
 def image_features(maps: npt.NDArray[np.floating]) -> npt.NDArray[np.float16]:
     """Return ``[B, 64]`` of maps ``[B, n, n]``: their images of 8 x 8 cells, relative, square root, of length <= 2."""
+    import numpy as np
     import torch
 
     from patterns.maps.images import resampling_matrices

@@ -10,7 +10,7 @@ from ..common.options import FIGURES, Options, Part
 
 if TYPE_CHECKING:
     from .job import FineTuneGlue
-    from .result import FineTuneResult, SeveralSeeds
+    from .outcome import Tuned, TunedSeeds
 
 FINETUNE = Options(
     "models.finetuning.job:FineTuneGlue",
@@ -58,7 +58,7 @@ def finetune_glue(
     seeds: Iterable[int] = (),
     progress: bool = False,
     **options: Unpack[FineTuneOptions],
-) -> FineTuneResult | SeveralSeeds:
+) -> Tuned | TunedSeeds:
     """Fine-tune a model on a GLUE task, for one seed or several, as ``finetune-glue`` does.
 
     :func:`models.finetune` does it on rows that are loaded already.
@@ -74,7 +74,7 @@ def finetune_glue(
 
     Returns:
         What ``metrics.json`` holds, see :func:`models.finetune`; with `seeds` the ``mean`` and the ``std`` of each of
-        the ``scores``, and ``runs``, what each holds.
+        the ``scores``, and ``runs``, what each holds. Its table has a row an epoch, or a seed.
 
     Raises:
         HeadscopeError: an option is unknown or out of range, or as the command ends with exit code 2.

@@ -14,7 +14,8 @@ from ..tasks.rows import Rows, load_mismatched, load_rows
 from ..tasks.task import Task, task_named
 from ..weights import load_masks
 from .loop import is_main_process
-from .result import METRICS, FineTuneResult, SeveralSeeds
+from .outcome import Tuned, TunedSeeds
+from .result import METRICS, FineTuneResult
 from .run import COMMAND, CURVE, finetune, search_of, summarise
 from .settings import FineTuning
 
@@ -97,7 +98,7 @@ class FineTuneGlue:
                 tokenised=tokenised,
                 search=search_of(self.subnetwork) if self.subnetwork else None,
                 figures=self.figures,
-            )
+            ).record
             if not all((folder / name).is_file() for name in self.figures.names(CURVE)):
                 say(
                     f"{folder} was there already, with its learning curve in another format; --overwrite does it anew"
@@ -105,7 +106,9 @@ class FineTuneGlue:
             results.append(result)
             for warning in result["warnings"]:
                 say(f"warning: {warning}")
-        return FineTuned(results, summarise(results) if self.seeds else results[0], train, dev)
+        title = f"{task.name}: {results[0]['metric']}"
+        found = TunedSeeds(summarise(results), title) if self.seeds else Tuned(results[0])
+        return FineTuned(results, found, train, dev)
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class FineTuned:
 
     results: list[FineTuneResult]
     """What each ``metrics.json`` holds."""
-    summary: FineTuneResult | SeveralSeeds
+    summary: Tuned | TunedSeeds
     """The same of a single run; of several seeds, see :func:`models.finetuning.run.summarise`."""
     train: Rows
     """Where it was trained."""

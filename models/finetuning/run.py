@@ -42,6 +42,7 @@ from ..tasks.task import MISMATCHED, Task, task_named
 from ..weights import WeightMasks
 from .learning_curve import curve_frame, learning_curve
 from .loop import Course, is_main_process, n_processes, train
+from .outcome import Tuned
 from .result import METRICS, FineTuneResult, Selection, SeveralSeeds
 from .settings import FineTuning
 
@@ -71,7 +72,7 @@ def finetune(
     tokenised: dict[str, Examples] | None = None,
     search: Mapping[str, object] | None = None,
     figures: Figures | None = None,
-) -> FineTuneResult:
+) -> Tuned:
     """Fine-tune a model, write it, its tokenizer, ``metrics.json`` and a learning curve, and return what these say.
 
     The folder is whole or absent. While it is in the making, checkpoints lie beside it in ``<output>.partial``, and
@@ -115,7 +116,7 @@ def finetune(
     asked = _Asked(model_name, task, settings, subnetwork, parts, record)
     partial = output.with_name(f"{output.name}.partial")
     if done := _earlier(output, partial, asked.config, overwrite):
-        return done
+        return Tuned(done)
     rows, doubts = asked.rows(checkpoint, search, {} if tokenised is None else tokenised)
     model, notes = _cut(checkpoint.model, subnetwork)
     warnings += [*doubts, *notes]
@@ -136,7 +137,7 @@ def finetune(
             with written.making() as folder:
                 save(model, folder, tokenizer=checkpoint.tokenizer)
                 _write(folder, result, checkpoints, figures or Figures())
-    return result
+    return Tuned(result)
 
 
 def _write(folder: Path, result: FineTuneResult, checkpoints: Path, figures: Figures) -> None:

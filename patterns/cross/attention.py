@@ -15,6 +15,7 @@ from models.anatomy import Anatomy, anatomy_of
 from models.common.errors import InputError
 from models.common.placement import home_of
 from models.common.progress import progress_bar
+from models.common.results import Tabular
 from models.tap import Block, observe
 from models.tasks.inputs import TextPair, as_texts, batches, feed, padding_of
 from models.tasks.rows import Row, row_ids
@@ -44,7 +45,7 @@ FEEDING = (
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CrossAttention:
+class CrossAttention(Tabular):
     """What :func:`cross_attention` found: some numbers for every example and head, and a mean map of every head."""
 
     measured: Mapping[str, npt.NDArray[np.float32]]
@@ -137,14 +138,18 @@ class CrossAttention:
         places = zip(("layer", "head", "row", "column"), np.indices(maps.shape), strict=True)
         return pd.DataFrame({name: place.ravel() for name, place in places} | {"share": maps.ravel()})
 
-    def plot(self, kind: str) -> Figure:
+    def plot(self, kind: str | None = None) -> Figure:
         """Draw the mean map of every head.
+
+        Args:
+            kind: of the maps; the first that was measured if None.
 
         Raises:
             InputError: there are no maps of this kind.
         """
         from .figures import mean_maps
 
+        kind = self.kinds[0] if kind is None else kind
         if kind not in self.mean_maps:
             raise InputError(f"No {kind!r} maps were measured, only {' and '.join(self.kinds)}.")
         return mean_maps(self.mean_maps[kind], kind)

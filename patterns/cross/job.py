@@ -6,12 +6,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models.checkpoints import load_checkpoint, model_record, pick_device, precision_of
 from models.common.errors import InputError
 from models.common.files import known, write_json
 from models.common.placement import home_of, placed_parts
 from models.common.provenance import provenance
+from models.common.results import Tabular
 from models.tasks.rows import Rows, select_rows
 
 from ..job import ClassifyHeads
@@ -20,12 +22,16 @@ from .attention import CrossAttention, cross_attention
 from .measures import MEASURES
 from .summary import NOT_CLASSIFIED, CrossSummary
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
 FIGURE = "cross_{kind}"
 """A figure's name without its ending, which the data beside it share."""
 
 
 @dataclass(frozen=True)
-class CrossMeasured:
+class CrossMeasured(Tabular):
     """What a run of ``classify-heads --stack cross`` ends with."""
 
     attention: CrossAttention
@@ -33,6 +39,14 @@ class CrossMeasured:
     """What ``summary.json`` holds."""
     rows: Rows
     """Where the examples were drawn from."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return :meth:`CrossAttention.to_frame`: a row a kind and head."""
+        return self.attention.to_frame()
+
+    def plot(self) -> Figure:
+        """Draw the mean map of every head, of the first kind that was measured; ``attention.plot(kind)`` any."""
+        return self.attention.plot()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from models.common.outputs import Output
 from models.common.papers import Figures, write_latex
 from models.common.progress import part
 from models.common.provenance import provenance, source_record
+from models.common.results import Tabular
 from models.families.family import check_stack
 from models.isolating import check_mode
 from models.subnetwork import mask_files
@@ -52,7 +53,6 @@ from .survivor_patterns import (
 )
 
 if TYPE_CHECKING:
-    import datasets
     import pandas as pd
     import torch
     from matplotlib.figure import Figure
@@ -340,7 +340,7 @@ class _Looked:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Compared(Tabular):
     """What a run of ``compare-survivors`` ends with."""
 
     groups: list[Group]
@@ -357,12 +357,6 @@ class Compared:
     def to_frame(self) -> pd.DataFrame:
         """Return a row a task and head or MLP: what ``survivors.parquet`` holds."""
         return survivors_frame(self.groups)
-
-    def to_dataset(self) -> datasets.Dataset:
-        """Return :meth:`to_frame` as a ``datasets.Dataset``."""
-        import datasets
-
-        return datasets.Dataset.from_pandas(self.to_frame(), preserve_index=False)
 
     def figures(self) -> dict[str, Figure]:
         """Draw what there is to draw, by the names of the files in an output folder, without their endings."""

@@ -143,5 +143,5 @@ def _report(folder: Path, as_json: bool, figures: Figures) -> None:
         return
     from .terminal import print_report
 
-    print_report(found)
+    print_report(found.record)
     say(f"tables and figures: {folder / 'report'}")

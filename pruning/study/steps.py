@@ -144,7 +144,7 @@ def _fine_tune(job: Job, masks: Subnetwork | WeightMasks | None = None) -> Made:
         study.device,
         masks,
         mismatched_rows=drawn[1] if drawn[1:] else None,
-    )
+    ).record
     (model,) = job.step.outputs or (None,)
     return Made(result, checksum(job.made / model) if model else "", _score(result))
 

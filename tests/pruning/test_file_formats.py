@@ -112,6 +112,7 @@ def test_the_table_of_labels(sampled: Path, tmp_path: Path) -> None:
     import_labels(ROOT / "examples" / "annotations-minilm", maps := tmp_path / "maps")
     measure_agreement(maps, maps="raw", output=tmp_path / "out")
     assert columns_of(tmp_path / "out" / "labels.parquet") == TABLES["labels.parquet"]
+    assert columns_of(tmp_path / "out" / "statistics.csv") == TABLES["statistics.csv"]
     assert "agreement.json" in TEXT
 
 

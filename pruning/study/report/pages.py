@@ -19,6 +19,7 @@ from ..job import read_plan
 from ..records import Conclusion, Report, ScoreRow
 from .conclusions import Finding, conclusions, findings_frame, findings_of, in_short
 from .data import MIN_VALUES, StudyData
+from .outcome import StudyReport
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +52,7 @@ class DrawnFigure:
         return FigureBlock.of(self.figure, one.alt, one.caption, table)
 
 
-def write_report(folder: Path | str, how: Figures | None = None) -> Report:
+def write_report(folder: Path | str, how: Figures | None = None) -> StudyReport:
     """Write tables, figures and conclusions of a study to the folder ``report`` within its own.
 
     Args:
@@ -59,7 +60,7 @@ def write_report(folder: Path | str, how: Figures | None = None) -> Report:
         how: figures are written, besides PNG and PDF.
 
     Returns:
-        What is shown on a terminal.
+        What is shown on a terminal; its table and figure are of the scores.
 
     Raises:
         InputError: the folder holds no study, or none of its steps is done.
@@ -100,7 +101,7 @@ def write_report(folder: Path | str, how: Figures | None = None) -> Report:
             write_latex(one.behind, behind.with_suffix(".tex"))
         (made / FILE).write_text(markdown(told, data), encoding="utf-8")
         write_study_page(made / PAGE, told, data, figures, tables, home.path)
-    return told
+    return StudyReport(told, data.score_summary, data.by_seed)
 
 
 def write_study_page(

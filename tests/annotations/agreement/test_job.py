@@ -244,6 +244,7 @@ class TestCommand:
         assert "1 tied" in out
         assert {path.name for path in output.iterdir()} == {
             ".headscope.json", "agreement.json", "labels.parquet", "disagreements-000.png",
+            "statistics.png", "statistics.csv", "statistics.tex",
         }  # fmt: skip
         report = json.loads((output / "agreement.json").read_text())
         assert report["disputed"] == 2
@@ -260,6 +261,37 @@ class TestCommand:
             assert sheet.width == 1250
             assert len(sheet.convert("RGB").getcolors(2**24) or []) > 50
 
+    def test_the_figure_is_in_the_format_and_width_asked_for_with_its_data(
+        self, run_command: Any, folder: Path, tmp_path: Path
+    ) -> None:
+        how = ["--figure-format", "pdf,svg", "--figure-width", "6.5"]
+        code, _, err = run_command(app, "agreement", folder, "--output", tmp_path / "out", *how)
+        assert code == 0, err
+        names = {path.name for path in (tmp_path / "out").glob("statistics.*")}
+        assert names == {"statistics.pdf", "statistics.svg", "statistics.csv", "statistics.tex"}
+        assert (
+            tmp_path / "out" / "disagreements-000.png"
+        ).is_file()  # sheets are pictures, whatever is asked for
+        svg = (tmp_path / "out" / "statistics.svg").read_text()
+        assert 'width="468pt"' in svg  # 6.5 inches
+        report = json.loads((tmp_path / "out" / "agreement.json").read_text())
+        table = pd.read_csv(tmp_path / "out" / "statistics.csv").set_index(["statistic", "of"])
+        assert table.loc[("percent", "a, b"), "value"] == report["pairs"][0]["percent"] == 0.8
+        low, high = report["alpha"]["ci95"]
+        assert table.loc[("alpha", "all"), ["value", "low", "high"]].tolist() == [
+            report["alpha"]["value"],
+            low,
+            high,
+        ]
+        assert f">{report['alpha']['value']:.3f} [{low:.3f}, {high:.3f}]<" in svg
+
+    def test_a_single_annotator_has_no_figure(self, run_command: Any, tmp_path: Path) -> None:
+        annotated([[0], [1], [2]]).save(tmp_path / "maps")
+        code, _, err = run_command(app, "agreement", tmp_path / "maps", "--output", tmp_path / "out")
+        assert code == 0, err
+        assert not (tmp_path / "out" / "statistics.png").exists()
+        assert (tmp_path / "out" / "statistics.csv").is_file()
+
     def test_json_alone_is_printed(self, run_command: Any, folder: Path) -> None:
         code, out, _ = run_command(app, "agreement", folder, "--json")
         assert code == 0
@@ -275,6 +307,7 @@ class TestCommand:
         assert report["disputed"] == 3
         assert set(report["annotators"]) == set("abcd")
 
+    @pytest.mark.filterwarnings("error:Glyph")
     def test_names_from_a_file_cannot_command_the_terminal(self, run_command: Any, tmp_path: Path) -> None:
         maps = annotated([[0, 0], [0, 1]])
         names = maps.annotations["annotator"].map({"a": "\x1b[2Jevil", "b": "x\nFleiss' kappa: 1"})
@@ -284,6 +317,9 @@ class TestCommand:
         assert "\x1b" not in out
         assert "\\x1b[2Jevil" in out
         assert "\nFleiss' kappa: 1" not in out
+        assert (
+            tmp_path / "out" / "statistics.png"
+        ).is_file()  # drawn without a warning of characters without a shape
 
     @pytest.mark.parametrize(
         ("words", "match"),

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -658,6 +659,89 @@ ODD: list[Any] = [
     {"tasks": [{"data": {"headscope_id": 1}}]}, [{"id": "1"}], [{"id": 1, "email": ["a"]}], [{"email": "a"}],
     "[" * 100_000, '{"id": ' + "9" * 5000 + "}", '{"id": NaN}', "\x00", '"\\ud800"',
 ]  # fmt: skip
+
+
+class TestRefusals:
+    """One sentence that names the server and the reason; the token is in none."""
+
+    @pytest.mark.parametrize(
+        ("status", "reason"),
+        [
+            (408, "waited too long for the request; try again (status 408)"),
+            (409, "refuses /api/current-user/whoami (status 409): taken: ***"),
+            (429, "was asked too often; wait a minute and try again (status 429)"),
+            (503, "has a fault (status 503)"),
+        ],
+    )
+    def test_a_status_is_told_for_what_it_is(
+        self, fake: Fake, folder: Path, status: int, reason: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("annotations.label_studio.server._GET_ATTEMPTS", 1)
+        fake.fault = lambda handler, route: bool(
+            fake.send(handler, {"detail": f"taken: {LEGACY}"}, status) or True
+        )
+        with pytest.raises(InputError) as error:
+            push(fake, folder)
+        assert str(error.value) == f"{fake.url} {reason}."
+
+    def test_another_host_is_not_gone_to(self, fake: Fake, folder: Path) -> None:
+        asked = []
+
+        def fault(handler: Any, route: str) -> bool:
+            asked.append(handler.path)
+            handler.send_response(307)
+            handler.send_header(
+                "location", f"{fake.url.replace('127.0.0.1', 'localhost')}/elsewhere?{LEGACY}"
+            )
+            handler.send_header("content-length", "0")
+            handler.end_headers()
+            return True
+
+        fake.fault = fault
+        with pytest.raises(InputError) as error:
+            push(fake, folder)
+        to = fake.url.replace("127.0.0.1", "localhost")
+        assert str(error.value) == f"{fake.url} redirects to {to}; give --url the final address."
+        assert not any("elsewhere" in path for path in asked)
+
+    @pytest.mark.parametrize("status", [200, 400])
+    def test_a_reply_without_an_end_is_cut(
+        self, fake: Fake, folder: Path, status: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(LabelStudio._repeated, "__defaults__", (2**20,))
+        sent = [0]
+
+        def fault(handler: Any, route: str) -> bool:
+            handler.close_connection = True
+            handler.send_response(status)
+            handler.send_header("content-type", "application/json")
+            handler.end_headers()
+            with suppress(OSError):
+                while sent[0] < 2**30:
+                    sent[0] += handler.wfile.write(b"[" + b" " * 65535)
+            return True
+
+        fake.fault = fault
+        with pytest.raises(InputError, match=r"^http://127\.0\.0\.1:\d+ sends more than 1 MB at once"):
+            push(fake, folder, timeout=20.0)
+        assert sent[0] < 2**27
+
+    def test_a_proxy_that_does_not_answer_is_told_of_without_its_password(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("annotations.label_studio.server._GET_ATTEMPTS", 1)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, "http://user:hidden@127.0.0.1:9")
+        job = Push(folder, "my heads", url="http://labels.example", token=Token(LEGACY), timeout=5.0)
+        message = refusal(job)
+        assert message.startswith(
+            "http://labels.example does not answer through the proxy that the environment names"
+        )
+        assert "hidden" not in message
+        monkeypatch.setenv("no_proxy", "labels.example")
+        assert not LabelStudio("http://labels.example", Token(LEGACY))._proxied
 
 
 class TestReplies:
