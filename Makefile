@@ -14,7 +14,7 @@ UPGRADE ?=
 FUZZ ?= 5000
 
 .PHONY: help demo docs test test-all test-types test-slow test-services test-gpu fuzz test-lowest test-latest lint lock \
-	families bench bench-classifier bench-annotation bench-estimate clean
+	families bench bench-classifier bench-left-out bench-annotation bench-estimate clean
 
 help:
 	@echo "make demo         set up, then show the attention pattern of every head of a real pretrained model"
@@ -29,6 +29,7 @@ help:
 	@echo "make families     prove every architecture family and write docs/families.md (a minute)"
 	@echo "make bench        speed and memory as ratios, written to bench.json"
 	@echo "make bench-classifier   how good the classifier is, beside others (hours on 2 cores)"
+	@echo "make bench-left-out     how good it is on models that it has not learned from (an hour on 2 cores)"
 	@echo "make bench-annotation   what choosing the maps to label is worth (minutes)"
 	@echo "make bench-estimate     how good the estimate from labels is, on fair samples of real models (a minute)"
 
@@ -132,14 +133,17 @@ bench: $(VENV)/dev.stamp
 
 bench-classifier: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/classifier.py --annotations examples/annotations-minilm examples/annotations \
-		--own examples/annotations --output benchmarks/classifier.json --cards patterns/weights
+		--own examples/annotations --output benchmarks/classifier.json
+
+bench-left-out: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/left_out.py --output benchmarks/left_out.json --cards patterns/weights
 
 bench-annotation: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/annotation_loop.py --annotations examples/annotations-minilm \
 		--output benchmarks/annotation_loop.json --figure docs/annotation-loop.png
 
 bench-estimate: $(VENV)/dev.stamp
-	$(BIN)/python benchmarks/estimate_coverage.py --bases ../shared/annotations-bases \
+	$(BIN)/python benchmarks/estimate_coverage.py --said benchmarks/left_out.npz \
 		--output benchmarks/estimate_coverage.json
 
 clean:

@@ -33,8 +33,6 @@ from patterns.classifier.scores import difference, score
 from patterns.classifier.training import Training, calibrated, fit_temperature, split_folds, train
 from patterns.taxonomy import KINDS, PATTERNS, Pattern
 
-METRICS = ("accuracy", "macro_f1", "log_loss")
-START, END = "## Compared", "## Not for"  # headings of the card
 METHODS = {
     "headscope": "the shipped recipe",
     "published": "the published network by its recipe (in bfloat16), crops at inference",
@@ -275,100 +273,6 @@ def annotators(data: Data, mine: npt.NDArray[np.int64], seed: int) -> dict[str, 
     return found
 
 
-def cell(scores: dict[str, Any], metric: str) -> str:
-    """A score with its interval."""
-    if scores["ci95"][metric][0] is None:
-        return f"{scores[metric]:.3f}"
-    low, high = scores["ci95"][metric]
-    return f"{scores[metric]:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def gap(difference: dict[str, Any], metric: str) -> str:
-    """A difference with its interval."""
-    low, high = difference[metric]["ci95"]
-    return f"{difference[metric]['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-
-
-def render_own(result: dict[str, Any], of: dict[str, Any]) -> list[str]:
-    """Return the table of what can be rebuilt from our own maps alone."""
-    if not of:
-        return []
-    return [
-        f"| on the {of['headscope']['maps']} of `examples/annotations` alone | accuracy | macro-F1 | log-loss |",
-        "|---|---|---|---|",
-        *(
-            f"| {result['methods'][name]} | " + " | ".join(cell(of[name], m) for m in METRICS) + " |"
-            for name in ("headscope", "own_alone")
-        ),
-        "| difference | " + " | ".join(gap(of["headscope_minus"], m) for m in METRICS[:2]) + " | |",
-        "",
-    ]
-
-
-def render(result: dict[str, Any], kind: str) -> str:
-    """Return the section of the card that the results of one kind make."""
-    of = result[kind]
-
-    lines = [
-        START,
-        f"Measured by `benchmarks/classifier.py` ({of['maps']} maps of {of['heads']} heads, the same five folds for "
-        "all; in brackets 95% intervals over heads).",
-        "",
-        "| on heads that were not seen | accuracy | macro-F1 | log-loss |",
-        "|---|---|---|---|",
-        *(
-            f"| {result['methods'][name]} | " + " | ".join(cell(scores, m) for m in METRICS) + " |"
-            for name, scores in of["unseen_heads"].items()
-        ),
-        *(
-            f"| annotator {name} against the majority | {cell(scores, 'accuracy')} | {cell(scores, 'macro_f1')} | |"
-            for name, scores in of["one_annotator"].items()
-        ),
-        "",
-        "| the shipped recipe minus | accuracy | macro-F1 |",
-        "|---|---|---|",
-        *(
-            f"| {result['methods'][name]} | " + " | ".join(gap(found, m) for m in METRICS[:2]) + " |"
-            for name, found in of["headscope_minus"].items()
-        ),
-        "",
-        *render_own(result, of["own_maps"]),
-        "| base model | maps | its heads unseen: accuracy | macro-F1 | all of it unseen: accuracy | macro-F1 |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {base} | {scores['maps']} | {cell(scores, 'accuracy')} | {cell(scores, 'macro_f1')} | "
-            f"{cell(of['unseen_base'][base]['headscope'], 'accuracy')} | "
-            f"{cell(of['unseen_base'][base]['headscope'], 'macro_f1')} |"
-            for base, scores in of["by_base"].items()
-        ),
-        "",
-        "| tokens | maps | accuracy | macro-F1 |",
-        "|---|---|---|---|",
-        *(
-            f"| {length} | {scores['maps']} | {cell(scores, 'accuracy')} | {cell(scores, 'macro_f1')} |"
-            for length, scores in of["by_length"].items()
-        ),
-        "",
-        "| the same maps | accuracy | macro-F1 | same label as before |",
-        "|---|---|---|---|",
-        *(
-            f"| {name} | {scores['accuracy']:.3f} | {scores['macro_f1']:.3f} | {scores['same_label']:.3f} |"
-            for name, scores in of["changed"].items()
-        ),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def write_card(card: Path, section: str) -> None:
-    """Put the section into a card, before what the classifier is not for; an earlier one is replaced."""
-    text = card.read_text(encoding="utf-8")
-    start, end = text.find(START), text.index(END)
-    text = text[: end if start < 0 else start] + section + "\n" + text[end:]
-    with atomic_file(card) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def main() -> None:
     """Evaluate both kinds and write one JSON file."""
     parser = argparse.ArgumentParser(
@@ -379,9 +283,6 @@ def main() -> None:
         "--own", type=Path, help="one of these folders, on which alone the recipe is trained too"
     )
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument(
-        "--cards", type=Path, help="folder whose raw/README.md and norm/README.md get the tables"
-    )
     parser.add_argument("--cache", type=Path, default=Path(".classifier-cache"))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--skip", nargs="*", choices=["boosting", "published"], default=[])
@@ -393,9 +294,6 @@ def main() -> None:
     result["methods"] = METHODS
     result["provenance"] = provenance()
     write_json(options.output, result)
-    if options.cards:
-        for kind in options.kinds:
-            write_card(options.cards / kind / "README.md", render(result, kind))
 
 
 if __name__ == "__main__":

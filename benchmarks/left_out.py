@@ -36,7 +36,8 @@ from patterns.classifier.training import Training, train
 from patterns.maps.store import is_causal
 from patterns.taxonomy import INTERPRETABLE, KINDS, PATTERNS
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 OTHERS = ("annotations-causal", "annotations-minilm", "annotations")
 START, END = "## On models left out", "## Not for"  # headings of the card
 TOYS = "headscope-"
@@ -81,8 +82,12 @@ def section(rows: list[dict[str, Any]]) -> str:
 
 def predicted(kind: str, learned: AnnotatedMaps, tried: AnnotatedMaps, cache: Path, seed: int) -> Floats:
     """Train the shipped recipe on some maps and return its probabilities ``[M, 5]`` on others."""
-    settings = repr((kind, Training(seed=seed), OTHER_KIND[kind]))
-    digest = hashlib.sha256(settings.encode())
+    digest = hashlib.sha256(repr((kind, Training(seed=seed), OTHER_KIND[kind])).encode())
+    for source in (
+        *sorted((ROOT / "patterns" / "classifier").glob("*.py")),
+        ROOT / "patterns/maps/images.py",
+    ):
+        digest.update(source.read_bytes())
     for one in (learned, tried):
         digest.update("".join(digests(one)).encode() + repr(one.labels).encode())
     file = cache / f"{kind}-{digest.hexdigest()[:16]}.npy"
@@ -104,10 +109,12 @@ def main() -> None:
     parser.add_argument("--annotations", type=Path, nargs="*", default=[EXAMPLES / name for name in OTHERS])
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, default=Path("left-out-cache"))
+    parser.add_argument("--cache", type=Path, default=Path(".classifier-cache"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cards", type=Path, help="Folder of the shipped classifiers, to be told too.")
     options = parser.parse_args()
+    if options.cards and set(options.kinds) != set(KINDS):
+        parser.error("--cards needs both --kinds.")
     options.cache.mkdir(parents=True, exist_ok=True)
     every = load_labelled([options.fair, *options.annotations])
     fair = set(load_labelled([options.fair]).info["id"])

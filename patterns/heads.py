@@ -27,7 +27,7 @@ from .classifier.network import PatternClassifier, load_classifier
 from .distribution import COVERS, EMPTY, FEW_EXAMPLES, check_seed
 from .maps.attention import SharedValueNorms, ValueNorms, check_kinds
 from .maps.examples import ExampleMaps, small_maps
-from .maps.images import Resampling, SummedImages, image_pair, largest_cells, on_scale
+from .maps.images import Resampling, SummedImages, evened, image_pair, largest_cells, on_scale
 from .measures.observing import Measuring
 from .result import HeadPatterns
 from .taxonomy import KINDS, PATTERNS
@@ -230,6 +230,7 @@ class Classification:
         value_norms: ValueNorms | None = None,
     ) -> None:
         self._kept = anatomy.kept
+        self._causal = anatomy.causal
         self._value_norms = value_norms or ValueNorms(anatomy)
         self._classifiers = classifiers
         self._probabilities = probabilities
@@ -318,8 +319,10 @@ class Classification:
                 images = on_scale(raw, largest.amax(dim=-1))
             else:
                 images = on_scale(norm, (largest * norms).amax(dim=-1))
-            found = classifier.classify_images(images.to(classifier.device)).cpu().numpy()
             empty = (images.amax(dim=(-2, -1)) == 0).cpu().numpy()
+            if self._causal:
+                images = evened(images)
+            found = classifier.classify_images(images.to(classifier.device)).cpu().numpy()
             self._probabilities[kind][places] = found[:, None]
             self.empty[kind][places] = empty[:, None]
             yield kind, found, empty

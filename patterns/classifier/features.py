@@ -9,8 +9,8 @@ import torch
 
 from ..maps.images import relative
 
-SMALLEST, LARGEST = 8, 128
-"""Sides of the smallest and largest images that can be measured: what it takes grows with the third power."""
+SMALLEST = 8
+"""Side of the smallest images that can be measured."""
 _REACH = 6  # diagonals this far from the main one are measured
 _LINES = 2 * _REACH + 1
 _BANDS = (1, 3, 6)
@@ -18,10 +18,10 @@ _TINY = 1e-9
 
 
 def features_of(images: torch.Tensor) -> torch.Tensor:
-    """Return features ``[N, F]`` of images ``[N, size, size]``, each relative to its map's largest cell.
+    """Return features ``[N, F]`` of images ``[N, size, size]``, as a network sees them.
 
-    How bright the image is beside that cell; and everything else twice: on the image relative to its own maximum, and
-    on its square root, which shows what is faint.
+    How bright the image is beside its map's largest cell; and everything else twice: on the image relative to its own
+    maximum, and on its square root, which shows what is faint.
     """
     image = relative(images)
     steady = image.median(dim=1).values  # [N, size]: what most rows of a column reach

@@ -34,16 +34,15 @@ from models.common.reading import (
     verify_safetensors,
 )
 
-from ..maps.images import IMAGE_SIZE, image_pair, relative, resampling_matrices, shown
-from ..maps.store import check_map
+from ..maps.images import IMAGE_SIZE, evened, image_pair, relative, resampling_matrices
+from ..maps.store import check_map, is_causal
 from ..taxonomy import KINDS, PATTERNS, Pattern
 
 _WEIGHTS = "model.safetensors"
 SHIPPED = Path(__file__).parents[1] / "weights"
 _BATCH = 256
 _HIDDEN = 64
-_LARGEST = 1024  # side of an image; and, below, of what the last stage finds
-_LARGEST_POOLED = 64
+_LARGEST = 128  # side of an image: what is kept of its diagonals grows with the third power
 
 STAGES = ((12, 24), (48, 48))
 
@@ -102,7 +101,7 @@ class ConvNet(nn.Module):
         return [cast(nn.Conv2d, layer) for stage in self.stages for layer in cast(nn.ModuleList, stage)]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits ``[N, 5]`` of images ``[N, size, size]``; see :func:`patterns.maps.images.shown`."""
+        """Return logits ``[N, 5]`` of images ``[N, size, size]``; see :func:`images_of`."""
         channels = torch.stack([images, relative(images).sqrt()], dim=1)
         found = channels.contiguous(memory_format=torch.channels_last)
         norms = iter(self.norms or ())
@@ -174,13 +173,8 @@ class PatternClassifier(
             raise InputError(f"temperature={temperature!r}: give a number above 0, from 0.01 to 100.")
         if type(shortest) is not int or shortest < 2:
             raise InputError(f"shortest={shortest!r}: give a whole number of at least 2.")
-        # What is kept of an image's diagonals grows with the third power of its side.
-        for side, most, of in (
-            (size, _LARGEST, "give"),
-            (size // 2**pools, _LARGEST_POOLED, "halved between stages, give"),
-        ):
-            if side > most:
-                raise InputError(f"size={size}: {of} {most} at most.")
+        if size > _LARGEST:
+            raise InputError(f"size={size}: give {_LARGEST} at most.")
         self.kind = kind
         self.size = size
         self.temperature = temperature
@@ -188,14 +182,14 @@ class PatternClassifier(
         self.network = ConvNet(size, stages)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits ``[N, 5]`` of images ``[N, size, size]``, each relative to its map's largest cell."""
-        logits: torch.Tensor = self.network(shown(images)) / self.temperature
+        """Return logits ``[N, 5]`` of images ``[N, size, size]``, as :func:`images_of` has them."""
+        logits: torch.Tensor = self.network(images) / self.temperature
         return logits
 
     def classify_images(self, images: torch.Tensor) -> torch.Tensor:
         """Return probabilities ``[..., 5]`` of images ``[..., size, size]``, without gradients.
 
-        Images are relative to their maps' largest cells, as :func:`images_of` has them.
+        Images are as :func:`images_of` has them.
         """
         if self.training:
             raise InputError("The classifier is in training mode; call eval() first.")
@@ -311,13 +305,19 @@ def _check_numbers(options: Mapping[str, Any], shapes: Mapping[str, tuple[int, .
 
 
 def images_of(maps: Sequence[npt.NDArray[np.float32]], size: int = IMAGE_SIZE) -> torch.Tensor:
-    """Return the images ``[N, size, size]`` of maps ``[n, n]`` of any lengths, relative to their largest cells."""
+    """Return the images ``[N, size, size]`` of maps ``[n, n]`` of any lengths, as the network sees them.
+
+    Each is relative to its map's largest cell; of a causal map, each row is on its own scale
+    (:func:`patterns.maps.images.evened`).
+    """
     lengths = torch.tensor([len(values) for values in maps])
     padded = torch.zeros(len(maps), 1, int(lengths.max()), int(lengths.max()))
     for i, values in enumerate(maps):
         # Relative to the maximum before anything is summed, so that float16's range is no limit.
         padded[i, 0, : len(values), : len(values)] = torch.from_numpy(values / values.max())
-    return image_pair(padded, None, resampling_matrices(lengths, padded.shape[-1], size))[0][:, 0]
+    images = image_pair(padded, None, resampling_matrices(lengths, padded.shape[-1], size))[0][:, 0]
+    causal = torch.tensor([is_causal(values) for values in maps])
+    return torch.where(causal[:, None, None], evened(images), images)
 
 
 def load_classifiers(

@@ -18,11 +18,11 @@ from models.common.errors import InputError
 from models.common.progress import progress_bar
 
 from ..distribution import check_seed
-from ..maps.images import IMAGE_SIZE, are_causal, image_pair, resampling_matrices, shown
+from ..maps.images import IMAGE_SIZE, evened, image_pair, resampling_matrices
 from ..maps.store import is_causal
 from ..taxonomy import PATTERNS, Pattern
 from .augmentation import RandomContrast, RandomNoise, RandomWindow
-from .features import LARGEST, SMALLEST, features_of
+from .features import SMALLEST, features_of
 from .generator import generate_maps
 from .network import STAGES, PatternClassifier, images_of
 from .scores import Groups
@@ -38,6 +38,7 @@ _OTHER = (0.05, 0.55)  # least and largest share of the second image of a mixtur
 _LEFT = 0.4  # of the attention of most rows, before their own token: what a causal version of a map needs
 _LEAF = 2  # maps in each leaf of a tree
 _TOGETHER = 128  # images made at a time
+_AT_ONCE = 4096  # mixtures
 _LONGEST = 4  # times the side of the images: what training keeps of a longer map is more than an image shows
 
 _Step = Callable[[torch.Tensor], torch.Tensor]
@@ -64,7 +65,7 @@ class Training:
     balance: float = 0.5
     """A map is drawn in proportion to its label's count to the power of minus this: 0 as it comes, 1 balanced."""
     generated: float = 0.08
-    """Share of generated causal maps among those learned from; 0 for none.
+    """Share of generated causal maps among the maps; 0 for none.
 
     See :mod:`patterns.classifier.generator`. Generated two-sided maps are of no use beside real ones.
     """
@@ -88,7 +89,7 @@ class Training:
             ("epochs", 1, 100_000, True),
             ("batch_size", 1, 100_000, True),
             ("trees", 0, 10_000, True),
-            ("size", 1, 1024, True),
+            ("size", 1, 128, True),
             ("learning_rate", 1e-9, 10.0, False),
             ("weight_decay", 0, 10.0, False),
             ("label_smoothing", 0, 0.99, False),
@@ -100,15 +101,16 @@ class Training:
                 raise InputError(
                     f"{name}={value}: give a {'whole ' if whole else ''}number from {least} to {most}."
                 )
-        if self.trees and not SMALLEST <= self.size <= LARGEST:
-            raise InputError(f"size={self.size}: with trees={self.trees}, give {SMALLEST} to {LARGEST}.")
+        if self.trees and self.size < SMALLEST:
+            raise InputError(f"size={self.size}: with trees={self.trees}, give at least {SMALLEST}.")
 
 
 class _Images:
-    """Images of maps, drawn from the maps anew each time."""
+    """Images of maps as a network sees them, drawn from the maps anew each time."""
 
     def __init__(self, maps: Sequence[npt.NDArray[np.float32]], size: int) -> None:
         self.size = size
+        self.causal = torch.tensor([is_causal(values) for values in maps])
         self.padded, self.lengths = _stacked(maps, _LONGEST * size)
         self.augment = v2.Compose([RandomNoise(), RandomContrast()])
         self.window = RandomWindow(size)
@@ -117,16 +119,22 @@ class _Images:
         """Return images of the maps at these positions, changed at random."""
         n = int(self.lengths[chosen].max())
         images = self.window(self.padded[chosen, :n, :n], self.lengths[chosen])
-        # Noise and contrast make images relative; how bright one is beside its map's largest cell stays.
+        # Noise and contrast make images relative; how bright one is beside its whole map's largest cell stays. No
+        # noise where no token may look: it would make a causal map another sort of image.
         changed = self.augment(images) * images.amax(dim=(1, 2), keepdim=True)
-        # A causal map stays one: noise where no token may look would make it another sort of image.
-        return shown(torch.where(are_causal(images)[:, None, None], changed * (images > 0), changed))
+        return self._evened(
+            chosen, torch.where(self.causal[chosen, None, None], changed * (images > 0), changed)
+        )
 
     def unchanged(self, chosen: torch.Tensor) -> torch.Tensor:
         """Return images of the maps at these positions as they are."""
         n = int(self.lengths[chosen].max())
         resampling = resampling_matrices(self.lengths[chosen], n, self.size)
-        return shown(image_pair(self.padded[chosen, None, :n, :n], None, resampling)[0][:, 0])
+        images = image_pair(self.padded[chosen, None, :n, :n], None, resampling)[0][:, 0]
+        return self._evened(chosen, images)
+
+    def _evened(self, chosen: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        return torch.where(self.causal[chosen, None, None], evened(images), images)
 
     def of_all(self, show: _Step) -> torch.Tensor:
         """Return every map's image, made a few at a time."""
@@ -173,11 +181,10 @@ def train(
         progress_bar(total=_VERSIONS + steps, what="training", unit="step", shown=progress) as bar,
     ):
         torch.manual_seed(training.seed)
-        lessons = _lessons(maps, targets, chance, training, bar.update)
-        torch.manual_seed(training.seed)  # whatever was drawn for them
         classifier = PatternClassifier(
             kind, training.size, training.stages, temperature=temperature, shortest=shortest
         )
+        lessons = _lessons(maps, targets, chance, training, bar.update)
         _fit(classifier.network.learn(), lessons, steps, training, bar.update)
         classifier.network.fold()
         return classifier.eval()
@@ -189,6 +196,8 @@ class _Lessons:
 
     images: torch.Tensor
     """``[M, size, size]``, float16: so many that they take half the memory."""
+    causal: torch.Tensor
+    """``[M]``, whether each is of a causal map."""
     targets: torch.Tensor
     """``[M, 5]``, probabilities."""
     chance: torch.Tensor
@@ -200,6 +209,7 @@ class _Lessons:
         total = sum(share for share, _ in parts)
         return cls(
             torch.cat([part.images for _, part in parts]),
+            torch.cat([part.causal for _, part in parts]),
             torch.cat([part.targets for _, part in parts]),
             torch.cat([share / total * part.chance for share, part in parts]),
         )
@@ -222,10 +232,17 @@ def _lessons(
     labels = (1 - how.label_smoothing) * nn.functional.one_hot(
         targets, classes
     ) + how.label_smoothing / classes
-    changed = _Lessons(torch.cat(versions), labels.repeat(_VERSIONS, 1), chance.repeat(_VERSIONS) / _VERSIONS)
+    changed = _Lessons(
+        torch.cat(versions),
+        images.causal.repeat(_VERSIONS),
+        labels.repeat(_VERSIONS, 1),
+        chance.repeat(_VERSIONS) / _VERSIONS,
+    )
+    del versions
     if not how.trees:
         return changed
     said = _trees(images.of_all(images.unchanged), targets, chance, how)
+    del images
     parts = [
         (1.0, replace(changed, targets=(changed.targets + said(changed.images)) / 2)),
         (_MIXED / (1 - _MIXED - _MADE_CAUSAL), _mixtures(changed, _MIXTURES * len(maps), said)),
@@ -234,18 +251,26 @@ def _lessons(
     if made and float(of_made := chance[list(made)].sum()):
         causal = _Images(list(made.values()), how.size)
         more = torch.cat([causal.of_all(causal.changed).half() for _ in range(2)])
-        lessons = _Lessons(more, said(more), (chance[list(made)] / of_made / 2).repeat(2))
+        lessons = _Lessons(
+            more, causal.causal.repeat(2), said(more), (chance[list(made)] / of_made / 2).repeat(2)
+        )
         parts.append((_MADE_CAUSAL / (1 - _MIXED - _MADE_CAUSAL), lessons))
     return _Lessons.together(parts)
 
 
 def _mixtures(of: _Lessons, count: int, said: _Step) -> _Lessons:
     """Return means of two images each and what is said of them; of a causal image and another they are causal."""
-    first, second = (of.images[torch.multinomial(of.chance, count, replacement=True)] for _ in range(2))
-    share = _OTHER[0] + (_OTHER[1] - _OTHER[0]) * torch.rand(count, 1, 1)
-    second = torch.where(are_causal(first.float())[:, None, None], second.tril(), second)
-    mixed = ((1 - share) * first + share * second).half()
-    return _Lessons(mixed, said(mixed), torch.full((count,), 1 / count, dtype=torch.float64))
+    images, causal = [], []
+    for some in torch.arange(count).split(_AT_ONCE):
+        first, second = (torch.multinomial(of.chance, len(some), replacement=True) for _ in range(2))
+        share = _OTHER[0] + (_OTHER[1] - _OTHER[0]) * torch.rand(len(some), 1, 1)
+        other = torch.where(of.causal[first, None, None], of.images[second].tril(), of.images[second])
+        images.append(((1 - share) * of.images[first] + share * other).half())
+        causal.append(of.causal[first])
+    mixed = torch.cat(images)
+    return _Lessons(
+        mixed, torch.cat(causal), said(mixed), torch.full((count,), 1 / count, dtype=torch.float64)
+    )
 
 
 def _made_causal(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:

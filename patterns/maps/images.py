@@ -15,7 +15,6 @@ import torch
 
 IMAGE_SIZE = 32
 """Side of an image in cells."""
-_NOTHING = 1e-6  # of the whole image, above the diagonal of a causal one; float16 leaves less
 
 
 def resampling_matrices(lengths: torch.Tensor, n: int, size: int = IMAGE_SIZE) -> torch.Tensor:
@@ -137,28 +136,17 @@ def on_scale(images: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
     return images / largest[..., None, None].clamp_min(torch.finfo(images.dtype).tiny)
 
 
-def are_causal(images: torch.Tensor) -> torch.Tensor:
-    """Return ``[N]``, for images ``[N, size, size]``: whether there is nothing far above the diagonal."""
-    size = images.shape[-1]
-    token = torch.arange(size, device=images.device)
-    far = token[None, :] - token[:, None] >= max(size // 6, 1)
-    return (images * far).sum(dim=(1, 2)) <= _NOTHING * images.sum(dim=(1, 2))
-
-
-def shown(images: torch.Tensor) -> torch.Tensor:
-    """Return images ``[N, size, size]`` as the network sees them: causal ones with each row on its own scale.
+def evened(images: torch.Tensor) -> torch.Tensor:
+    """Return images ``[..., size, size]`` of causal maps with each row on its own scale.
 
     Under even attention the rows of a causal map fade, since there are more keys the later the query: times the keys
     that it may see, each is as bright as the others. The largest cell stays what it was.
     """
-    causal = are_causal(images)
-    if not causal.any():
-        return images
     size = images.shape[-1]
     keys = ((torch.arange(size, device=images.device) + 0.5) / size)[:, None].to(images.dtype)
     even = images * keys
-    scale = images.amax(dim=(1, 2)) / even.amax(dim=(1, 2)).clamp_min(torch.finfo(images.dtype).tiny)
-    return torch.where(causal[:, None, None], even * scale[:, None, None], images)
+    tiny = torch.finfo(images.dtype).tiny
+    return even * (images.amax(dim=(-2, -1)) / even.amax(dim=(-2, -1)).clamp_min(tiny))[..., None, None]
 
 
 def relative(images: torch.Tensor) -> torch.Tensor:

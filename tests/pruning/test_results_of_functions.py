@@ -272,7 +272,7 @@ CASES = {
     "measure_agreement": Case(lambda at, out: annotations.measure_agreement(at.maps), statistics),
     "train_classifier": Case(
         lambda at, out: annotations.train_classifier(
-            at.maps, output=out, epochs=1, folds=2, members=1, profiles=0, generated=0
+            at.maps, output=out, epochs=1, folds=2, trees=0, generated=0
         ),
         lambda found: scores(found["out_of_fold"]),
     ),

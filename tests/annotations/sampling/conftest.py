@@ -19,7 +19,7 @@ def quick_classifiers(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(4)
         classifier = PatternClassifier(kind, stages=((2,), (4,))).eval()
         with torch.no_grad():
-            head = classifier.members[0].head
+            head = classifier.network.head[-1]
             head.weight *= 20
             maps = [values / values.max() for values in np.random.default_rng(0).random((20, 16, 16))]
             head.bias -= torch.log(torch.from_numpy(classifier.predict_proba(maps))).mean(dim=0)

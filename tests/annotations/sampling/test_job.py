@@ -366,8 +366,8 @@ def test_the_loop_closes(run_command: Any, options: dict[str, Any], tmp_path: Pa
     assert code == 0, err
     assert json.loads(out)["exclude"]["found"] == 24
     label(second, "me", ["block", "heterogeneous"] * 5)
-    words = ["--annotations", first, second, "--maps", "raw", "--epochs", 1, "--folds", 0, "--members", 1]
-    words += ["--profiles", 0, "--generated", 0]
+    words = ["--annotations", first, second, "--maps", "raw", "--epochs", 1, "--folds", 0, "--trees", 0]
+    words += ["--generated", 0]
     code, out, err = run_command(cli.train_classifier, *words, "--output", classifier, "--json")
     assert code == 0, err
     trained = json.loads(out)

@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
+from annotations import AnnotatedMaps
 from patterns import load_classifier
 from patterns.classifier import left_out as module
 from patterns.classifier.left_out import LeftOut, errors_in_words, left_out
 from patterns.taxonomy import KINDS
 
+ROOT = Path(__file__).parents[3]
 ONE = LeftOut("one", False, "raw", "abc", 200, true=0.10, said=0.13)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_shipped_classifiers_are_those_that_were_tried(kind: str) -> None:
-    """After new weights: ``benchmarks/estimate_coverage.py --bases ... --write``."""
+    """After new weights: ``make bench-left-out``."""
     mine = [one for one in left_out() if one.kind == kind]
     assert {one.causal for one in mine} == {False, True}
     assert {one.classifier for one in mine} == {load_classifier(kind).version}
 
 
-def test_the_figures_are_those_of_the_fair_samples(shared: Path) -> None:
-    folder = shared / "annotations-bases"
-    if not folder.is_dir():
-        pytest.skip("no fair samples there")
-    labels = {
-        (base, kind): pd.read_csv(folder / f"{base}_{kind}.csv")["label"].dropna()
-        for base, kind in {(one.base, one.kind) for one in left_out()}
-        if (folder / f"{base}_{kind}.csv").is_file()
-    }
-    assert labels
+def test_the_figures_are_those_of_the_fair_samples() -> None:
+    info = AnnotatedMaps.load(ROOT / "examples" / "annotations-bases").info.dropna(subset="label")
+    measured = json.loads((ROOT / "benchmarks" / "left_out.json").read_text(encoding="utf-8"))["bases"]
+    said = {(one["base"], one["kind"]): one["said"] for one in measured}
+    assert len({one.base for one in left_out()}) == 6
     for one in left_out():
-        if (found := labels.get((one.base, one.kind))) is not None:
-            assert one.maps == len(found)
-            assert one.true == pytest.approx((found == "heterogeneous").mean(), abs=1e-4)
-            with np.load(folder / f"{one.base}_{one.kind}.npz") as maps:
-                numbers = pd.read_csv(folder / f"{one.base}_{one.kind}.csv")["map"][found.index]
-                said = load_classifier(one.kind).predict(
-                    [maps[f"{n:04d}"].astype(np.float32) for n in numbers]
-                )
-            share = np.mean([pattern == "heterogeneous" for pattern in said])
-            assert one.said == pytest.approx(
-                share, abs=0.011
-            )  # another machine may round two maps of 200 otherwise
+        labels = info["label"][(info["base_model"] == one.base) & (info["kind"] == one.kind)]
+        assert one.maps == len(labels)
+        assert one.true == pytest.approx((labels == "heterogeneous").mean(), abs=1e-4)
+        assert one.said == pytest.approx(said[one.base, one.kind], abs=1e-4)
 
 
 def test_one_model_is_named_and_several_have_a_median(monkeypatch: pytest.MonkeyPatch) -> None:

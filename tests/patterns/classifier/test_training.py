@@ -33,7 +33,7 @@ from patterns.classifier.training import (
     split_folds,
     train,
 )
-from patterns.maps.images import are_causal, image_pair, relative, resampling_matrices
+from patterns.maps.images import image_pair, relative, resampling_matrices
 from patterns.taxonomy import PATTERNS
 
 QUICK = Training(
@@ -130,9 +130,9 @@ def test_lessons_are_what_their_shares_say() -> None:
     assert float(lessons.chance.sum()) == pytest.approx(1)
     assert float(lessons.chance[: 8 * 40].sum()) == pytest.approx(0.45)
     assert float(lessons.chance[8 * 40 : 16 * 40].sum()) == pytest.approx(0.4)
-    causal = lessons.images[16 * 40 :].float()
-    assert len(causal) in range(2 * 30, 2 * 40 + 1)
-    assert are_causal(causal).float().mean() > 0.95
+    made = lessons.causal[16 * 40 :]
+    assert made.all()
+    assert len(made) in range(2 * 30, 2 * 40 + 1)
     torch.testing.assert_close(lessons.targets.sum(dim=1), torch.ones(len(lessons.targets)))
     # Half of what versions are learned towards is the label, and the trees say of learned maps what they learned.
     right = lessons.targets[: 8 * 40].argmax(dim=1) == targets.repeat(8)
@@ -146,11 +146,11 @@ def test_lessons_are_what_their_shares_say() -> None:
 def test_a_changed_version_of_a_causal_map_is_causal() -> None:
     torch.manual_seed(0)
     maps = [np.tril(values) for values in drawn(50, 0)[0]]
-    images = _Images(maps, 32)
-    assert are_causal(images.of_all(images.unchanged)).all()
-    assert (
-        are_causal(images.of_all(images.changed)).float().mean() > 0.95
-    )  # not where one token fills three cells
+    images = _Images(maps, 16)
+    assert images.causal.all()
+    # A token may fill two or three cells, so that its own block of cells lies above the diagonal too.
+    assert not images.of_all(images.unchanged).triu(2).any()
+    assert not images.of_all(images.changed).triu(4).any()
 
 
 def test_a_causal_version_is_what_the_head_would_give_if_no_token_looked_ahead() -> None:
@@ -168,14 +168,14 @@ def test_a_causal_version_is_what_the_head_would_give_if_no_token_looked_ahead()
 def test_mixtures_of_a_causal_image_are_causal() -> None:
     torch.manual_seed(0)
     images = torch.rand(10, 16, 16)
-    images[:5] = images[:5].tril()
-    lessons = _Lessons(images.half(), torch.zeros(10, 5), torch.full((10,), 0.1, dtype=torch.float64))
+    causal = torch.arange(10) < 5
+    images[causal] = images[causal].tril()
+    lessons = _Lessons(images.half(), causal, torch.zeros(10, 5), torch.full((10,), 0.1, dtype=torch.float64))
     mixed = _mixtures(lessons, 200, lambda x: torch.full((len(x), 5), 0.2))
     assert mixed.images.shape == (200, 16, 16)
-    causal = are_causal(mixed.images.float())
-    assert 60 < int(causal.sum()) < 140
-    # Nothing above the diagonal but where the first of the two had something there.
-    assert not mixed.images[causal].triu(1).any()
+    assert 60 < int(mixed.causal.sum()) < 140
+    assert not mixed.images[mixed.causal].triu(1).any()
+    assert mixed.images[~mixed.causal].triu(1).flatten(1).any(dim=1).all()
 
 
 def test_it_learns_all_five_patterns_from_generated_maps() -> None:
@@ -315,7 +315,7 @@ def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
 
 
 def test_images_too_small_to_be_measured_are_refused() -> None:
-    with pytest.raises(InputError, match="size=4: with trees=1, give 8 to 128"):
+    with pytest.raises(InputError, match="size=4: with trees=1, give at least 8"):
         Training(size=4, trees=1)
     assert Training(size=4, trees=0).size == 4
 
