@@ -46,7 +46,7 @@ from patterns.taxonomy import KINDS, PATTERNS
 BATCH = 8
 BARS = {
     "maps": ("at most", 1.25),
-    "classify": ("at most", 1.8),
+    "classify": ("at most", 1.35),
     "measure_extra": ("at most", 0.05),
     "full_tensor_norms": ("at least", 15.0),
     "extra_memory_in_layers": ("at most", 3.0),

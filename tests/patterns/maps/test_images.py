@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patterns.classifier.network import images_of
-from patterns.maps.images import Resampling, SummedImages, image_pair, relative, resampling_matrices
+from patterns.maps.images import (
+    Resampling,
+    SummedImages,
+    evened,
+    image_pair,
+    largest_cells,
+    on_scale,
+    relative,
+    resampling_matrices,
+)
 
 
 def slow_image(values: np.ndarray, size: int) -> np.ndarray:
@@ -72,9 +81,50 @@ def test_rows_stay_rows_and_columns_stay_columns() -> None:
 @pytest.mark.parametrize("scale", [1e-30, 1e-4, 7.0, 1e30])
 def test_the_scale_of_a_map_does_not_matter(scale: float) -> None:
     values = np.random.default_rng(0).random((23, 23)).astype(np.float32)
-    torch.testing.assert_close(
-        relative(images_of([values * np.float32(scale)])), relative(images_of([values]))
+    torch.testing.assert_close(images_of([values * np.float32(scale)]), images_of([values]))
+
+
+def test_an_image_is_as_bright_as_its_cells_are_beside_the_maps_largest() -> None:
+    values = np.full((64, 64), 0.01, dtype=np.float32)
+    values[40, 3] = 0.5
+    image = images_of([values])[0]  # cells of 2 x 2 tokens
+    assert float(image[20, 1]) == pytest.approx((0.5 + 3 * 0.01) / 4 / 0.5)
+    assert float(image[0, 0]) == pytest.approx(0.01 / 0.5)
+
+
+@pytest.mark.parametrize("n", [7, 32, 100])
+def test_an_even_causal_head_is_even_and_keeps_its_largest_cell(n: int) -> None:
+    values = np.tril(np.ones((n, n), dtype=np.float32)) / np.arange(1, n + 1, dtype=np.float32)[:, None]
+    image = images_of([values])[0]
+    plain = image_pair(torch.from_numpy(values)[None, None], None, resampling_matrices(torch.tensor([n]), n))
+    assert float(image.max()) == pytest.approx(float(plain[0].max()))
+    inside = image[torch.arange(8, 32), 0]
+    assert float(inside.max() / inside.min()) < 1.5
+    before = plain[0][0, 0][torch.arange(8, 32), 0]
+    assert float(before.max() / before.min()) > 2
+    # One cell above the diagonal, and it is no causal map.
+    values[0, -1] = 1e-6
+    assert float(images_of([values])[0][31, 0]) == pytest.approx(float(plain[0][0, 0, 31, 0]), rel=1e-4)
+
+
+def test_evened_images_may_be_of_any_shape_and_empty() -> None:
+    images = torch.rand(2, 3, 8, 8).tril()
+    torch.testing.assert_close(evened(images)[1, 2], evened(images[1, 2]))
+    assert not evened(torch.zeros(1, 8, 8)).any()
+
+
+@pytest.mark.parametrize("lengths", [(6, 6), (6, 3), (0, 6), (2, 0)])
+def test_the_largest_cells_are_those_of_real_tokens(lengths: tuple[int, int]) -> None:
+    values = torch.rand(2, 3, 6, 5)
+    expected = torch.stack(
+        [one[:, :n].amax(dim=1) if n else torch.zeros(3, 5) for one, n in zip(values, lengths, strict=True)]
     )
+    assert torch.equal(largest_cells(values, lengths), expected)
+    scaled = on_scale(values[:, :, :5], expected.amax(dim=-1))
+    for b in range(2):
+        if lengths[b] >= 5:
+            assert float(scaled[b, 0].max()) <= 1
+    assert not on_scale(torch.zeros(1, 4, 4), torch.zeros(1)).any()
 
 
 def test_an_image_that_is_all_zero_stays_so() -> None:
