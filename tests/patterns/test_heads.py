@@ -185,7 +185,7 @@ def test_too_long_and_too_short_inputs_are_counted_and_said(minilm: Any) -> None
     said = " ".join(found.warnings)
     assert "1 of 4 examples had more than 16 tokens and were cut to 16" in said
     assert "1 of 4 examples had fewer than 4 tokens" in said
-    assert "2 of 4 examples have fewer than 16 tokens" in said
+    assert "2 of 4 examples have fewer than 14 tokens" in said
 
 
 def test_inputs_longer_than_the_model_can_read_are_cut_to_its_limit(minilm: Any) -> None:

@@ -68,7 +68,7 @@ def test_a_classifier_is_trained_scored_used_and_evaluated(
     command: Any, folder: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "classifier"
-    words = ["--annotations", folder, "--maps", "norm", "--epochs", 12, "--folds", 2, "--output", output]
+    words = ["--annotations", folder, "--maps", "norm", "--epochs", 60, "--folds", 2, "--output", output]
     words += ["--note", "Labelled by nobody."]
     code, out, err = command(cli.train_classifier, *words)
     assert code == 0, err
