@@ -11,8 +11,11 @@ def percent(share: float) -> str:
 
 
 def interval(lo: float, hi: float) -> str:
-    """`0.101, 0.15` as `[10.1, 15.0]`, in percent; nothing where a bound is nan."""
-    return "" if math.isnan(lo) or math.isnan(hi) else f"[{100 * lo:.1f}, {100 * hi:.1f}]"
+    """`0.101, 0.15` as `[10.1, 15.0]`, in percent, and all as `100`; nothing where a bound is nan."""
+    if math.isnan(lo) or math.isnan(hi):
+        return ""
+    lower, upper = (f"{100 * bound:.1f}".replace("100.0", "100") for bound in (lo, hi))
+    return f"[{lower}, {upper}]"
 
 
 def count_words(number: int, what: str) -> str:
