@@ -10,10 +10,9 @@ weights, the same for all strategies, so that differences from random are paired
 seeds. Beside the scores stand what explains them: of how many heads the chosen maps are (``heads``), and which share
 of them the annotators themselves disagreed on (``disputed``).
 
-Two learners: ``measurements``, logistic regression on the measurements that half of a shipped classifier's networks go
-by, a few minutes for all; and with ``--networks-seeds 10``, ``networks``, made as the shipped classifiers are, but of
-one small network on images and one on measurements, trained for 100 steps: another quarter of an hour on two free
-cores, and not part of the published numbers. Every run is kept in ``--cache``.
+Two learners: ``measurements``, logistic regression on the features that the trees go by which teach a classifier, a few
+minutes for all; and with ``--networks-seeds 10``, ``networks``, made as the shipped classifiers are, but smaller and
+trained for 100 steps, and not part of the published numbers. Every run is kept in ``--cache``.
 """
 
 from __future__ import annotations
