@@ -195,16 +195,18 @@ def _raw(maps: torch.Tensor, logs: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 def _norm(maps: torch.Tensor, logs: torch.Tensor, norms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return norm-weighted maps whose rows sum to 1 (or are 0), and the entropy ``[B, H, m]`` of the rows.
 
-    With ``s`` the sum of ``P f`` over keys, it is ``log s - sum P f log f / s - sum f P log P / s``. So P's logarithms,
-    which are what takes time, serve both kinds of maps, and every sum is a product of a matrix and a vector.
+    With ``q = P f / s``, ``s`` the sum of ``P f`` over keys, it is ``log s - sum q log f - sum f P log P / s``.
+    So P's logarithms, which are what takes time, serve both kinds of maps; `logs` are not the same afterwards.
     """
-    of_norms = norms * norms.clamp_min(torch.finfo(norms.dtype).tiny).log()
-    total, weighted_logs = torch.matmul(maps, torch.stack((norms, of_norms), dim=-1)).unbind(dim=-1)
-    weighted_logs = weighted_logs + torch.matmul(logs, norms[..., None])[..., 0]
+    norms = norms[:, :, None]
+    weighted = maps * norms
+    total = weighted.sum(dim=-1)
     safe = total.clamp_min(torch.finfo(total.dtype).tiny)
     scale = torch.where(total > 0, 1 / safe, 0.0)
-    weighted = (maps * norms[:, :, None]).mul_(scale[..., None])
-    return weighted, torch.where(total > 0, safe.log() - weighted_logs * scale, 0.0)
+    weighted *= scale[..., None]
+    of_norms = (weighted * norms.clamp_min(torch.finfo(norms.dtype).tiny).log()).sum(dim=-1)
+    of_maps = logs.mul_(norms).sum(dim=-1) * scale
+    return weighted, torch.where(total > 0, safe.log() - of_norms - of_maps, 0.0)
 
 
 def _diagonals(rows: slice, keys: slice, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -349,7 +349,7 @@ def test_causal_models_say_so_in_output_and_summary(
     assert code == 0, err
     for text in (err, " ".join(json.loads(out)["maps"]["norm"]["warnings"])):
         assert "GPT-2 model is causal" in text
-        assert "cannot be two-sided" in text
+        assert "its maps are lower triangular" in text
 
 
 class TestBadInput:

@@ -44,7 +44,7 @@ STEPS = {
 REPORTED = ("survivors.parquet", "stability.csv", "patterns.csv", "scores.parquet", "score_summary.parquet",
             "weight_survival.parquet", "conclusions.parquet")  # fmt: skip
 ANNOTATED = ("maps-*.parquet", "annotations.parquet", "texts.parquet", "predictions.parquet")
-JUDGED = ("labels.parquet",)
+JUDGED = ("labels.parquet", "statistics.csv")
 CLOSED = ("groups.csv", "draws.parquet", "single_heads.parquet")
 COMPARED = ("changes.parquet", "transitions.csv")
 
