@@ -86,4 +86,4 @@ def _off_by(some: Sequence[LeftOut]) -> str:
 
 
 def _points(number: float) -> str:
-    return "1 point" if round(number) == 1 else f"{number:.0f} points"
+    return {0: "less than 1 point", 1: "1 point"}.get(round(number), f"{number:.0f} points")

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -296,7 +296,7 @@ def _trees(images: torch.Tensor, targets: torch.Tensor, chance: torch.Tensor, ho
     trees = ExtraTreesClassifier(
         how.trees,
         min_samples_leaf=_LEAF,
-        max_features=0.5,
+        max_features=cast(Any, 0.5),  # scikit-learn's own words know of names alone
         n_jobs=torch.get_num_threads(),
         random_state=how.seed,
     )

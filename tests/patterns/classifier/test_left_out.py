@@ -44,6 +44,8 @@ def test_one_model_is_named_and_several_have_a_median(monkeypatch: pytest.Monkey
         "On the one real two-sided model tried that was left out of training (one), the ratio was off by 3 points on "
         "raw maps."
     )
+    monkeypatch.setattr(module, "left_out", lambda: (replace(ONE, said=0.102),))
+    assert errors_in_words({"raw": "abc"}, False).endswith("off by less than 1 point on raw maps.")
     several = (ONE, replace(ONE, base="two", said=0.05), replace(ONE, base="three", said=0.0))
     more = (replace(ONE, kind="norm", classifier="def", said=0.11),)
     monkeypatch.setattr(module, "left_out", lambda: several + more)
