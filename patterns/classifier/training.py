@@ -30,10 +30,8 @@ from .scores import Groups
 _GENERATED = 1000
 _VERSIONS = 8  # changed images of each map
 _MIXTURES = 8  # of it with another map
-_MIXED, _MADE_CAUSAL = (
-    0.4,
-    0.15,
-)  # shares of mixtures and of causal versions among the images a network learns from
+# Shares of what a network learns from; of causal versions, where there are any.
+_CHANGED, _MIXED, _MADE_CAUSAL = 0.45, 0.4, 0.15
 _OTHER = (0.05, 0.55)  # least and largest share of the second image of a mixture
 _LEFT = 0.4  # of the attention of most rows, before their own token: what a causal version of a map needs
 _LEAF = 2  # maps in each leaf of a tree
@@ -228,10 +226,8 @@ def _lessons(
     for _ in range(_VERSIONS):
         versions.append(images.of_all(images.changed).half())
         told()
-    classes = len(PATTERNS)
-    labels = (1 - how.label_smoothing) * nn.functional.one_hot(
-        targets, classes
-    ) + how.label_smoothing / classes
+    labels = nn.functional.one_hot(targets, len(PATTERNS)) * (1 - how.label_smoothing)
+    labels = labels + how.label_smoothing / len(PATTERNS)
     changed = _Lessons(
         torch.cat(versions),
         images.causal.repeat(_VERSIONS),
@@ -244,8 +240,8 @@ def _lessons(
     said = _trees(images.of_all(images.unchanged), targets, chance, how)
     del images
     parts = [
-        (1.0, replace(changed, targets=(changed.targets + said(changed.images)) / 2)),
-        (_MIXED / (1 - _MIXED - _MADE_CAUSAL), _mixtures(changed, _MIXTURES * len(maps), said)),
+        (_CHANGED, replace(changed, targets=(changed.targets + said(changed.images)) / 2)),
+        (_MIXED, _mixtures(changed, _MIXTURES * len(maps), said)),
     ]
     made = {i: values for i, one in enumerate(maps) if (values := _made_causal(one)) is not None}
     if made and float(of_made := chance[list(made)].sum()):
@@ -254,7 +250,7 @@ def _lessons(
         lessons = _Lessons(
             more, causal.causal.repeat(2), said(more), (chance[list(made)] / of_made / 2).repeat(2)
         )
-        parts.append((_MADE_CAUSAL / (1 - _MIXED - _MADE_CAUSAL), lessons))
+        parts.append((_MADE_CAUSAL, lessons))
     return _Lessons.together(parts)
 
 

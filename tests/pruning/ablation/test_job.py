@@ -17,10 +17,10 @@ from tiny import snapshot
 
 import pruning
 from models import InputError, Subnetwork
-from models.checkpoints import load_checkpoint
+from models.checkpoints import Checkpoint, load_checkpoint
 from models.common.reading import json_digest
 from models.evaluation import examples_of, predict
-from models.tasks.rows import load_rows, select_rows
+from models.tasks.rows import Rows, load_rows, select_rows
 from patterns import HeadPatterns, classify_heads
 from patterns.taxonomy import PATTERNS
 from pruning.ablation import groups as groups_module
@@ -44,6 +44,18 @@ def job(tuned: Path, output: Path, **more: Any) -> AblatePatterns:
         "max_length": 32,
     }
     return AblatePatterns(str(tuned / "model"), "qqp", output, str(tuned / "data"), **(given | more))
+
+
+def looked_at(checkpoint: Checkpoint, rows: Rows) -> HeadPatterns:
+    """The heads of a model, by the rows that the ablation looks at."""
+    return classify_heads(
+        checkpoint.model,
+        checkpoint.tokenizer,
+        select_rows(rows.numbered(), "qqp", 6, 0),
+        task="qqp",
+        kinds=("raw",),
+        max_length=32,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +94,7 @@ def test_every_score_is_that_of_a_model_whose_heads_are_gone(made: Any, tuned: P
     full = score(np.zeros((3, 4), dtype=bool))
     assert summary["metric"] == "accuracy"
     assert summary["score"] == pytest.approx(full)
-    patterns = classify_heads(
-        checkpoint.model,
-        checkpoint.tokenizer,
-        select_rows(rows.numbered(), "qqp", 6, 0),
-        task="qqp",
-        kinds=("raw",),
-        max_length=32,
-    ).to_frame()
+    patterns = looked_at(checkpoint, rows).to_frame()
     for one in summary["found"]:
         own = patterns[patterns["dominant"] == one["name"]]
         assert one["heads"] == len(own)
@@ -246,14 +251,7 @@ def test_every_drop_has_its_interval_over_inputs_wherever_it_is_shown(
     checkpoint = load_checkpoint(str(tuned / "model"), task="qqp")
     rows = load_rows("qqp", str(tuned / "data"), "validation")
     scored = examples_of(checkpoint, "qqp", select_rows(rows.rows, "qqp", 40, 0), 32)
-    found = classify_heads(
-        checkpoint.model,
-        checkpoint.tokenizer,
-        select_rows(rows.numbered(), "qqp", 6, 0),
-        task="qqp",
-        kinds=("raw",),
-        max_length=32,
-    )
+    found = looked_at(checkpoint, rows)
     groups = pd.read_csv(folder / "groups.csv").set_index("name")
     print_ablation(summary, width=200)
     terminal = " ".join(capsys.readouterr().out.split())
