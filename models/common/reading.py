@@ -228,13 +228,16 @@ def booleans(values: npt.NDArray[Any]) -> bool:
     return values.dtype != np.bool_ or not (values.view(np.uint8) > 1).any()
 
 
-def read_frame(path: Path | str, columns: Mapping[str, str], what: str = "a Parquet file") -> pd.DataFrame:
+def read_frame(
+    path: Path | str, columns: Mapping[str, str], what: str = "a Parquet file", *, others: bool = False
+) -> pd.DataFrame:
     """Read these columns of a Parquet file, its pages' checksums compared where it has any.
 
     Args:
         path: of the file.
         columns: by name the kinds of numpy's types that each may have, ``iu`` for whole numbers, ``O`` for text.
         what: what the file should be.
+        others: whether its other columns are read too.
 
     Raises:
         InputError: it is damaged, lacks a column, or one holds something else.
@@ -248,7 +251,7 @@ def read_frame(path: Path | str, columns: Mapping[str, str], what: str = "a Parq
             missing = [name for name in columns if name not in file.schema_arrow.names]
             if missing:
                 raise ValueError(f"it lacks the columns {', '.join(missing)}")
-            table = file.read(columns=list(columns), use_pandas_metadata=False)
+            table = file.read(columns=None if others else list(columns), use_pandas_metadata=False)
         table.validate(full=True)
         frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
         for name, kinds in columns.items():

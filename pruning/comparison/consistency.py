@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from models.common.errors import InputError
 from models.common.files import known
+from models.subnetwork import Subnetwork
 
 from ..search.runs import Group
 from ..stability import (
@@ -42,11 +44,9 @@ COCHRAN = "Cochran's Q tests whether the seeds keep equally many heads (or MLPs)
 PAIRS: tuple[Literal["same-seed", "all"], ...] = ("same-seed", "all")
 """Which searches of two tasks are compared: those of one seed, or every one with every other."""
 TESTED: tuple[Literal["super_survivors", "fleiss_kappa"], ...] = ("super_survivors", "fleiss_kappa")
-_DESCRIBED: tuple[Literal["never_survivors", "mean_survival", "mean_std"], ...] = (
-    "never_survivors",
-    "mean_survival",
-    "mean_std",
-)
+_COUNTED: tuple[Literal["never_survivors", "unstable_share"], ...] = ("never_survivors", "unstable_share")
+"""Beside their chance level, and without a test: they follow from how far the seeds agree."""
+_DESCRIBED: tuple[Literal["mean_survival", "mean_std"], ...] = ("mean_survival", "mean_std")
 
 
 class Level(TypedDict):
@@ -75,6 +75,8 @@ class Stability(TypedDict):
     super_survivors_list: list[list[int]] | list[int]
     """[layer, head] of each head, or the layer of each MLP."""
     never_survivors_list: list[list[int]] | list[int]
+    unstable_share: float
+    """Of heads (or MLPs) that some seeds keep and others do not: neither super- nor never-survivors."""
     mean_survival: float
     mean_std: float | None
     fleiss_kappa: float | None
@@ -132,7 +134,9 @@ def stability_of(group: Group, what: What, seed: int = 0) -> Stability:
     subnetworks = group.subnetworks
     always, never = super_survivors(subnetworks), never_survivors(subnetworks)
     mean = survival_mean(subnetworks, what)
-    observed = {"super_survivors": float(getattr(always, what).sum())}
+    kept, pruned = (int(getattr(found, what).sum()) for found in (always, never))
+    unstable = (mean.size - kept - pruned) / mean.size
+    observed = {"super_survivors": float(kept)}
     several = len(subnetworks) > 1
     if several:
         observed["fleiss_kappa"] = fleiss_kappa(subnetworks, what)
@@ -145,12 +149,21 @@ def stability_of(group: Group, what: What, seed: int = 0) -> Stability:
         }
         for name, value in observed.items():
             chance.setdefault(name, {})[null] = _level(beside_chance(value, values[name], null))
+        never_kept = (~drawn).all(axis=1).sum(axis=-1).astype(float)
+        counted = (
+            ("never_survivors", float(pruned), never_kept),
+            ("unstable_share", unstable, (mean.size - values["super_survivors"] - never_kept) / mean.size),
+        )
+        for name, value, by_chance in counted:
+            level = _level(beside_chance(value, by_chance, null))
+            chance.setdefault(name, {})[null] = {**level, "p_value": None}
     return {
         "all": int(mean.size),
-        "super_survivors": int(getattr(always, what).sum()),
-        "never_survivors": int(getattr(never, what).sum()),
+        "super_survivors": kept,
+        "never_survivors": pruned,
         "super_survivors_list": _places(getattr(always, what)),
         "never_survivors_list": _places(getattr(never, what)),
+        "unstable_share": unstable,
         "mean_survival": float(mean.mean()),
         "mean_std": float(survival_std(subnetworks, what).mean()) if several else None,
         "fleiss_kappa": known(observed["fleiss_kappa"]) if several else None,
@@ -232,6 +245,38 @@ def _shared(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], pairs
     return (left.mean(axis=1, dtype=float) * right.mean(axis=1, dtype=float)).sum(axis=-1)
 
 
+def kept_frame(group: Group) -> pd.DataFrame:
+    """Return one row per seed and head or MLP: ``method, what, layer, head`` (-1 for an MLP)``, kept``."""
+    import pandas as pd
+
+    frames = []
+    for run in group.runs:
+        for what, mask in (("head", run.subnetwork.heads), ("mlp", run.subnetwork.mlps)):
+            places = np.indices(mask.shape).reshape(mask.ndim, -1)
+            told = {"method": group.method, "what": what, "layer": places[0]}
+            frames.append(
+                pd.DataFrame({**told, "head": places[1] if what == "head" else -1, "kept": mask.ravel()})
+            )
+    return pd.concat(frames, ignore_index=True)
+
+
+def subnetwork_in(kept: pd.DataFrame) -> Subnetwork:
+    """Return the subnetwork of one run that :func:`kept_frame` tells of.
+
+    Raises:
+        InputError: a head or MLP is missing or there twice.
+    """
+
+    def mask(what: str, keys: list[str]) -> Masks:
+        part = kept[kept["what"] == what].sort_values(keys)
+        shape = tuple(part[keys].max() + 1) if len(part) else (0,) * len(keys)
+        if len(part) != math.prod(shape) or part.duplicated(keys).any():
+            raise InputError(f"A table of what is kept has not each {what} of each layer once.")
+        return part["kept"].to_numpy(dtype=bool).reshape(shape)
+
+    return Subnetwork(mask("head", ["layer", "head"]), mask("mlp", ["layer"]))
+
+
 def survivors_frame(groups: Sequence[Group]) -> pd.DataFrame:
     """Return one row per task, method and head or MLP.
 
@@ -293,7 +338,7 @@ def stability_frame(tasks: Mapping[str, Stable], shared: Sequence[SharedHeads]) 
         for what in WHAT:
             part = task[what]
             start: dict[str, object] = {"task": name, "other": "", "what": what}
-            for tested in TESTED:
+            for tested in (*TESTED, *_COUNTED):
                 add(start | {"statistic": tested, "value": part[tested]}, part["chance"].get(tested, {}))
             for described in _DESCRIBED:
                 add(start | {"statistic": described, "value": part[described]}, {})

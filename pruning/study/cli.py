@@ -65,19 +65,22 @@ def run_study(
     tables, figures and what they support go to the folder report. If it is stopped, the same command goes on with
     the steps that are left; so does 'run-study FOLDER'. With another --output, that repeats the whole study.
 
-    'run-study report STUDY' writes the report again, from the steps that are done.
+    'run-study report STUDY' writes the report again, from the steps that are done, or from the tables of a report that
+    somebody published; with --output, elsewhere.
 
     Example: run-study examples/studies/smoke.toml --output out/smoke --jobs 2
     """
     from .config import read_study
-    from .job import read_plan, study_folder, study_of
+    from .job import study_folder, study_of
 
     if words[0] == "report" and len(words) == 2:
+        from .report.tables import plan_at
+
         folder = Path(words[1])
         if not folder.is_dir():
-            folder = study_folder(read_study(folder), output)
-        asked: RunStudy = make(study=read_plan(folder).study, output=folder)
-        _report(folder, as_json, asked.figures)
+            folder, output = study_folder(read_study(folder), output), None
+        asked: RunStudy = make(study=plan_at(folder).study, output=folder)
+        _report(folder, as_json, asked.figures, output)
         return
     if len(words) != 1:
         raise _usage(words)
@@ -134,14 +137,14 @@ def _show_plan(job: Any, as_json: bool) -> None:
         say(f"{damage.step.path}: {damage.what}")
 
 
-def _report(folder: Path, as_json: bool, figures: Figures) -> None:
+def _report(folder: Path, as_json: bool, figures: Figures, output: Path | None = None) -> None:
     from .report.pages import write_report
 
-    found = write_report(folder, figures)
+    found = write_report(folder, figures, output)
     if as_json:
         print(json.dumps(found, indent=2))
         return
     from .terminal import print_report
 
     print_report(found.record)
-    say(f"tables and figures: {folder / 'report'}")
+    say(f"tables and figures: {found.place}")

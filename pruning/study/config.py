@@ -12,6 +12,7 @@ from typing import Any
 from models.common.errors import InputError
 from models.common.reading import read_text, reading
 from models.finetuning.settings import FineTuning
+from models.tasks.measures import range_of
 from models.tasks.task import Task, task_named
 from patterns.distribution import check_seed
 from patterns.maps.attention import check_kinds
@@ -123,6 +124,33 @@ class Ablation:
             raise InputError(f"ablation.draws={self.draws}: give at least 1.")
 
 
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What somebody published: scores that stand as lines beside those of the study.
+
+    Raises:
+        InputError: the name is empty, or no source is given.
+    """
+
+    name: str
+    """What the lines are called: ``biLSTM + GloVe``."""
+    source: str
+    """Where the scores were published, which stands below the figure."""
+    scores: Scores
+    """By task, in the units of the score that the study reports of it; tasks that the study leaves out are not drawn.
+    """
+
+    def __post_init__(self) -> None:
+        for name in ("name", "source"):
+            if not getattr(self, name).strip():
+                raise InputError(
+                    f"references.{name} is empty: say what the scores are of, and where they stand."
+                )
+
+
 @dataclass(frozen=True)
 class Study:
     """One study: the grid task x seed x search x subnetwork, and how each step of it is done.
@@ -169,6 +197,8 @@ class Study:
     """Some of :data:`SEARCHES`."""
     threshold: float = 0.9
     """Share of the full model's score that a search has to hold."""
+    references: tuple[Reference, ...] = ()
+    """Published scores, of which each is a table ``[[references]]``."""
     fine_tuning: FineTuning = field(default_factory=FineTuning)
     structured: StructuredSearch = field(default_factory=StructuredSearch)
     magnitude: MagnitudePruning = field(default_factory=MagnitudePruning)
@@ -198,7 +228,25 @@ class Study:
             raise InputError(f"holdout = {self.holdout}: give a share from 0 (none) to below 1.")
         if not 0 < self.threshold <= 1:
             raise InputError(f"threshold = {self.threshold}: give a share above 0 and up to 1.")
+        if len({one.name for one in self.references}) < len(self.references):
+            raise InputError("references: two of them have one name; give each its own.")
+        object.__setattr__(self, "references", tuple(map(self._checked, self.references)))
         self._check_combination()
+
+    def _checked(self, reference: Reference) -> Reference:
+        """Return a reference with its tasks by their names."""
+        others = {one.mismatched_name: one for one in map(self.task, self.tasks) if one.mismatched}
+        found: dict[str, float] = {}
+        for name, score in reference.scores.items():
+            task = others.get(name) or self.task(name)  # which refuses a name that is none
+            low, high = range_of(task.metric)
+            if not low <= score <= high:
+                raise InputError(
+                    f"references.scores of {reference.name!r}: {name} = {score}; its score is {task.metric}, from "
+                    f"{low:g} to {high:g}."
+                )
+            found[name if name in others else task.name] = score
+        return replace(reference, scores=found)
 
     def _check_combination(self) -> None:
         if self.mismatched:
@@ -339,11 +387,25 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 }
 
 
+_TABLES: Mapping[str, type] = {"Reference": Reference}
+"""By annotation, what a table of an array of tables becomes."""
+
+
 def _value(name: str, value: Any, annotation: str) -> Any:
     """Check one value against its annotation, ``int | None`` or ``tuple[str, ...]``; TOML has no None."""
     plain = annotation.removesuffix(" | None")
+    if plain in _TABLES:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{name} = {value!r}: each is a table; write [[{name}]].")
+        return from_table(_TABLES[plain], value, f"{name}.")
+    if plain == "Scores":
+        if not isinstance(value, Mapping) or not value:
+            raise InputError(f"{name} = {value!r}: give a score for each task, such as {{ sst2 = 0.9 }}.")
+        return {str(task): float(_value(f"{name}.{task}", score, "float")) for task, score in value.items()}
     if plain.startswith("tuple["):
         inner = plain.removeprefix("tuple[").partition(",")[0]
+        if inner in _TABLES and not isinstance(value, Sequence):
+            raise InputError(f"{name}: each is a table of its own; write [[{name}]].")
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise InputError(f"{name} = {value!r}: give a list, such as [{_example(inner)}].")
         return tuple(_value(name, one, inner) for one in value)

@@ -244,7 +244,15 @@ def read_plan(path: Path) -> Plan:
     Raises:
         InputError: it holds none.
     """
-    file = Path(path) / STUDY
+    return plan_in(Path(path) / STUDY)
+
+
+def plan_in(file: Path) -> Plan:
+    """Return the plan of the study that a file is the record of.
+
+    Raises:
+        InputError: it is none.
+    """
     found = read_json(file, "a study's record")
     if not isinstance(found, dict) or not {"study", "materials"} <= set(found):
         raise InputError(f"{file} is not a study's record; give the folder of a study.")

@@ -31,7 +31,7 @@ from ...permutation import (
 from ...stability import NULLS, WHAT, What, at_least
 from ..records import Conclusion
 from . import closing
-from .data import METHODS, STATES, StudyData
+from .data import FULL, METHODS, STATES, StudyData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +47,7 @@ _OVERALL = {
 }
 _UNITS = {
     "good": "seeds",
+    "reach": "seeds",
     "stable": "heads or MLPs",
     "patterns": "heads",
     "closed": "models",
@@ -57,6 +58,7 @@ _UNITS = {
 """What `n` counts, of one task by the question, or over all."""
 QUESTIONS = {
     "good": "Are good subnetworks better than others of their size after fine-tuning again?",
+    "reach": "What do subnetworks reach after fine-tuning again, beside the full model and the commonest label?",
     "stable": "Is survival more stable over seeds than by chance?",
     "patterns": "Are the maps of super-survivors heterogeneous more or less often than those of the other heads of "
     "their layers?",
@@ -131,7 +133,7 @@ class Finding:
 
 def findings_of(data: StudyData) -> list[Finding]:
     """Return all comparisons, adjusted by Holm within each question, tasks apart from overall ones."""
-    return adjusted([*_good(data), *_stable(data), *_patterns(data), *_closed(data)])
+    return adjusted([*_good(data), *_reach(data), *_stable(data), *_patterns(data), *_closed(data)])
 
 
 def adjusted(found: Sequence[Finding]) -> list[Finding]:
@@ -303,31 +305,51 @@ def _p(p: float | None) -> str:
     return words if words.startswith("<") else f"= {words}"
 
 
+_FULL, _MAJORITY = "full model", "commonest label"
+_OF_ONE_SIZE = (
+    ("good", "random"),
+    ("good", "bad"),
+    ("random", "bad"),
+    ("super-good", "super-random"),
+    ("super-good", "super-bad"),
+)
+_REACHED = tuple((kind, beside) for beside in (_FULL, _MAJORITY) for kind in ("good", "random", "bad"))
+
+
 def _good(data: StudyData) -> list[Finding]:
-    """Good against random and bad, and super good likewise, seed by seed."""
+    """Good against random and bad, these against each other, and super ones likewise, seed by seed."""
+    return _differences(data, "good", _OF_ONE_SIZE)
+
+
+def _reach(data: StudyData) -> list[Finding]:
+    """What is fine-tuned again beside the full model of its seed, and beside always saying the commonest label."""
+    return _differences(data, "reach", _REACHED)
+
+
+def _differences(data: StudyData, question: str, pairs: Sequence[tuple[str, str]]) -> list[Finding]:
+    """Differences of scores of subnetworks fine-tuned again, or of what stands beside them, seed by seed."""
     scores = data.by_seed
-    scores = scores[scores["state"] == STATES[1]]
+    of_seed = scores.set_index(["task", "seed"])
+    metrics = dict(zip(scores["task"], scores["metric"], strict=True))
     found = []
     for method in METHODS:
-        of_method = scores[scores["method"] == method]
-        for one, other in (
-            ("good", "random"),
-            ("good", "bad"),
-            ("super-good", "super-random"),
-            ("super-good", "super-bad"),
-        ):
-            table = of_method[of_method["subnetwork"].isin((one, other))].pivot(
-                index=["task", "seed"], columns="subnetwork", values="score"
-            )
-            if not {one, other} <= set(table.columns):
+        tuned = of_seed[(of_seed["state"] == STATES[1]) & (of_seed["method"] == method)]
+        full = of_seed[of_seed["state"] == FULL]
+        values = {kind: part["score"] for kind, part in tuned.groupby("subnetwork", sort=False)}
+        values |= {_FULL: full["score"], _MAJORITY: full["majority"]} if values else {}
+        vain = {task for task, of in data.untestable if of == method}
+        for one, other in pairs:
+            if not {one, other} <= set(values):
                 continue
-            pairs = (table[one] - table[other]).dropna()
-            order = [task for task in data.plan.study.tasks if task in pairs.index.get_level_values("task")]
-            by_task = {task: pairs.xs(task, level="task").to_numpy() for task in order}
-            metrics = dict(zip(scores["task"], scores["metric"], strict=True))
-            spans = {task: range_of(metrics[task]) for task in order}
-            vain = {task for task, of in data.untestable if of == method}
-            found += _paired("good", f"{method}: {one} - {other}", by_task, spans, vain)
+            differences = (values[one] - values[other]).dropna()
+            there = set(differences.index.get_level_values("task"))
+            by_task = {
+                task: differences.xs(task, level="task").sort_index().to_numpy()
+                for task in data.plan.study.tasks
+                if task in there
+            }
+            spans = {task: range_of(metrics[task]) for task in by_task}
+            found += _paired(question, f"{method}: {one} - {other}", by_task, spans, vain)
     return found
 
 

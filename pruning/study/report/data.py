@@ -6,35 +6,31 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from models.common.errors import InputError
-from models.common.reading import read_frame
 from models.tasks.measures import range_of
 from models.tasks.task import MISMATCHED
-from patterns.report.summary import MAPS
 
-from ...ablation.folder import DRAWS, SINGLE
-from ...ablation.folder import GROUPS as ABLATED_GROUPS
 from ...comparison.consistency import (
     SharedHeads,
     Stable,
     shared_by_pairs,
     stability_frame,
     stable,
+    subnetwork_in,
     survivors_frame,
 )
 from ...comparison.summary import patterns_frame
 from ...comparison.survivor_patterns import PatternComparison, Uncorrected, adjust, compare
-from ...search.folder import IMPORTANCE, IMPORTANCE_COLUMNS, SURVIVAL, SURVIVAL_COLUMNS
-from ...search.runs import Group, find_groups
-from ..folder import StudyFolder
-from ..plan import JOINT, WEIGHTS, Plan, Step, search_step
-from ..records import PrunedStepResult, ScoredResult, SubnetworkRecord, TunedResult
+from ...search.runs import Group, Run
+from ..plan import PRETRAINED, WEIGHTS, Plan, Step, search_step
 from .closing import AblatedModel
+from .tables import SEARCH, SEARCH_WEIGHTS, StudyTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,33 +41,58 @@ STATES = ("pruned", "fine-tuned")
 FULL = "full"
 MODELS = ("fine-tuned", "pre-trained")
 """Whose patterns are looked at."""
-_SEARCH, _SEARCH_WEIGHTS = search_step(JOINT), search_step(WEIGHTS)
-_DRAWS_COLUMNS = {**dict.fromkeys(("kind", "sort", "name", "heads"), "O"), "drop": "f"}
-_SINGLE_COLUMNS = {"kind": "O", "layer": "iu", "dominant": "O", "drop": "f"}
-_MAPS_COLUMNS = {"example": "iu", "kind": "O", "layer": "iu", "head": "iu", "label": "O"}
+_BASELINES = ("majority", "guessing")
+_SIZES = ("encoder_share", "heads", "mlps", "topped_up_heads", "topped_up_mlps")
+LOW = 0.2
+"""A head matters little whose importance is a fifth of the way from the least to the most important one, or less."""
 MIN_VALUES = 3
 """Below so many seeds (or tasks) there are points and no interval."""
 
 
 @dataclass(frozen=True)
 class StudyData:
-    """What the finished steps of a study say."""
+    """What the finished steps of a study say together."""
 
-    plan: Plan
-    folder: StudyFolder
+    tables: StudyTables
 
-    @cached_property
+    @property
+    def plan(self) -> Plan:
+        """The study's."""
+        return self.tables.plan
+
+    @property
     def done(self) -> list[Step]:
         """The finished steps, in the plan's order."""
-        return [step for step in self.plan.steps if self.folder.is_done(step)]
+        return self.tables.done
 
-    def groups(self, search: str = _SEARCH) -> list[Group]:
+    def groups(self, search: str = SEARCH) -> list[Group]:
         """Return the finished searches of one name by task; none for those that keep no whole heads."""
-        steps = [step for step in self.done if step.name == search]
-        if not steps or search == _SEARCH_WEIGHTS:
-            return []
-        folders = [self.folder.verified(step) for step in steps]
-        return sorted(find_groups(folders)[0], key=lambda group: self.plan.study.tasks.index(group.task))
+        study = self.plan.study
+        kept = dict(iter(self.tables.kept.groupby("path", sort=False)))
+        by_task: dict[str, list[Run]] = {}
+        for step in self.done:
+            if step.name == search and step.path in kept and step.seed is not None:
+                part = kept[step.path]
+                by_task.setdefault(step.task, []).append(
+                    Run(
+                        Path(step.path),
+                        subnetwork_in(part),
+                        step.task,
+                        step.seed,
+                        str(part["method"].iloc[0]),
+                        task_definition=study.task(step.task).record(),
+                        untestable=self._below_majority[step.path],
+                    )
+                )
+        return [
+            Group(task, task, runs[0].method, tuple(sorted(runs, key=lambda run: run.seed)))
+            for task, runs in by_task.items()
+        ]
+
+    @cached_property
+    def _below_majority(self) -> dict[str, bool]:
+        steps = self.tables.steps
+        return dict(zip(steps["path"], steps["below_majority"], strict=True))
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -87,53 +108,35 @@ class StudyData:
         import pandas as pd
 
         rows: list[dict[str, object]] = []
-        baselines: dict[tuple[str, int | None], dict[str, float]] = {}
-        sizes: dict[str, dict[str, object]] = {}
         models: list[tuple[str, int | None]] = []
+        by_path = {str(row["path"]): row for row in self.tables.steps.to_dict(orient="records")}
+        baselines: dict[tuple[str, int | None], dict[str, float]] = {}
         for step in self.done:
             if step.kind not in ("fine-tune", "pruned", "fine-tuned"):
                 continue
-            # By its kind, it was looked at when it was read.
-            found = cast("ScoredResult", self.folder.read(step))
-            metric, task = found["metric"], self.plan.study.task(step.task)
-            row: dict[str, object] = {"task": step.task, "seed": step.seed}
+            found, task = by_path[step.path], self.plan.study.task(step.task)
+            row: dict[str, object] = {"task": step.task, "seed": step.seed, "metric": found["metric"]}
+            scored = {task.name: ""}
+            if step.settings.get("mismatched"):
+                scored[task.mismatched_name] = MISMATCHED
             if step.drawn is None:
-                always = cast("TunedResult", found)["baselines"]
-                for name, key in ((task.name, metric), (task.mismatched_name, MISMATCHED + metric)):
-                    if key in always["majority"]:
-                        baselines[name, step.seed] = {
-                            "majority": always["majority"][key],
-                            "guessing": always["random"][key],
-                        }
                 row |= {"method": "", "subnetwork": FULL, "draw": 0, "state": FULL, "encoder_share": 1.0}
+                for name, prefix in scored.items():
+                    baselines[name, step.seed] = {key: found[prefix + key] for key in _BASELINES}
             else:
                 of = step.drawn
                 row |= {"method": of.method, "subnetwork": of.kind, "draw": of.draw}
                 row["state"] = STATES[0] if step.kind == "pruned" else STATES[1]
-                if step.kind == "pruned":
-                    sizes[step.path] = _size(cast("PrunedStepResult", found)["subnetwork"])
-                row |= sizes.get(step.path if step.kind == "pruned" else step.inputs[0], {})
-            scored = {task.name: found["score"]}
-            if step.settings.get("mismatched"):
-                scored[task.mismatched_name] = found["scores"][MISMATCHED + metric]
-            for name, score in scored.items():
-                rows.append(row | {"task": name, "metric": metric, "score": score})
+                sized = by_path.get(step.path if step.kind == "pruned" else step.inputs[0], {})
+                row |= {name: sized.get(name) for name in _SIZES}
+            for name, prefix in scored.items():
+                rows.append(row | {"task": name, "score": found[f"{prefix}score"]})
                 models.append((name, step.seed))
-        columns = [
-            "task",
-            "seed",
-            "method",
-            "subnetwork",
-            "draw",
-            "state",
-            "metric",
-            "score",
-            "encoder_share",
-        ]
-        columns += ["heads", "mlps", "topped_up_heads", "topped_up_mlps", "majority", "guessing"]
+        names = ["task", "seed", "method", "subnetwork", "draw", "state", "metric"]
+        columns = [*names, "score", *_SIZES, *_BASELINES]
         told = [row | baselines.get(model, {}) for row, model in zip(rows, models, strict=True)]
         frame = pd.DataFrame(told, columns=columns)
-        return frame.astype(dict.fromkeys(columns[7:], "float64"))
+        return frame.astype(dict.fromkeys(columns[len(names) :], "float64"))
 
     @cached_property
     def score_summary(self) -> pd.DataFrame:
@@ -162,6 +165,18 @@ class StudyData:
         columns = [*keys, "seeds", "mean", "std", "low", "high", "of_full", "encoder_share"]
         return pd.DataFrame(rows, columns=[*columns, "majority", "guessing", "points"])
 
+    @property
+    def references(self) -> pd.DataFrame:
+        """The published scores that stand beside the study's: ``task, name, score, source``."""
+        import pandas as pd
+
+        rows = [
+            {"task": task, "name": one.name, "score": score, "source": one.source}
+            for one in self.plan.study.references
+            for task, score in one.scores.items()
+        ]
+        return pd.DataFrame(rows, columns=["task", "name", "score", "source"])
+
     @cached_property
     def by_seed(self) -> pd.DataFrame:
         """Scores with the draws of one seed averaged."""
@@ -173,11 +188,11 @@ class StudyData:
     @cached_property
     def untestable(self) -> set[tuple[str, str]]:
         """The tasks and methods of which a search's threshold lies below the commonest label's score."""
-        methods = {_SEARCH_WEIGHTS: METHODS[1], _SEARCH: METHODS[0]}
+        methods = {SEARCH_WEIGHTS: METHODS[1], SEARCH: METHODS[0]}
         return {
             (step.task, methods[step.name])
             for step in self.done
-            if step.name in methods and self.folder.read(step).get("testable") is False
+            if step.name in methods and self._below_majority[step.path]
         }
 
     @cached_property
@@ -193,7 +208,7 @@ class StudyData:
         """Likewise of one search alone: that for heads and MLPs together, or else the first there is."""
         import pandas as pd
 
-        names = [_SEARCH, *self._searches]
+        names = [SEARCH, *self._searches]
         groups = next((groups for name in names if (groups := self.groups(name))), None)
         return survivors_frame(groups) if groups else pd.DataFrame()
 
@@ -203,37 +218,32 @@ class StudyData:
 
         Columns: ``task, what, layer, head`` (-1 for an MLP)``, seeds, mean, std``.
         """
-        import pandas as pd
-
-        frames = []
-        for step in self.done:
-            if step.name == _SEARCH_WEIGHTS:
-                frame = read_frame(self.folder.file(step, SURVIVAL), SURVIVAL_COLUMNS)
-                frames.append(frame.assign(task=step.task, seed=step.seed))
-        if not frames:
-            return pd.DataFrame()
+        table = self.tables.kept_weights
+        if not len(table):
+            return table
+        of = table["path"].map({step.path: step.task for step in self.done})
         keys = ["task", "component", "layer", "head"]
-        found = pd.concat(frames).groupby(keys, sort=False)["kept_share"].agg(["count", "mean", "std"])
+        found = table.assign(task=of).groupby(keys, sort=False)["kept_share"].agg(["count", "mean", "std"])
         names = {"component": "what", "count": "seeds"}
         return found.reset_index().rename(columns=names)
 
     @cached_property
-    def importance(self) -> pd.DataFrame:
-        """Importances in the full model, which decide what goes first.
+    def importance_summary(self) -> pd.DataFrame:
+        """Whether many heads and MLPs matter alike, by task: ``task, component, seeds, median, low, low_std``.
 
-        Columns: ``task, seed, component, layer, head`` (-1 for an MLP)``, importance, normalized``.
+        ``median`` is of the normalised importance in the full model, from 0 (the least important one) to 1 (the most);
+        ``low`` the share of those below :data:`LOW`, each a mean over seeds, ``low_std`` its standard deviation.
         """
         import pandas as pd
 
-        frames = []
-        for step in self.done:
-            if step.name == _SEARCH:
-                frame = read_frame(self.folder.file(step, IMPORTANCE), IMPORTANCE_COLUMNS)
-                frame = frame[frame["iteration"] == 0].drop(columns=["iteration", "kept"])
-                frame.insert(0, "task", step.task)
-                frame.insert(1, "seed", step.seed)
-                frames.append(frame)
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        table = self.tables.importance
+        rows = []
+        for (task, component), part in table.groupby(["task", "component"], sort=False):
+            of_seeds = part.groupby("seed")["normalized"]
+            low = of_seeds.apply(lambda values: float((values < LOW).mean())).to_numpy()
+            told = {"task": task, "component": component, "seeds": len(low)}
+            rows.append(told | {"median": of_seeds.median().mean(), "low": low.mean(), "low_std": _std(low)})
+        return pd.DataFrame(rows, columns=["task", "component", "seeds", "median", "low", "low_std"])
 
     @cached_property
     def stability(self) -> dict[str, Stable]:
@@ -282,52 +292,30 @@ class StudyData:
         return patterns_frame(self.named_patterns)
 
     @cached_property
-    def ablation(self) -> pd.DataFrame:
-        """What closing each group of heads costs: ``groups.csv`` of every step that did, with its task and seed."""
-        import pandas as pd
-
-        frames = [
-            pd.read_csv(self.folder.file(step, ABLATED_GROUPS)).assign(
-                task=step.task, seed=step.seed, of=str(step.settings["of"])
-            )
-            for step in self.done
-            if step.kind == "ablation"
-        ]
-        if not frames:
-            return pd.DataFrame()
-        table = pd.concat(frames, ignore_index=True)
-        first = ["task", "seed", "of"]
-        return table[[*first, *table.columns.drop(first)]]
-
-    @cached_property
     def ablated(self) -> list[AblatedModel]:
         """Every ablation that is done."""
-        import pandas as pd
-
-        found = []
+        tables, found = self.tables, []
+        metrics = dict(zip(tables.steps["path"], tables.steps["metric"], strict=True))
         for step in self.done:
             if step.kind == "ablation":
-                low, high = range_of(str(self.folder.read(step).get("metric")))
-                found.append(
-                    AblatedModel(
-                        step.task,
-                        str(step.settings["of"]),
-                        (low - high, high - low),
-                        pd.read_csv(self.folder.file(step, ABLATED_GROUPS)),
-                        read_frame(self.folder.file(step, DRAWS), _DRAWS_COLUMNS),
-                        read_frame(self.folder.file(step, SINGLE), _SINGLE_COLUMNS)
-                        if SINGLE in self.folder.read(step)["step"]["files"]
-                        else pd.DataFrame(columns=list(_SINGLE_COLUMNS)),
-                    )
+                low, high = range_of(str(metrics[step.path]))
+                of = str(step.settings["of"])
+                parts = (
+                    table[(table["task"] == step.task) & (table["seed"] == step.seed) & (table["of"] == of)]
+                    for table in (tables.ablation, tables.ablation_draws, tables.ablation_heads)
                 )
+                found.append(AblatedModel(step.task, of, (low - high, high - low), *parts))
         return found
 
     def _labels(self, group: Group, pretrained: bool) -> dict[int, pd.DataFrame]:
         """By seed, the pattern of every map; before fine-tuning, the same ones for every seed."""
-        steps = [step for step in self.done if step.name == "patterns" and step.task == group.task]
-        tables = {step.seed: self.folder.file(step, MAPS) for step in steps}
-        wanted = {seed: tables.get(None if pretrained else seed) for seed in group.seeds}
-        return {seed: read_frame(path, _MAPS_COLUMNS) for seed, path in wanted.items() if path is not None}
+        maps = self.tables.maps
+        found = {}
+        for seed in group.seeds:
+            place = f"{group.task}/{PRETRAINED if pretrained else f'seed_{seed}'}/patterns"
+            if len(of_model := maps[maps["path"] == place]):
+                found[seed] = of_model
+        return found
 
     @property
     def _searches(self) -> list[str]:
@@ -337,10 +325,9 @@ class StudyData:
     def warnings(self) -> list[str]:
         """What the steps warned of, once each, with the task and seeds."""
         found: dict[tuple[str, str], list[str]] = {}
-        for step in self.done:
-            if step.kind != "fine-tuned":
-                for message in self.folder.read(step).get("warnings", ()):
-                    found.setdefault((step.task, message), []).append(f"{step.place}/{step.name}")
+        for path, message in self.tables.warnings[["path", "message"]].itertuples(index=False):
+            step = self.plan.by_path[path]
+            found.setdefault((step.task, message), []).append(f"{step.place}/{step.name}")
         return [f"{task} ({', '.join(where)}): {message}" for (task, message), where in found.items()]
 
 
@@ -387,17 +374,6 @@ def within_range(mean: float, half: float, span: tuple[float, float]) -> tuple[f
     middle = np.log(place / (1 - place))
     lowest, highest = (low + (high - low) / (1 + np.exp(-(middle + side * step))) for side in (-1, 1))
     return float(lowest), float(highest)
-
-
-def _size(about: SubnetworkRecord) -> dict[str, object]:
-    """What the table of scores says of a subnetwork."""
-    return {
-        "encoder_share": about.get("encoder_share"),
-        "heads": about["heads"]["kept"] if "heads" in about else None,
-        "mlps": about["mlps"]["kept"] if "mlps" in about else None,
-        "topped_up_heads": about.get("topped_up_heads"),
-        "topped_up_mlps": about.get("topped_up_mlps"),
-    }
 
 
 def _std(values: npt.NDArray[np.floating]) -> float:

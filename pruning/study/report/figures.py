@@ -22,7 +22,7 @@ from ...comparison.consistency import SharedHeads
 from ...comparison.figures import number_heads, pattern_bars
 from ...permutation import HIGHER, LOWER, NO_DIFFERENCE
 from ...stability import NULLS
-from ..config import STRUCTURED
+from ..config import STRUCTURED, Reference
 from .conclusions import ACROSS_RUNS, ACROSS_TASKS, QUESTIONS, Finding, findings_frame
 from .data import FULL, METHODS, STATES, StudyData
 
@@ -234,11 +234,16 @@ def shared(frame: pd.DataFrame) -> Figure:
     return page.figure
 
 
-def scores(summary: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
+def scores(summary: pd.DataFrame, by_seed: pd.DataFrame, references: Sequence[Reference] = ()) -> Figure:
     """Draw what subnetworks score, pruned and fine-tuned again, beside the full model and baselines, a row a task.
 
     Large marks are means over seeds with 95% intervals (from three seeds on), small dots the seeds. The band is the
     full model's interval; an interval that leaves the picture goes on outside it.
+
+    Args:
+        summary: ``score_summary`` of :class:`pruning.study.report.data.StudyData`.
+        by_seed: its scores of each seed.
+        references: published scores, drawn as lines.
     """
     tasks = list(dict.fromkeys(summary["task"]))
     kinds = [
@@ -248,6 +253,7 @@ def scores(summary: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
         if ((summary["method"] == method) & (summary["subnetwork"] == kind)).any()
     ]
     left, right, panel_h, between, below, above = 0.62, 0.82, 1.15, 0.26, 0.85, 0.25
+    right = max([right, *(0.12 + text_width(one.name, SMALL - 1) for one in references)])
     width = page_width(min(_WIDTH, max(3.6, left + right + 0.62 * len(kinds))))
     width = max(width, left + right + 0.155 * len(kinds), 3.2)
     upright: dict[str, Any] = {}
@@ -258,7 +264,7 @@ def scores(summary: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
         y = page.height - above - (row + 1) * panel_h - row * between
         axes = page.axes(left, y, width - left - right, panel_h)
         of_task, seeds = summary[summary["task"] == task], by_seed[by_seed["task"] == task]
-        levels = _levels(axes, of_task)
+        levels = _levels(axes, of_task, references)
         points = [value for value, _ in levels]
         for place, (method, kind) in enumerate(kinds):
             for state, shift in zip(STATES, (-0.17, 0.17), strict=True):
@@ -342,10 +348,12 @@ def forest(found: Sequence[Finding]) -> Figure:
     return page.figure
 
 
-def _levels(axes: Axes, of_task: pd.DataFrame) -> list[tuple[float, str]]:
-    """Draw the full model and the baselines as lines across; return their values and names."""
+def _levels(axes: Axes, of_task: pd.DataFrame, references: Sequence[Reference]) -> list[tuple[float, str]]:
+    """Draw the full model, the baselines and what was published as lines across; return their values and names."""
     styles: dict[str, Any] = {"majority": (0, (4, 3)), "guessing": (0, (1, 2))}
     lines = [(of_task[name].mean(), name, style) for name, style in styles.items()]
+    task = str(of_task["task"].iloc[0])
+    lines += [(one.scores[task], one.name, (0, (6, 2, 1, 2))) for one in references if task in one.scores]
     full = of_task[of_task["subnetwork"] == FULL]
     if len(full):
         mean, low, high = (full[name].item() for name in ("mean", "low", "high"))
@@ -475,6 +483,8 @@ class StudyFigure:
     caption: str = ""
     question: str = ""
     """The key of the question that it answers, with which it is shown."""
+    references: bool = False
+    """Whether published scores are drawn in it, whose sources are its caption then."""
 
 
 def _forest_of(key: str, question: str) -> StudyFigure:
@@ -504,7 +514,8 @@ FIGURES = (
         "Scores of subnetworks, pruned and fine-tuned again, with intervals over seeds, beside those of the full "
         "model, of always saying the commonest label, and of guessing.",
         lambda data, found: data.score_summary,
-        lambda frame, data, found: scores(frame, data.by_seed),
+        lambda frame, data, found: scores(frame, data.by_seed, data.plan.study.references),
+        references=True,
     ),
     StudyFigure(
         "1_survival",
@@ -533,7 +544,7 @@ FIGURES = (
         "2_importance",
         "Importance before anything is pruned",
         "Histograms of the normalised importance of heads and MLPs in the full models, by task.",
-        lambda data, found: data.importance,
+        lambda data, found: data.tables.importance,
         lambda frame, data, found: importance(frame),
     ),
     *(_forest_of(key, question) for key, question in QUESTIONS.items()),

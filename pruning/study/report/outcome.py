@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.common.errors import InputError
@@ -13,24 +14,27 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from .data import StudyData
+
 
 class StudyReport(Result[Report]):
     """What a report says: the keys of :class:`pruning.study.records.Report`."""
 
-    def __init__(self, found: Report, summary: pd.DataFrame, by_seed: pd.DataFrame) -> None:
-        """Take what is said, and ``score_summary`` and ``by_seed`` of :class:`pruning.study.report.data.StudyData`."""
+    def __init__(self, found: Report, place: Path, data: StudyData) -> None:
+        """Take what is said, where it lies, and what it is made of."""
         super().__init__(found)
-        self._summary, self._by_seed = summary, by_seed
+        self.place = place
+        self._data = data
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row a task, method, subnetwork and state: the mean score with its interval over seeds."""
-        return self._summary.copy()
+        return self._data.score_summary.copy()
 
     def plot(self) -> Figure:
         """Draw what good, random and bad subnetworks score: means with their intervals, and each seed."""
         from .figures import scores
 
-        return scores(self._summary, self._by_seed)
+        return scores(self._data.score_summary, self._data.by_seed, self._data.plan.study.references)
 
 
 class Studied(Result[StudyDone]):

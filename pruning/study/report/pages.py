@@ -14,12 +14,13 @@ from models.common.papers import Figures, write_latex
 from models.common.provenance import provenance
 from patterns.report.summary import REPORT as MODEL_PAGE
 
+from ..config import Reference
 from ..folder import REPORT, StudyFolder
-from ..job import read_plan
 from ..records import Conclusion, Report, ScoreRow
 from .conclusions import Finding, conclusions, findings_frame, findings_of, in_short
 from .data import MIN_VALUES, StudyData
 from .outcome import StudyReport
+from .tables import COLUMNS, RECORD, TABLES, StudyTables, is_report, read_steps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,7 @@ class DrawnFigure:
     about: StudyFigure
     behind: pd.DataFrame
     figure: Figure
+    caption: str = ""
 
     def block(self, table: TableBlock | None = None) -> FigureBlock:
         """Return it as a part of a page.
@@ -49,26 +51,37 @@ class DrawnFigure:
         """
         one = self.about
         table = table or TableBlock.of(self.behind, one.name, one.title, folded=True)
-        return FigureBlock.of(self.figure, one.alt, one.caption, table)
+        return FigureBlock.of(self.figure, one.alt, self.caption or one.caption, table)
 
 
-def write_report(folder: Path | str, how: Figures | None = None) -> StudyReport:
-    """Write tables, figures and conclusions of a study to the folder ``report`` within its own.
+def write_report(
+    folder: Path | str, how: Figures | None = None, output: Path | str | None = None
+) -> StudyReport:
+    """Write tables, figures and conclusions of a study.
+
+    They are made of its steps, or again of the tables that an earlier report holds.
 
     Args:
-        folder: the study's.
+        folder: the study's, or that of a report.
         how: figures are written, besides PNG and PDF.
+        output: where to; the folder ``report`` within the study's, or in the place of the earlier report, if None.
 
     Returns:
         What is shown on a terminal; its table and figure are of the scores.
 
     Raises:
-        InputError: the folder holds no study, or none of its steps is done.
+        InputError: the folder holds neither, or none of the study's steps is done; or as any other output.
     """
-    home = StudyFolder(folder)
-    data = StudyData(read_plan(home.path), home)
+    home, again = StudyFolder(folder), is_report(folder)
+    data = StudyData(StudyTables.load(home.path / TABLES) if again else read_steps(home))
     if not data.done:
         raise InputError(f"{folder}: no step of this study is done, so there is nothing to report.")
+    if output is None:
+        report = Output(
+            home.path if again else home.path / REPORT, "run-study report", True, (), "The report's folder"
+        )
+    else:
+        report = Output(Path(output), "run-study report", inputs=(home.path,))
     found = findings_of(data)
     tables = tables_of(data) | {_CONCLUSIONS: findings_frame(found)}
     told: Report = {
@@ -79,29 +92,34 @@ def write_report(folder: Path | str, how: Figures | None = None) -> StudyReport:
         "conclusions": conclusions(found),
         "warnings": data.warnings,
     }
-    output = Output(home.path / REPORT, "run-study report", overwrite=True, option="The report's folder")
     how = how or Figures()
     formats = tuple(dict.fromkeys((*_FORMATS, *how.figure_format)))
     figures = how.drawn(lambda: figures_of(data, found))
-    names = [one.about.name for one in figures]
-    output.adopt(
-        (
-            *(FILE, PAGE),
-            *(f"tables/{name}.{ending}" for name in tables for ending in ("parquet", "csv", "tex")),
-            *(f"figures/{name}.{ending}" for name in names for ending in (*formats, "csv", "tex")),
+    if output is None:
+        names = [one.about.name for one in figures]
+        report.adopt(
+            (
+                *(FILE, PAGE, f"{TABLES}/{RECORD}"),
+                *(f"{TABLES}/{name}.parquet" for name in COLUMNS),
+                *(f"{TABLES}/{name}.{ending}" for name in tables for ending in ("parquet", "csv", "tex")),
+                *(f"figures/{name}.{ending}" for name in names for ending in (*formats, "csv", "tex")),
+            )
         )
-    )
-    with output.making() as made:
+    with report.making() as made:
         for name, table in tables.items():
-            write_table(table, made / "tables" / name)
+            write_table(table, made / TABLES / name)
+        data.tables.save(made / TABLES)
         for one in figures:
             replace(how, figure_format=formats).write(one.figure, made / "figures", one.about.name)
             behind = made / "figures" / f"{one.about.name}.csv"
             one.behind.to_csv(behind, index=False)
             write_latex(one.behind, behind.with_suffix(".tex"))
         (made / FILE).write_text(markdown(told, data), encoding="utf-8")
-        write_study_page(made / PAGE, told, data, figures, tables, home.path)
-    return StudyReport(told, data.score_summary, data.by_seed)
+        links = _of_models(data, home) if output is None and not again else []
+        write_study_page(
+            made / PAGE, told, data, figures, tables, Path(folder) if again else home.path, links
+        )
+    return StudyReport(told, report.path, data)
 
 
 def write_study_page(
@@ -111,8 +129,19 @@ def write_study_page(
     figures: Sequence[DrawnFigure],
     tables: Mapping[str, pd.DataFrame],
     home: Path,
+    more: Sequence[Section],
 ) -> None:
-    """Write the report as one page that needs no network, with every table once."""
+    """Write the report as one page that needs no network, with every table once.
+
+    Args:
+        path: of the page.
+        told: what it says in words.
+        data: that it is of.
+        figures: of the study.
+        tables: of the study.
+        home: the folder that the data were read from: the study's, or a report's.
+        more: parts that only this page has.
+    """
     study = data.plan.study
     seeds = ", ".join(map(str, study.seeds))
     plain = [one for one in figures if not one.about.question]
@@ -139,7 +168,7 @@ def write_study_page(
                 for one in told["conclusions"]
             ),
             *(Section(one.about.title, figures=(one.block(),)) for one in plain),
-            *_of_models(data),
+            *more,
             Section(
                 "The comparisons in words",
                 tuple(answer for one in told["conclusions"] for answer in one["answers"]),
@@ -159,15 +188,27 @@ def write_study_page(
             "data": {"source": study.data, **data.plan.materials.data},
             "study": asdict(study),
         },
-        command=command_line(["run-study", home, "--output", f"{home}-again"], {}),
-        notes="it does the whole study again, beside the first one, as long as the data stay as they are",
+        **_repeat(home),
     )
+
+
+def _repeat(home: Path) -> dict[str, str]:
+    """The command that a page ends with, and what it does."""
+    if is_report(home):
+        return {
+            "command": command_line(["run-study", "report", home], {}),
+            "notes": "it makes this report again from its tables",
+        }
+    return {
+        "command": command_line(["run-study", home, "--output", f"{home}-again"], {}),
+        "notes": "it does the whole study again, beside the first one, as long as the data stay as they are",
+    }
 
 
 _CLOSED = {"ablation": ": heads closed", "good-ablation": ": heads of its subnetwork closed"}
 
 
-def _of_models(data: StudyData) -> list[Section]:
+def _of_models(data: StudyData, home: StudyFolder) -> list[Section]:
     """Links to the pages of single models."""
     links = tuple(
         (
@@ -176,7 +217,7 @@ def _of_models(data: StudyData) -> list[Section]:
             f"{_CLOSED.get(step.name, '')}",
         )
         for step in data.done
-        if (data.folder.of(step) / MODEL_PAGE).is_file()
+        if (home.of(step) / MODEL_PAGE).is_file()
     )
     words = (
         "A page a model, with every head's maps. They lie in the study's folder, which has to stay together."
@@ -205,10 +246,12 @@ def tables_of(data: StudyData) -> dict[str, pd.DataFrame]:
         "score_summary": data.score_summary,
         "survivors": data.survivors,
         "weight_survival": data.weight_survival,
-        "importance": data.importance,
+        "importance": data.tables.importance,
+        "importance_summary": data.importance_summary,
         "stability": data.stability_frame,
         "patterns": data.patterns_frame,
-        "ablation": data.ablation,
+        "ablation": data.tables.ablation,
+        "references": data.references,
     }
     return {name: table for name, table in tables.items() if len(table)}
 
@@ -225,8 +268,9 @@ def figures_of(data: StudyData, found: Sequence[Finding]) -> list[DrawnFigure]:
     """Draw the figures that there are steps for."""
     from .figures import FIGURES
 
+    sources = "; ".join(f"{one.name}: {one.source}" for one in data.plan.study.references)
     return [
-        DrawnFigure(one, behind, one.draw(behind, data, found))
+        DrawnFigure(one, behind, one.draw(behind, data, found), sources if one.references else "")
         for one in FIGURES
         if len(behind := one.frame(data, found))
     ]
@@ -238,7 +282,7 @@ def markdown(told: Report, data: StudyData) -> str:
     lines = [
         "# Lottery study",
         "",
-        f"{study.model} on {', '.join(study.tasks)}; seeds {', '.join(map(str, study.seeds))}. "
+        f"{short_name(study.model)} on {', '.join(study.tasks)}; seeds {', '.join(map(str, study.seeds))}. "
         f"{told['done']} of {told['steps']} steps are done; what follows is from these alone.",
         "",
         _selection(data),
@@ -264,7 +308,7 @@ def markdown(told: Report, data: StudyData) -> str:
         "",
         f"Means over seeds with their 95% intervals; of fewer than {MIN_VALUES} seeds each seed's score.",
         "",
-        *_score_lines(data.score_summary),
+        *_score_lines(data.score_summary, study.references),
         "",
     ]
     if told["warnings"]:
@@ -279,7 +323,7 @@ def _selection(data: StudyData) -> str:
     return "Searches and scores use the same dev rows, as published: what is found by a search is an upper bound."
 
 
-def _score_lines(summary: pd.DataFrame) -> list[str]:
+def _score_lines(summary: pd.DataFrame, references: Sequence[Reference]) -> list[str]:
     """A Markdown table: a row a subnetwork and state, a column a task."""
     tasks = list(dict.fromkeys(summary["task"]))
     lines = ["| | " + " | ".join(tasks) + " |", "| --- |" + " ---: |" * len(tasks)]
@@ -301,6 +345,9 @@ def _score_lines(summary: pd.DataFrame) -> list[str]:
     for name in ("majority", "guessing"):
         values = summary.groupby("task", sort=False)[name].mean()
         lines.append(f"| {name} | " + " | ".join(f"{values[task]:.3f}" for task in tasks) + " |")
+    for one in references:
+        cells = [f"{one.scores[task]:.3f}" if task in one.scores else "" for task in tasks]
+        lines.append(f"| {one.name} ({one.source}) | " + " | ".join(cells) + " |")
     return lines
 
 

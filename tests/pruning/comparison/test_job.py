@@ -395,6 +395,12 @@ def test_the_published_masks_give_the_published_figures(
     assert qqp["fleiss_kappa"] == pytest.approx(0.191, abs=5e-4)
     assert qqp["chance"]["super_survivors"]["size"]["mean"] == pytest.approx(6.2, abs=0.4)
     assert qqp["chance"]["super_survivors"]["size-per-layer"]["mean"] > 7
+    assert qqp["unstable_share"] == (144 - 23 - 10) / 144  # whose standard deviation is .45 to .55
+    by_chance = qqp["chance"]["never_survivors"]["size"]["mean"]
+    assert by_chance == pytest.approx(2.5, abs=0.3)
+    assert qqp["chance"]["unstable_share"]["size"]["mean"] == pytest.approx(
+        (144 - 6.2 - by_chance) / 144, abs=0.01
+    )
     assert len(qqp["super_survivors_list"]) == 23
     assert len(tasks["cola"]["mlps"]["super_survivors_list"]) == 9
     assert tasks["mnli"]["heads"]["cochran_q"]["p_value"] == pytest.approx(0.39, abs=0.01)

@@ -15,7 +15,10 @@ from pruning.study.config import Ablation, Study, read_study
 from pruning.study.folder import StudyFolder
 from pruning.study.job import RunStudy, read_plan
 from pruning.study.plan import Materials, plan_of
+from pruning.study.report.conclusions import findings_of
+from pruning.study.report.data import StudyData
 from pruning.study.report.pages import write_report
+from pruning.study.report.tables import StudyTables, read_steps
 
 TABLES = """
 [subnetworks]
@@ -114,6 +117,9 @@ def test_the_steps_are_ablations_of_each_seeds_own_models(make_study: Any, tmp_p
         assert folder.damage(plan, step) is None
     write_report(folder.path)
     table = pd.read_parquet(folder.path / "report" / "tables" / "ablation.parquet")
+    published = StudyData(StudyTables.load(folder.path / "report" / "tables"))
+    assert findings_of(published) == findings_of(StudyData(read_steps(folder)))
+    pd.testing.assert_frame_equal(published.tables.ablation, table)
     assert set(zip(table["seed"], table["of"], strict=True)) == {
         (s, o) for s in (1, 2) for o in ("full", "good")
     }

@@ -15,10 +15,11 @@ from models import InputError
 from models.common.files import read_json
 from pruning.study.config import Study, read_study
 from pruning.study.folder import METRICS, StudyFolder
-from pruning.study.job import RunStudy, read_plan
+from pruning.study.job import RunStudy
 from pruning.study.plan import Materials, plan_of
 from pruning.study.report.data import StudyData
 from pruning.study.report.pages import write_report
+from pruning.study.report.tables import read_steps
 
 TABLES = """
 [subnetworks]
@@ -81,7 +82,7 @@ def test_scores_on_them_stand_beside_the_others_and_no_comparison_counts_them(
     report = write_report(folder)
 
     home_of = StudyFolder(folder)
-    data = StudyData(read_plan(folder), home_of)
+    data = StudyData(read_steps(home_of))
     keys = ["seed", "method", "subnetwork", "draw", "state"]
     scores = pd.read_parquet(folder / "report/tables/scores.parquet")
     one, other = (scores[scores["task"] == task].set_index(keys) for task in ("mnli", "mnli-mm"))

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -34,13 +34,13 @@ from pruning import stability
 from pruning.comparison.figures import pattern_bars
 from pruning.comparison.survivor_patterns import SIDES
 from pruning.permutation import sign_flip_test
-from pruning.search.folder import HISTORY
+from pruning.search.folder import HISTORY, IMPORTANCE
 from pruning.search.records import HeadsLine, HeadsSummary, WeightsLine, WeightsSummary
 from pruning.stability import at_least, beside_chance
 from pruning.structured import StructuredSearch
 from pruning.study import steps as study_steps
 from pruning.study.cli import run_study
-from pruning.study.config import SEARCHES, STRUCTURED, Study, Subnetworks, read_study
+from pruning.study.config import SEARCHES, STRUCTURED, Reference, Study, Subnetworks, read_study
 from pruning.study.estimate import estimates
 from pruning.study.folder import METRICS, STUDY, StudyFolder
 from pruning.study.job import RunStudy, read_plan
@@ -62,6 +62,7 @@ from pruning.study.report.conclusions import (
 from pruning.study.report.data import StudyData, t_interval
 from pruning.study.report.figures import FIGURES
 from pruning.study.report.pages import tables_of, write_report
+from pruning.study.report.tables import StudyTables, read_steps
 from pruning.study.terminal import print_report
 
 pytestmark = pytest.mark.usefixtures("little_garbage")
@@ -91,7 +92,7 @@ def command(run_command: Any, study_materials: Path) -> Any:
 
 def tables(folder: Path) -> dict[str, str]:
     """Every table of a report, as text."""
-    data = StudyData(read_plan(folder), StudyFolder(folder))
+    data = StudyData(read_steps(StudyFolder(folder)))
     return {name: table.to_csv() for name, table in tables_of(data).items()}
 
 
@@ -704,7 +705,7 @@ def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(
         frame = pd.read_parquet(home / f"{name}.parquet")
         assert len(frame) == len(pd.read_csv(home / f"{name}.csv"))
         assert r"\toprule" in (home / f"{name}.tex").read_text()
-    forests = [f"6_comparisons_{question}" for question in ("good", "stable", "patterns")]
+    forests = [f"6_comparisons_{question}" for question in ("good", "reach", "stable", "patterns")]
     for name in ("1_survival", "2_importance", "3_shared_heads", "4_scores", "5_patterns", *forests):
         assert len(pd.read_csv(figures / f"{name}.csv"))
         for ending in ("png", "pdf"):
@@ -719,7 +720,7 @@ def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(
     start, end = page.index('id="in-short"'), page.index("Good, random and bad subnetworks")
     short = re.sub("<[^>]+>", " ", page[start : page.index("</section>", start)])
     assert not re.search(r"[+-]\d\.\d{3}|\[", short)  # plain sentences; numbers are in the plot and the table
-    assert page[start:end].count("data:image/png;base64,") == 3
+    assert page[start:end].count("data:image/png;base64,") == len(forests)
     for figure in FIGURES:  # each once, with its words, above its table
         if figure.question == "closed":  # no heads are closed in this study
             assert escape(figure.alt) not in page
@@ -731,6 +732,139 @@ def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(
     assert len(set(shown)) == len(shown)
     assert not {"score_summary", "patterns", "importance", "conclusions"} & set(shown)  # behind a figure
     assert {"scores", "survivors", "stability"} <= set(shown)
+
+
+def test_a_report_is_made_again_from_its_own_tables(
+    finished_study: Path, run_command: Any, tmp_path: Path
+) -> None:
+    """As somebody has them who was given the tables: without the study, and elsewhere."""
+    write_report(finished_study)
+    first, given = finished_study / "report", tmp_path / "given"
+    shutil.copytree(first / "tables", given / "tables")
+    assert str(finished_study.parent) not in (given / "tables/study.json").read_text()
+    code, _, err = run_command(run_study, "report", given, "--output", tmp_path / "made")
+    assert code == 0
+    assert str(tmp_path / "made") in err
+
+    def files(home: Path) -> dict[str, bytes]:
+        paths = [path for path in home.rglob("*") if path.is_file() and path.suffix not in (".html", ".pdf")]
+        return {path.relative_to(home).as_posix(): path.read_bytes() for path in paths if path.name[0] != "."}
+
+    assert files(tmp_path / "made") == files(first)
+    page = (tmp_path / "made/report.html").read_text()
+    assert f"run-study report {given}" in page
+    assert "Head by head" not in page
+
+    code, _, err = run_command(run_study, "report", given)  # in its place
+    assert code == 0
+    assert (given / "report.html").is_file()
+    code, _, err = run_command(run_study, "report", given, "--output", given / "inside")
+    assert (code, "which is read" in err) == (2, True)
+    code, _, err = run_command(run_study, "report", given, "--output", tmp_path / "made")
+    assert (code, "is not empty" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["steps", "kept", "maps", "kept_weights", "importance"])
+def test_a_published_table_that_is_not_what_was_written_is_refused(
+    finished_study: Path, run_command: Any, tmp_path: Path, name: str
+) -> None:
+    write_report(finished_study)
+    home = tmp_path / "given/tables"
+    shutil.copytree(finished_study / "report/tables", home)
+    file = home / f"{name}.parquet"
+    frame = pd.read_parquet(file)
+    frame.iloc[1:].to_parquet(file, index=False)
+    code, out, err = run_command(run_study, "report", tmp_path / "given")
+    assert (code, out) == (2, "")
+    assert f"{file} is not what was written there" in err
+    file.unlink()
+    code, _, err = run_command(run_study, "report", tmp_path / "given")
+    assert (code, f"{file} is missing" in err) == (2, True)
+
+
+REFERENCES = """
+[[references]]
+name = "biLSTM"
+source = "somebody, 2018, table 3"
+scores = { SST-2 = 0.85, mrpc = 0.7, rte = 0.5 }
+"""
+
+
+def test_published_scores_stand_as_lines_beside_those_of_the_study(
+    copied: Path, study_materials: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text((study_materials / "study.toml").read_text() + REFERENCES)
+    study = read_study(file, **{name: str(study_materials / name) for name in ("model", "data")})
+    assert study.references == (
+        Reference("biLSTM", "somebody, 2018, table 3", {"sst2": 0.85, "mrpc": 0.7, "rte": 0.5}),
+    )
+    (copied / STUDY).write_text(
+        json.dumps({**json.loads((copied / STUDY).read_text()), "study": asdict(study)})
+    )
+    report = write_report(copied)
+    axes = report.plot().axes
+    drawn = [{float(line.get_ydata()[0]) for line in one.lines} for one in axes]
+    assert [sum(score in levels for levels in drawn) for score in (0.85, 0.7, 0.5)] == [1, 1, 0]
+    assert sum(any(text.get_text() == "biLSTM" for text in one.texts) for one in axes) == 2
+    table = pd.read_csv(copied / "report/tables/references.csv")
+    assert list(table["score"]) == [0.85, 0.7, 0.5]
+    assert "| biLSTM (somebody, 2018, table 3) | 0.850 | 0.700 |" in (copied / "report/report.md").read_text()
+    assert "biLSTM: somebody, 2018, table 3" in (copied / "report/report.html").read_text()
+
+
+def test_published_scores_change_no_step() -> None:
+    reference = Reference("biLSTM", "somebody", {"sst2": 0.85})
+    assert identities(replace(SMALL, references=(reference,))) == identities()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('[references]\nname = "a"', r"write \[\[references\]\]"),
+        ('[[references]]\nname = "a"\nsource = "b"', "references.scores is missing"),
+        ('[[references]]\nname = "a"\nsource = " "\nscores = { sst2 = 0.5 }', "references.source is empty"),
+        (
+            '[[references]]\nname = "a"\nsource = "b"\nscores = { sst2 = 85 }',
+            r"sst2 = 85.0; its score is accuracy, from 0 to 1",
+        ),
+        ('[[references]]\nname = "a"\nsource = "b"\nscores = { sentiment = 0.5 }', "sentiment"),
+        ('[[references]]\nname = "a"\nsource = "b"\nscores = 0.5', "give a score for each task"),
+        (
+            '[[references]]\nname = "a"\nsource = "b"\nscores = { sst2 = "high" }',
+            "references.scores.sst2 = 'high'",
+        ),
+        ('[[references]]\nname = "a"\nwhere = "b"\nscores = { sst2 = 0.5 }', "unknown key references.where"),
+        (
+            2 * '[[references]]\nname = "a"\nsource = "b"\nscores = { sst2 = 0.5 }\n',
+            "two of them have one name",
+        ),
+    ],
+)
+def test_a_reference_that_cannot_be_meant_is_refused(tmp_path: Path, table: str, message: str) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(f'model = "m"\ntasks = ["sst2"]\nseeds = [1, 2]\n{table}')
+    with pytest.raises(InputError, match=message):
+        read_study(file)
+
+
+def test_tables_of_steps_that_the_study_does_not_have_are_refused(
+    finished_study: Path, tmp_path: Path
+) -> None:
+    write_report(finished_study)
+    home = tmp_path / "tables"
+    shutil.copytree(finished_study / "report/tables", home)
+    whole = (home / "study.json").read_text()
+    told = json.loads(whole)
+    told["study"]["seeds"] = [1, 3]
+    (home / "study.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match=r"'\w+/seed_2/[\w-]+', which is no step of the study"):
+        StudyTables.load(home)
+    told = json.loads(whole)
+    told["tables"]["weights"] = "0"
+    (home / "study.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match="'weights', which is no table"):
+        StudyTables.load(home)
 
 
 RESULTS = {
@@ -768,7 +902,7 @@ def test_no_two_figures_of_a_study_have_a_name_or_words_in_common() -> None:
 
 
 def test_scores_are_those_of_the_steps(finished_study: Path) -> None:
-    data = StudyData(read_plan(finished_study), StudyFolder(finished_study))
+    data = StudyData(read_steps(StudyFolder(finished_study)))
     frame = data.scores
     assert len(frame) == 4 * 5
     for _, row in frame.iterrows():
@@ -786,6 +920,38 @@ def test_scores_are_those_of_the_steps(finished_study: Path) -> None:
     assert "Not testable over all runs" in answers
 
 
+def test_what_subnetworks_reach_stands_beside_the_full_model_and_the_commonest_label(
+    finished_study: Path,
+) -> None:
+    data = StudyData(read_steps(StudyFolder(finished_study)))
+    scores = data.scores[data.scores["task"] == "mrpc"]
+    found = {
+        one.comparison: one.effect for one in findings_of(data) if (one.question, one.of) == ("reach", "mrpc")
+    }
+    full = scores[scores["state"] == "full"]
+    told = {}
+    for kind, of_kind in scores[scores["state"] == "fine-tuned"].groupby("subnetwork"):
+        mean = of_kind.groupby("seed")["score"].mean().mean()
+        told[f"structured: {kind} - full model"] = pytest.approx(mean - full["score"].mean())
+        told[f"structured: {kind} - commonest label"] = pytest.approx(mean - full["majority"].mean())
+    assert len(told) == 4
+    assert found == told
+
+
+def test_most_heads_matter_little_where_few_matter(finished_study: Path) -> None:
+    data = StudyData(read_steps(StudyFolder(finished_study)))
+    table = data.importance_summary.set_index(["task", "component"])
+    one = pd.read_parquet(finished_study / "sst2/seed_1/search-heads-and-mlps" / IMPORTANCE)
+    other = pd.read_parquet(finished_study / "sst2/seed_2/search-heads-and-mlps" / IMPORTANCE)
+    shares = []
+    for of_seed in (one, other):
+        first = of_seed[(of_seed["iteration"] == 0) & (of_seed["component"] == "head")]["normalized"]
+        shares.append((first < 0.2).mean())
+    assert table.loc[("sst2", "head"), "low"] == pytest.approx(np.mean(shares))
+    assert table.loc[("sst2", "head"), "low_std"] == pytest.approx(np.std(shares, ddof=1))
+    assert (table["median"].between(0, 1)).all()
+
+
 def test_what_can_be_tested_is_told_first_and_what_cannot_in_a_sentence() -> None:
     def finding(comparison: str, of: str, n: int, p: float, smallest: float) -> Finding:
         known = (0.01, 0.09) if smallest <= 0.05 else (None, None)
@@ -796,7 +962,7 @@ def test_what_can_be_tested_is_told_first_and_what_cannot_in_a_sentence() -> Non
         finding("a - b", ACROSS_RUNS, 20, 0.001, 1e-5),
         *(finding(c, ACROSS_RUNS, 3, 0.25, 0.25) for c in ("a - c", "a - d")),
     ]
-    good, stable, *_ = conclusions(found)
+    good, _, stable, *_ = conclusions(found)
     assert good["answers"] == [
         "a - b, over all runs (these tasks, other seeds) (n = 20): +0.050 [+0.010, +0.090], "
         "+1.50 standard deviations, p = .001 (Holm): higher.",
@@ -812,7 +978,7 @@ def test_what_was_not_testable_is_no_answer_to_the_question() -> None:
     found = [
         Finding("stable", heads, task, 72, None, None, None, None, None, None) for task in ("qqp", "rte")
     ]
-    _, stable, patterns, _ = conclusions(
+    _, _, stable, patterns, _ = conclusions(
         [*found, Finding("patterns", "raw maps", "qqp", 36, 0.1, 0.0, 0.2, None, None, None)]
     )
     assert stable["answers"] == [f"Not testable task by task (n = 72): {heads}."]
@@ -977,7 +1143,7 @@ def test_in_short_is_a_plain_sentence_a_question() -> None:
         finding("magnitude: good - bad", ACROSS_RUNS, -0.1, 0.01),
         finding("magnitude: good - random", ACROSS_RUNS, 0.1, None),
     ]
-    good, stable, *_ = in_short(found)
+    good, _, stable, *_ = in_short(found)
     assert good.endswith(
         "Higher for structured: good - bad; lower for magnitude: good - bad; no difference shown for "
         "structured: good - random; not testable for magnitude: good - random."
@@ -1164,7 +1330,7 @@ def test_the_examples_can_be_read() -> None:
         (["fine-tune"], {"scores", "score_summary"}),
         (["patterns"], set()),
         (["search-weights"], {"weight_survival"}),
-        (["search-heads-and-mlps"], {"survivors", "importance", "stability"}),
+        (["search-heads-and-mlps"], {"survivors", "importance", "importance_summary", "stability"}),
     ],
 )
 def test_a_report_of_some_steps_has_what_they_say(
@@ -1173,7 +1339,7 @@ def test_a_report_of_some_steps_has_what_they_say(
     for step in read_plan(copied).steps:
         if step.name not in kept:
             shutil.rmtree(copied / step.path)
-    data = StudyData(read_plan(copied), StudyFolder(copied))
+    data = StudyData(read_steps(StudyFolder(copied)))
     assert set(tables_of(data)) == tables_there
     answers = [one["answers"] for one in conclusions(findings_of(data))]
     assert all(answers)
