@@ -7,7 +7,8 @@ of equal size (which token, which place, which segment), each in two dimensions 
 norms scale all tokens alike; queries and keys read features, and so each head attends as its role says. Noise is drawn
 into all query and key weights, as a multiple of their root mean square. Scored are the roles that are measured,
 the patterns that the classifier sees, and, since the label of a row is a word that only two heads carry to where it is
-read, whether these two are the most important ones and whether ``prune-heads`` keeps them.
+read, whether these two are the most important ones, whether ``prune-heads`` keeps them, and whether they and no others
+are the super-survivors: the heads that it keeps under every draw of the noise.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import json
 import random
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from models import Subnetwork
 from models.common.files import write_json
 from models.common.provenance import provenance
 from patterns import classify_heads
@@ -435,16 +438,16 @@ def scores(planted: Planted, examples: int = 60) -> dict[str, Any]:
     }
 
 
-def pruned(planted: Planted, folder: Path) -> dict[str, Any]:
+def pruned(planted: Planted, folder: Path) -> tuple[dict[str, Any], Subnetwork]:
     """Let ``prune-heads`` find which heads the task needs, and compare them with those that it does need."""
-    from models import Subnetwork
     from pruning import prune_heads
 
     planted.model.save_pretrained(folder / "model")
     planted.tokenizer.save_pretrained(folder / "model")
     of = task(planted.sort, folder / "data")
     done = prune_heads(str(folder / "model"), of, folder / "search", what="heads", seed=0, device="cpu")  # type: ignore[arg-type]
-    kept = Subnetwork.load(folder / "search").heads
+    subnetwork = Subnetwork.load(folder / "search")
+    kept = subnetwork.heads
     importance = pd.read_parquet(folder / "search" / "importance.parquet")
     first = importance[
         (importance["component"] == "head") & (importance["iteration"] == importance["iteration"].min())
@@ -452,19 +455,39 @@ def pruned(planted: Planted, folder: Path) -> dict[str, Any]:
     values = np.zeros((LAYERS, HEADS))
     values[first["layer"], first["head"]] = first["importance"]
     above = values[planted.needed][:, None] > values[~planted.needed]
-    return {
+    told = {
         "score": done["full_score"],
         "needed_heads_kept": float(kept[planted.needed].mean()),
         "heads_kept": int(kept.sum()),
         "importance_above_other_heads": float(above.mean()),
     }
+    return told, subnetwork
 
 
-def figure(results: list[dict[str, Any]], path: Path) -> None:
+def survivors(needed: np.ndarray, found: Sequence[Subnetwork]) -> dict[str, Any]:
+    """Compare the super-survivors of several draws of the noise with the heads that the label depends on.
+
+    Args:
+        needed: ``[L, H]``: those heads.
+        found: what ``prune-heads`` kept of each draw.
+    """
+    from pruning import super_survivors
+
+    always = super_survivors(found).heads
+    return {
+        "draws": len(found),
+        "super_survivors": int(always.sum()),
+        "needed_heads_survive": float(always[needed].mean()),
+        "other_heads_survive": float(always[~needed].mean()),
+        "other_heads_kept": float(np.mean([one.heads[~needed].mean() for one in found])),
+    }
+
+
+def figure(results: list[dict[str, Any]], survived: list[dict[str, Any]], path: Path) -> None:
     """Draw the scores against noise, a panel for each sort of model."""
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(9, 3.4), layout="constrained")
+    drawn = Figure(figsize=(9, 4), layout="constrained")
     lines = {
         "recall": "roles found",
         "precision": "roles found that are right",
@@ -477,6 +500,12 @@ def figure(results: list[dict[str, Any]], path: Path) -> None:
         for number, (name, title) in enumerate(lines.items()):
             mean = of_sort.groupby("noise")[name].mean()
             place.plot(mean.index, mean, marker="osd^v"[number], markersize=4, label=title)
+        over_draws = pd.DataFrame([one for one in survived if one["sort"] == sort]).set_index("noise")
+        for name, title, style in (
+            ("needed_heads_survive", "needed heads that are super-survivors", "k-"),
+            ("other_heads_survive", "other heads that are super-survivors", "k:"),
+        ):
+            place.plot(over_draws[name], style, linewidth=1.2, label=title)
         place.set(
             title=sort,
             xlabel="noise in query and key weights (of their root mean square)",
@@ -484,7 +513,7 @@ def figure(results: list[dict[str, Any]], path: Path) -> None:
         )
     drawn.axes[0].set_ylabel("share")
     drawn.legend(
-        *drawn.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
+        *drawn.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
     )
     drawn.savefig(path, dpi=150)
 
@@ -496,20 +525,24 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("planted.json"))
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--noise", type=float, nargs="+", default=NOISE)
-    parser.add_argument("--seeds", type=int, default=2, help="draws of the noise")
+    parser.add_argument("--seeds", type=int, default=5, help="draws of the noise")
     options = parser.parse_args()
-    results = []
+    results, survived = [], []
     for sort in SORTS:
         for noise in options.noise:
+            kept = []
             for seed in range(options.seeds if noise else 1):
                 planted = plant(sort, noise, seed)
                 with tempfile.TemporaryDirectory() as folder:
-                    found = scores(planted) | pruned(planted, Path(folder))
-                results.append({"sort": sort, "noise": noise, "seed": seed, **found})
+                    told, subnetwork = pruned(planted, Path(folder))
+                kept.append(subnetwork)
+                results.append({"sort": sort, "noise": noise, "seed": seed, **scores(planted), **told})
                 print(json.dumps(results[-1]), flush=True)
-    write_json(options.output, {"results": results, "provenance": provenance()})
+            survived.append({"sort": sort, "noise": noise, **survivors(planted.needed, kept)})
+            print(json.dumps(survived[-1]), flush=True)
+    write_json(options.output, {"results": results, "survivors": survived, "provenance": provenance()})
     if options.figure:
-        figure(results, options.figure)
+        figure(results, survived, options.figure)
 
 
 if __name__ == "__main__":

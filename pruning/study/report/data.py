@@ -28,7 +28,7 @@ from ...comparison.consistency import (
 from ...comparison.summary import patterns_frame
 from ...comparison.survivor_patterns import PatternComparison, Uncorrected, adjust, compare
 from ...search.runs import Group, Run
-from ..plan import PRETRAINED, WEIGHTS, Plan, Step, search_step
+from ..plan import PRETRAINED, WAVES, WEIGHTS, Plan, Step, search_step
 from .closing import AblatedModel
 from .tables import SEARCH, SEARCH_WEIGHTS, StudyTables
 
@@ -244,6 +244,32 @@ class StudyData:
             told = {"task": task, "component": component, "seeds": len(low)}
             rows.append(told | {"median": of_seeds.median().mean(), "low": low.mean(), "low_std": _std(low)})
         return pd.DataFrame(rows, columns=["task", "component", "seeds", "median", "low", "low_std"])
+
+    @cached_property
+    def timings(self) -> pd.DataFrame:
+        """How long steps took: ``wave, step, task, steps, seconds, cpu_seconds, hours``.
+
+        ``seconds`` are a mean of what passed on the clock, as many steps as there were being at work side by side;
+        ``cpu_seconds`` of what the worker computed; ``hours`` the sum of the first over all steps.
+        """
+        import pandas as pd
+
+        steps = self.tables.steps.assign(
+            wave=[step.wave for step in self.done],
+            step=[step.alike for step in self.done],
+            task=[step.task for step in self.done],
+        )
+        found = steps.groupby(["wave", "step", "task"], sort=False)
+        table = found.agg(
+            steps=("path", "size"),
+            seconds=("seconds", "mean"),
+            cpu_seconds=("cpu_seconds", "mean"),
+            hours=("seconds", lambda of: of.sum() / 3600),
+        ).reset_index()
+        order = {wave: place for place, wave in enumerate(WAVES)}
+        return pd.DataFrame(
+            table.sort_values("wave", key=lambda of: of.map(order), kind="stable", ignore_index=True)
+        )
 
     @cached_property
     def stability(self) -> dict[str, Stable]:

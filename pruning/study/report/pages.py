@@ -252,6 +252,7 @@ def tables_of(data: StudyData) -> dict[str, pd.DataFrame]:
         "patterns": data.patterns_frame,
         "ablation": data.tables.ablation,
         "references": data.references,
+        "timings": data.timings,
     }
     return {name: table for name, table in tables.items() if len(table)}
 

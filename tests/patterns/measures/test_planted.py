@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models import Subnetwork
 from patterns import classify_heads
 from patterns.measures.measured import ROLES
 
@@ -60,17 +61,34 @@ def test_the_classifier_sees_the_planted_patterns(benchmark: Any, sort: str) -> 
     assert benchmark.scores(benchmark.plant(sort), examples=12)["maps_with_the_right_pattern"] > 0.9
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sort", SORTS)
 def test_pruning_keeps_exactly_the_heads_that_the_planted_task_needs(
     benchmark: Any, sort: str, tmp_path: Path
 ) -> None:
-    found = benchmark.pruned(benchmark.plant(sort), tmp_path)
+    planted = benchmark.plant(sort)
+    found, kept = benchmark.pruned(planted, tmp_path)
     assert found == {
         "score": 1.0,
         "needed_heads_kept": 1.0,
         "heads_kept": 2,
         "importance_above_other_heads": 1.0,
+    }
+    assert np.array_equal(kept.heads, planted.needed)
+
+
+def test_super_survivors_are_compared_with_the_heads_that_the_planted_task_needs(benchmark: Any) -> None:
+    needed = np.array([[True, False], [True, False]])
+    mlps = np.ones(2, dtype=bool)
+    kept = [
+        Subnetwork(np.array(mask), mlps)
+        for mask in ([[True, True], [True, False]], [[True, True], [False, False]])
+    ]
+    assert benchmark.survivors(needed, kept) == {
+        "draws": 2,
+        "super_survivors": 2,
+        "needed_heads_survive": 0.5,
+        "other_heads_survive": 0.5,
+        "other_heads_kept": 0.5,
     }
 
 

@@ -938,6 +938,20 @@ def test_what_subnetworks_reach_stands_beside_the_full_model_and_the_commonest_l
     assert found == told
 
 
+def test_timings_are_those_of_the_steps(finished_study: Path) -> None:
+    table = StudyData(read_steps(StudyFolder(finished_study))).timings.set_index(["step", "task"])
+    seconds = [
+        json.loads((finished_study / f"mrpc/seed_{seed}/search-weights" / METRICS).read_text())["step"][
+            "seconds"
+        ]
+        for seed in (1, 2)
+    ]
+    one = table.loc[("search-weights", "mrpc")]
+    assert (one["steps"], one["seconds"]) == (2, pytest.approx(np.mean(seconds)))
+    assert one["hours"] == pytest.approx(sum(seconds) / 3600)
+    assert table["steps"].sum() == len(read_plan(finished_study).steps)
+
+
 def test_most_heads_matter_little_where_few_matter(finished_study: Path) -> None:
     data = StudyData(read_steps(StudyFolder(finished_study)))
     table = data.importance_summary.set_index(["task", "component"])
@@ -1327,10 +1341,13 @@ def test_the_examples_can_be_read() -> None:
 @pytest.mark.parametrize(
     ("kept", "tables_there"),
     [
-        (["fine-tune"], {"scores", "score_summary"}),
-        (["patterns"], set()),
-        (["search-weights"], {"weight_survival"}),
-        (["search-heads-and-mlps"], {"survivors", "importance", "importance_summary", "stability"}),
+        (["fine-tune"], {"scores", "score_summary", "timings"}),
+        (["patterns"], {"timings"}),
+        (["search-weights"], {"weight_survival", "timings"}),
+        (
+            ["search-heads-and-mlps"],
+            {"timings", "survivors", "importance", "importance_summary", "stability"},
+        ),
     ],
 )
 def test_a_report_of_some_steps_has_what_they_say(
