@@ -1,4 +1,4 @@
-"""How good the pattern classifier is, on heads and on base models that it has not seen.
+"""How good the pattern classifier is on heads that it has not seen, beside other classifiers.
 
     python benchmarks/classifier.py --annotations DIR [DIR ...] --output benchmarks/classifier.json
 
@@ -7,30 +7,30 @@ folds, for comparison: the published network with the published crops, the same 
 with, gradient boosting on hand-made features, and one annotator against the majority. Then every base model in
 turn is left out whole; and the shipped recipe is trained on our own maps alone (``--own``), to see what the others
 add. Intervals resample heads. Hours on two cores, most of them for the published network
-(``--skip published``); every step is kept in ``--cache`` and not done twice (empty it after a change of the code).
+(``--skip published``); every step is kept in ``--cache`` and not done twice.
 Every method's probabilities are calibrated by a temperature that the other folds ask for.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from baselines import FeatureBoosting, PublishedRecipe
-from scipy.special import softmax
+from caching import cached
 from tqdm import tqdm
 
-from annotations.dataset import digests, groups_of, load_labelled
+from annotations.dataset import groups_of, load_labelled
 from annotations.training.job import OTHER_KIND
-from models.common.files import atomic_file, write_json
+from models.common.files import write_json
 from models.common.provenance import provenance
 from patterns.classifier.scores import difference, score
-from patterns.classifier.training import Training, calibrated, fit_temperature, split_folds, train
+from patterns.classifier.training import Training, calibrated, split_folds, train
 from patterns.taxonomy import KINDS, PATTERNS, Pattern
 
 METHODS = {
@@ -90,19 +90,11 @@ class Data:
         self.heads, self.inputs = groups_of(self.annotated)
         self.base = self.info["base_model"].to_numpy(dtype=str)
         self.kind = self.info["kind"].to_numpy(dtype=str)
-        self.digest = np.array(digests(self.annotated))
 
     def folds(self, seed: int) -> Iterator[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
         """Name, training and test positions of the five folds."""
         for i, (seen, unseen) in enumerate(split_folds(self.targets, self.heads, self.inputs, 5, seed)):
             yield f"fold {i}", seen, unseen
-
-    def left_out_bases(self) -> Iterator[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """Name, training and test positions with one base model left out."""
-        for base in np.unique(self.base):
-            unseen = self.base == base
-            known = np.isin(self.inputs, self.inputs[unseen])
-            yield f"without {base}", np.flatnonzero(~unseen & ~known), np.flatnonzero(unseen)
 
 
 def predictions(
@@ -136,27 +128,6 @@ def predictions(
     }
 
 
-def cached(folder: Path, data: Data, *step: Any) -> dict[str, npt.NDArray[np.floating]]:
-    """The predictions of one step, from the cache if it was done before on the same maps with the same settings."""
-    kind, method, seen, unseen, seed = step
-    settings = {
-        "headscope": (OTHER_KIND[kind], Training(seed=seed), list(CHANGES)),
-        "boosting": OTHER_KIND[kind],
-        "own_alone": (OTHER_KIND[kind], Training(seed=seed)),
-    }
-    digest = hashlib.sha256(repr((kind, method, seed, settings.get(method))).encode())
-    for chosen in (seen, unseen):
-        digest.update("".join(data.digest[chosen]).encode() + data.targets[chosen].tobytes())
-    file = folder / f"{kind}-{method}-{digest.hexdigest()[:16]}.npz"
-    if file.is_file():
-        with np.load(file, allow_pickle=False) as stored:
-            return dict(stored)
-    found = predictions(data, *step)
-    with atomic_file(file) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **found)
-    return found
-
-
 def evaluate(data: Data, kind: str, options: argparse.Namespace) -> dict[str, Any]:
     """Everything about one kind of maps."""
     own = data.kind == kind
@@ -164,14 +135,10 @@ def evaluate(data: Data, kind: str, options: argparse.Namespace) -> dict[str, An
     steps = [
         (name, method, seen, unseen[own[unseen]])
         for method in methods
-        for name, seen, unseen in [
-            *data.folds(options.seed),
-            *(data.left_out_bases() if method != "published" else ()),
-        ]
+        for name, seen, unseen in data.folds(options.seed)
         if own[unseen].any()
     ]
     folds: dict[str, npt.NDArray[np.floating]] = {}
-    bases: dict[str, npt.NDArray[np.floating]] = {}
     if data.is_own.any():
         steps += [
             (name, "own_alone", seen[data.is_own[seen]], test)
@@ -180,32 +147,24 @@ def evaluate(data: Data, kind: str, options: argparse.Namespace) -> dict[str, An
         ]
     fold_of = np.zeros(len(own), dtype=np.int64)
     for name, method, seen, unseen in tqdm(steps, desc=kind):
-        for variant, found in cached(options.cache, data, kind, method, seen, unseen, options.seed).items():
-            kept = folds if name.startswith("fold") else bases
-            if kept is folds:
-                fold_of[unseen] = int(name.split()[1])
-            kept.setdefault(variant, np.zeros((len(own), len(PATTERNS))))[unseen] = found
+        found = cached(
+            options.cache,
+            f"{kind}-{method}",
+            (OTHER_KIND[kind], Training(seed=options.seed), list(CHANGES)),
+            [data.annotated.select(chosen) for chosen in (seen, unseen)],
+            partial(predictions, data, kind, method, seen, unseen, options.seed),
+        )
+        fold_of[unseen] = int(name.split()[1])
+        for variant, said in found.items():
+            folds.setdefault(variant, np.zeros((len(own), len(PATTERNS))))[unseen] = said
     mine = np.flatnonzero(own)
     alone = folds.pop("own_alone", None)
     labels = [data.labels[i] for i in mine]
     heads = data.heads[mine]
-    temperature = {
-        variant: fit_temperature(np.log(found[mine].clip(1e-6)), labels)
-        for variant, found in folds.items()
-        if variant in bases
-    }
-    # A base model that is left out has no fold of its own: its temperature is that of the folds.
-    bases = {
-        variant: softmax(np.log(found.clip(1e-6)) / temperature[variant], axis=1)
-        for variant, found in bases.items()
-    }
     for found in folds.values():
         found[mine] = calibrated(np.log(found[mine].clip(1e-6)), labels, fold_of[mine])
     changed = {name: folds.pop(name)[mine] for name in CHANGES}
     folds = {"headscope": changed["as it is"], **{name: found[mine] for name, found in folds.items()}}
-    left_out = {"headscope": bases["as it is"][mine]}
-    if "boosting" in bases:
-        left_out["boosting"] = bases["boosting"][mine]
     own_alone = {}
     if alone is not None:
         at = np.flatnonzero(data.is_own[mine])
@@ -235,10 +194,6 @@ def evaluate(data: Data, kind: str, options: argparse.Namespace) -> dict[str, An
         "own_maps": own_alone,
         "one_annotator": annotators(data, mine, options.seed),
         "by_base": {name: part(base == name, folds["headscope"]) for name in np.unique(base)},
-        "unseen_base": {
-            name: {method: part(base == name, found) for method, found in left_out.items()}
-            for name in np.unique(base)
-        },
         "by_length": {
             f"{low}-{high - 1}": part((low <= length) & (length < high), folds["headscope"])
             for low, high in ((16, 32), (32, 64), (64, 128), (128, 513))
@@ -288,7 +243,6 @@ def main() -> None:
     parser.add_argument("--skip", nargs="*", choices=["boosting", "published"], default=[])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    options.cache.mkdir(parents=True, exist_ok=True)
     data = Data(options.annotations, options.own)
     result: dict[str, Any] = {kind: evaluate(data, kind, options) for kind in options.kinds}
     result["methods"] = METHODS

@@ -14,7 +14,6 @@ writes the table into the shipped classifiers' cards, and the errors on real mod
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -23,9 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from caching import ROOT, Arrays, cached
 from tqdm import tqdm
 
-from annotations.dataset import AnnotatedMaps, digests, groups_of, load_labelled
+from annotations.dataset import AnnotatedMaps, groups_of, load_labelled
 from annotations.training.job import OTHER_KIND
 from models.common.files import atomic_file, write_json
 from models.common.provenance import provenance
@@ -36,7 +36,6 @@ from patterns.classifier.training import Training, train
 from patterns.maps.store import is_causal
 from patterns.taxonomy import INTERPRETABLE, KINDS, PATTERNS
 
-ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 OTHERS = ("annotations-causal", "annotations-minilm", "annotations")
 START, END = "## On models left out", "## Not for"  # headings of the card
@@ -82,23 +81,15 @@ def section(rows: list[dict[str, Any]]) -> str:
 
 def predicted(kind: str, learned: AnnotatedMaps, tried: AnnotatedMaps, cache: Path, seed: int) -> Floats:
     """Train the shipped recipe on some maps and return its probabilities ``[M, 5]`` on others."""
-    digest = hashlib.sha256(repr((kind, Training(seed=seed), OTHER_KIND[kind])).encode())
-    for source in (
-        *sorted((ROOT / "patterns" / "classifier").glob("*.py")),
-        ROOT / "patterns/maps/images.py",
-    ):
-        digest.update(source.read_bytes())
-    for one in (learned, tried):
-        digest.update("".join(digests(one)).encode() + repr(one.labels).encode())
-    file = cache / f"{kind}-{digest.hexdigest()[:16]}.npy"
-    if not file.is_file():
+
+    def made() -> Arrays:
         weights = np.where(learned.info["kind"] == kind, 1.0, OTHER_KIND[kind])
         labels = [label for label in learned.labels if label is not None]
         classifier = train(kind, learned.maps, labels, Training(seed=seed), weights=weights)
-        with atomic_file(file) as temporary, temporary.open("wb") as stream:
-            np.save(stream, classifier.predict_proba(tried.maps))
-    found: Floats = np.load(file, allow_pickle=False)
-    return found
+        return {"said": classifier.predict_proba(tried.maps)}
+
+    settings = (kind, Training(seed=seed), OTHER_KIND[kind])
+    return cached(cache, f"{kind}-left-out", settings, (learned, tried), made)["said"]
 
 
 def main() -> None:
@@ -115,7 +106,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.cards and set(options.kinds) != set(KINDS):
         parser.error("--cards needs both --kinds.")
-    options.cache.mkdir(parents=True, exist_ok=True)
     every = load_labelled([options.fair, *options.annotations])
     fair = set(load_labelled([options.fair]).info["id"])
     info = every.info
