@@ -236,8 +236,10 @@ def command_line(words: Sequence[object], options: Mapping[str, object]) -> str:
 
 def short_name(model: str) -> str:
     """Return a Hub id as it is, of a folder the last part of its path that says something."""
-    parts = [part for part in Path(model).parts if part not in ("model", "/")]
-    return model if not Path(model).is_dir() or not parts else parts[-1]
+    path = Path(model)
+    parts = [part for part in path.parts if part not in ("model", path.anchor)]
+    # An absolute path is one of a folder even where that is gone.
+    return parts[-1] if parts and (path.is_absolute() or path.is_dir()) else model
 
 
 def save_figure_to(figure: Figure, buffer: io.BytesIO) -> None:

@@ -109,7 +109,8 @@ _KEYS = {
 """Keys of a task's file, and the fields of :class:`Task` that they set."""
 MISMATCHED = "mismatched_"
 """Begins the names of scores on rows of other genres: ``mismatched_accuracy``."""
-_MISMATCHED = ("mnlimm", "mnlimismatched")
+MNLI_MISMATCHED = ("mnlimm", "mnlimismatched")
+"""Plain spellings of MNLI's rows of other genres, which are a split and no task."""
 _OF_MNLI = (
     " MNLI's mismatched rows are a split of mnli: --split validation_mismatched of a command that takes it, and "
     "mismatched = true in a study's file; finetune-glue scores both."
@@ -199,7 +200,7 @@ def task_named(given: str | Path | Mapping[str, Any] | Task) -> Task:
     if path.suffix.lower() != ".toml":
         raise InputError(
             f"Unknown task {one_line(str(given), 60)!r}; give one of the nine GLUE tasks ({', '.join(TASKS)}), or a "
-            ".toml file that describes a task of your own." + (_OF_MNLI if key in _MISMATCHED else "")
+            ".toml file that describes a task of your own." + (_OF_MNLI if key in MNLI_MISMATCHED else "")
         )
     text = read_text(path, "a task's TOML file", most=2**20)
     with reading(path, "TOML"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from ..functions import RUN_STUDY
 if TYPE_CHECKING:
     from models.common.papers import Figures
 
+    from .config import Reference
     from .job import RunStudy
 
 
@@ -35,7 +37,7 @@ def run_study(
         typer.Option(
             "--output",
             envvar=NO_VARIABLE,
-            help="Folder of the study. Default: as the file says, or the folder given.",
+            help="Folder of the study, or of its report. Default: as the file says, or the folder given.",
         ),
     ] = None,
     model: Annotated[
@@ -76,11 +78,16 @@ def run_study(
     if words[0] == "report" and len(words) == 2:
         from .report.tables import plan_at
 
-        folder = Path(words[1])
+        folder, references = Path(words[1]), None
         if not folder.is_dir():
-            folder, output = study_folder(read_study(folder), output), None
+            study = read_study(folder)
+            references = study.references
+            if study.output is None:
+                output, folder = None, study_folder(study, output)
+            else:
+                folder = Path(study.output)
         asked: RunStudy = make(study=plan_at(folder).study, output=folder)
-        _report(folder, as_json, asked.figures, output)
+        _report(folder, as_json, asked.figures, output, references)
         return
     if len(words) != 1:
         raise _usage(words)
@@ -137,10 +144,16 @@ def _show_plan(job: Any, as_json: bool) -> None:
         say(f"{damage.step.path}: {damage.what}")
 
 
-def _report(folder: Path, as_json: bool, figures: Figures, output: Path | None = None) -> None:
+def _report(
+    folder: Path,
+    as_json: bool,
+    figures: Figures,
+    output: Path | None = None,
+    references: Sequence[Reference] | None = None,
+) -> None:
     from .report.pages import write_report
 
-    found = write_report(folder, figures, output)
+    found = write_report(folder, figures, output, references)
     if as_json:
         print(json.dumps(found, indent=2))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
@@ -13,7 +14,7 @@ from models.common.errors import InputError
 from models.common.reading import read_text, reading
 from models.finetuning.settings import FineTuning
 from models.tasks.measures import range_of
-from models.tasks.task import Task, task_named
+from models.tasks.task import MNLI_MISMATCHED, Task, plain_name, task_named
 from patterns.distribution import check_seed
 from patterns.maps.attention import check_kinds
 from patterns.taxonomy import KINDS
@@ -145,10 +146,17 @@ class Reference:
 
     def __post_init__(self) -> None:
         for name in ("name", "source"):
-            if not getattr(self, name).strip():
+            text = getattr(self, name)
+            if not isinstance(text, str) or not text.strip() or "\n" in text:
                 raise InputError(
-                    f"references.{name} is empty: say what the scores are of, and where they stand."
+                    f"references.{name} = {text!r}: say in a line what the scores are of, and where they stand."
                 )
+        scores = self.scores if isinstance(self.scores, Mapping) else {}
+        known = [isinstance(score, int | float) and math.isfinite(score) for score in scores.values()]
+        if not known or not all(known):
+            raise InputError(
+                f"references.scores = {self.scores!r}: give a score for each task, such as {{ sst2 = 0.9 }}."
+            )
 
 
 @dataclass(frozen=True)
@@ -228,24 +236,37 @@ class Study:
             raise InputError(f"holdout = {self.holdout}: give a share from 0 (none) to below 1.")
         if not 0 < self.threshold <= 1:
             raise InputError(f"threshold = {self.threshold}: give a share above 0 and up to 1.")
-        if len({one.name for one in self.references}) < len(self.references):
+        given = [
+            from_table(Reference, one) if isinstance(one, Mapping) else one
+            for one in _listed(self.references)
+        ]
+        if not all(isinstance(one, Reference) for one in given):
+            raise InputError("references: each is a Reference, or a table with its name, source and scores.")
+        if len({one.name for one in given}) < len(given):
             raise InputError("references: two of them have one name; give each its own.")
-        object.__setattr__(self, "references", tuple(map(self._checked, self.references)))
+        object.__setattr__(self, "references", tuple(map(self._checked, given)))
         self._check_combination()
 
     def _checked(self, reference: Reference) -> Reference:
-        """Return a reference with its tasks by their names."""
-        others = {one.mismatched_name: one for one in map(self.task, self.tasks) if one.mismatched}
+        """Return a reference with its tasks by the names that tables have of them."""
         found: dict[str, float] = {}
-        for name, score in reference.scores.items():
-            task = others.get(name) or self.task(name)  # which refuses a name that is none
+        for given, score in reference.scores.items():
+            other = plain_name(given) in MNLI_MISMATCHED
+            task = self.task("mnli" if other else given)  # which refuses a name that is none
+            name = task.mismatched_name if other else task.name
+            if task.own and name not in self.tasks:
+                raise InputError(
+                    f"references.scores of {reference.name!r}: {given} is none of the study's tasks."
+                )
+            if name in found:
+                raise InputError(f"references.scores of {reference.name!r}: {name} has two; give one.")
             low, high = range_of(task.metric)
             if not low <= score <= high:
                 raise InputError(
-                    f"references.scores of {reference.name!r}: {name} = {score}; its score is {task.metric}, from "
+                    f"references.scores of {reference.name!r}: {given} = {score}; its score is {task.metric}, from "
                     f"{low:g} to {high:g}."
                 )
-            found[name if name in others else task.name] = score
+            found[name] = float(score)
         return replace(reference, scores=found)
 
     def _check_combination(self) -> None:
@@ -362,6 +383,11 @@ def from_table(cls: type, table: Mapping[str, Any], where: str = "") -> Any:
     return cls(**values)
 
 
+def _listed(given: Any) -> Sequence[Any]:
+    """Return what should be a list, or one of them in a list."""
+    return given if isinstance(given, list | tuple) else (given,)
+
+
 def non_defaults(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass that differ from their defaults, ready for JSON.
 
@@ -404,7 +430,7 @@ def _value(name: str, value: Any, annotation: str) -> Any:
         return {str(task): float(_value(f"{name}.{task}", score, "float")) for task, score in value.items()}
     if plain.startswith("tuple["):
         inner = plain.removeprefix("tuple[").partition(",")[0]
-        if inner in _TABLES and not isinstance(value, Sequence):
+        if inner in _TABLES and (isinstance(value, str) or not isinstance(value, Sequence)):
             raise InputError(f"{name}: each is a table of its own; write [[{name}]].")
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise InputError(f"{name} = {value!r}: give a list, such as [{_example(inner)}].")

@@ -244,7 +244,11 @@ def read_plan(path: Path) -> Plan:
     Raises:
         InputError: it holds none.
     """
-    return plan_in(Path(path) / STUDY)
+    file = Path(path) / STUDY
+    plan = plan_in(file)
+    if "tables" in read_json(file, "a study's record"):
+        raise InputError(f"{path} holds the tables of a report, and no study; give the report's folder.")
+    return plan
 
 
 def plan_in(file: Path) -> Plan:
@@ -262,7 +266,8 @@ def plan_in(file: Path) -> Plan:
     table = _without_none(found["study"])
     for part in fields(Study):
         for key in ELSEWHERE.get(part.default_factory, ()):
-            table.get(part.name, {}).pop(key, None)
+            if isinstance(of_part := table.get(part.name), dict):
+                of_part.pop(key, None)
     try:
         study: Study = from_table(Study, table)
     except InputError as error:

@@ -47,7 +47,9 @@ _OVERALL = {
 }
 _UNITS = {
     "good": "seeds",
-    "reach": "seeds",
+    "random": "seeds",
+    "full": "seeds",
+    "learn": "seeds",
     "stable": "heads or MLPs",
     "patterns": "heads",
     "closed": "models",
@@ -58,7 +60,9 @@ _UNITS = {
 """What `n` counts, of one task by the question, or over all."""
 QUESTIONS = {
     "good": "Are good subnetworks better than others of their size after fine-tuning again?",
-    "reach": "What do subnetworks reach after fine-tuning again, beside the full model and the commonest label?",
+    "random": "Are random subnetworks better than bad ones after fine-tuning again?",
+    "full": "Do subnetworks come back to the full model's score after fine-tuning again?",
+    "learn": "Do subnetworks do better than the commonest label after fine-tuning again?",
     "stable": "Is survival more stable over seeds than by chance?",
     "patterns": "Are the maps of super-survivors heterogeneous more or less often than those of the other heads of "
     "their layers?",
@@ -133,7 +137,7 @@ class Finding:
 
 def findings_of(data: StudyData) -> list[Finding]:
     """Return all comparisons, adjusted by Holm within each question, tasks apart from overall ones."""
-    return adjusted([*_good(data), *_reach(data), *_stable(data), *_patterns(data), *_closed(data)])
+    return adjusted([*_tuned(data), *_stable(data), *_patterns(data), *_closed(data)])
 
 
 def adjusted(found: Sequence[Finding]) -> list[Finding]:
@@ -306,24 +310,25 @@ def _p(p: float | None) -> str:
 
 
 _FULL, _MAJORITY = "full model", "commonest label"
-_OF_ONE_SIZE = (
-    ("good", "random"),
-    ("good", "bad"),
-    ("random", "bad"),
-    ("super-good", "super-random"),
-    ("super-good", "super-bad"),
-)
-_REACHED = tuple((kind, beside) for beside in (_FULL, _MAJORITY) for kind in ("good", "random", "bad"))
+_KINDS = ("good", "random", "bad")
+_TUNED: Mapping[str, Sequence[tuple[str, str]]] = {
+    "good": (
+        ("good", "random"),
+        ("good", "bad"),
+        ("super-good", "super-random"),
+        ("super-good", "super-bad"),
+    ),
+    "random": (("random", "bad"),),
+    "full": tuple((kind, _FULL) for kind in _KINDS),
+    "learn": tuple((kind, _MAJORITY) for kind in _KINDS),
+}
+"""By question, what is compared of subnetworks fine-tuned again. Each question is a family of its own: what is asked
+beside it does not change what can be said of it."""
 
 
-def _good(data: StudyData) -> list[Finding]:
-    """Good against random and bad, these against each other, and super ones likewise, seed by seed."""
-    return _differences(data, "good", _OF_ONE_SIZE)
-
-
-def _reach(data: StudyData) -> list[Finding]:
-    """What is fine-tuned again beside the full model of its seed, and beside always saying the commonest label."""
-    return _differences(data, "reach", _REACHED)
+def _tuned(data: StudyData) -> list[Finding]:
+    """Subnetworks fine-tuned again beside each other, the full model of their seed, and the commonest label."""
+    return [one for question, pairs in _TUNED.items() for one in _differences(data, question, pairs)]
 
 
 def _differences(data: StudyData, question: str, pairs: Sequence[tuple[str, str]]) -> list[Finding]:

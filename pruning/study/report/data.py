@@ -28,6 +28,7 @@ from ...comparison.consistency import (
 from ...comparison.summary import patterns_frame
 from ...comparison.survivor_patterns import PatternComparison, Uncorrected, adjust, compare
 from ...search.runs import Group, Run
+from ..config import Reference
 from ..plan import PRETRAINED, WAVES, WEIGHTS, Plan, Step, search_step
 from .closing import AblatedModel
 from .tables import SEARCH, SEARCH_WEIGHTS, StudyTables
@@ -44,7 +45,7 @@ MODELS = ("fine-tuned", "pre-trained")
 _BASELINES = ("majority", "guessing")
 _SIZES = ("encoder_share", "heads", "mlps", "topped_up_heads", "topped_up_mlps")
 LOW = 0.2
-"""A head matters little whose importance is a fifth of the way from the least to the most important one, or less."""
+"""A head matters little whose importance is less than a fifth of the way from the least to the most important one."""
 MIN_VALUES = 3
 """Below so many seeds (or tasks) there are points and no interval."""
 
@@ -164,6 +165,12 @@ class StudyData:
             )
         columns = [*keys, "seeds", "mean", "std", "low", "high", "of_full", "encoder_share"]
         return pd.DataFrame(rows, columns=[*columns, "majority", "guessing", "points"])
+
+    @property
+    def drawn_references(self) -> list[Reference]:
+        """Those published scores that are of a task whose scores there are."""
+        tasks = set(self.scores["task"])
+        return [one for one in self.plan.study.references if tasks & set(one.scores)]
 
     @property
     def references(self) -> pd.DataFrame:

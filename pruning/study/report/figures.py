@@ -514,7 +514,7 @@ FIGURES = (
         "Scores of subnetworks, pruned and fine-tuned again, with intervals over seeds, beside those of the full "
         "model, of always saying the commonest label, and of guessing.",
         lambda data, found: data.score_summary,
-        lambda frame, data, found: scores(frame, data.by_seed, data.plan.study.references),
+        lambda frame, data, found: scores(frame, data.by_seed, data.drawn_references),
         references=True,
     ),
     StudyFigure(

@@ -34,7 +34,7 @@ class StudyReport(Result[Report]):
         """Draw what good, random and bad subnetworks score: means with their intervals, and each seed."""
         from .figures import scores
 
-        return scores(self._data.score_summary, self._data.by_seed, self._data.plan.study.references)
+        return scores(self._data.score_summary, self._data.by_seed, self._data.drawn_references)
 
 
 class Studied(Result[StudyDone]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -41,7 +41,8 @@ class DrawnFigure:
     about: StudyFigure
     behind: pd.DataFrame
     figure: Figure
-    caption: str = ""
+    sources: str = ""
+    """Of published scores that are drawn in it."""
 
     def block(self, table: TableBlock | None = None) -> FigureBlock:
         """Return it as a part of a page.
@@ -51,11 +52,16 @@ class DrawnFigure:
         """
         one = self.about
         table = table or TableBlock.of(self.behind, one.name, one.title, folded=True)
-        return FigureBlock.of(self.figure, one.alt, self.caption or one.caption, table)
+        return FigureBlock.of(
+            self.figure, one.alt, " ".join(filter(None, (one.caption, self.sources))), table
+        )
 
 
 def write_report(
-    folder: Path | str, how: Figures | None = None, output: Path | str | None = None
+    folder: Path | str,
+    how: Figures | None = None,
+    output: Path | str | None = None,
+    references: Sequence[Reference] | None = None,
 ) -> StudyReport:
     """Write tables, figures and conclusions of a study.
 
@@ -65,6 +71,8 @@ def write_report(
         folder: the study's, or that of a report.
         how: figures are written, besides PNG and PDF.
         output: where to; the folder ``report`` within the study's, or in the place of the earlier report, if None.
+            What an earlier report left there is replaced.
+        references: published scores to stand beside the study's; those that it was run with if None.
 
     Returns:
         What is shown on a terminal; its table and figure are of the scores.
@@ -73,15 +81,16 @@ def write_report(
         InputError: the folder holds neither, or none of the study's steps is done; or as any other output.
     """
     home, again = StudyFolder(folder), is_report(folder)
-    data = StudyData(StudyTables.load(home.path / TABLES) if again else read_steps(home))
+    read = StudyTables.load(home.path / TABLES) if again else read_steps(home)
+    data = StudyData(read if references is None else read.beside(references))
     if not data.done:
         raise InputError(f"{folder}: no step of this study is done, so there is nothing to report.")
+    command = "run-study report"
     if output is None:
-        report = Output(
-            home.path if again else home.path / REPORT, "run-study report", True, (), "The report's folder"
-        )
+        report = Output(home.path if again else home.path / REPORT, command, True, (), "The report's folder")
     else:
-        report = Output(Path(output), "run-study report", inputs=(home.path,))
+        report = Output(Path(output), command, True, (home.path / TABLES if again else home.path,))
+        report.check()
     found = findings_of(data)
     tables = tables_of(data) | {_CONCLUSIONS: findings_frame(found)}
     told: Report = {
@@ -96,15 +105,12 @@ def write_report(
     formats = tuple(dict.fromkeys((*_FORMATS, *how.figure_format)))
     figures = how.drawn(lambda: figures_of(data, found))
     if output is None:
-        names = [one.about.name for one in figures]
-        report.adopt(
-            (
-                *(FILE, PAGE, f"{TABLES}/{RECORD}"),
-                *(f"{TABLES}/{name}.parquet" for name in COLUMNS),
-                *(f"{TABLES}/{name}.{ending}" for name in tables for ending in ("parquet", "csv", "tex")),
-                *(f"figures/{name}.{ending}" for name in names for ending in (*formats, "csv", "tex")),
-            )
-        )
+        ours = [RECORD, *_files((*COLUMNS, *tables), ("parquet", "csv", "tex"))]
+        adopted = [f"{TABLES}/{name}" for name in ours]
+        if not again:  # where there are tables alone, whatever lies beside them may be somebody's own
+            drawn = _files([one.about.name for one in figures], (*formats, "csv", "tex"))
+            adopted += [FILE, PAGE, *(f"figures/{name}" for name in drawn)]
+        report.adopt(adopted)
     with report.making() as made:
         for name, table in tables.items():
             write_table(table, made / TABLES / name)
@@ -120,6 +126,10 @@ def write_report(
             made / PAGE, told, data, figures, tables, Path(folder) if again else home.path, links
         )
     return StudyReport(told, report.path, data)
+
+
+def _files(names: Iterable[str], endings: Iterable[str]) -> list[str]:
+    return [f"{name}.{ending}" for name in names for ending in endings]
 
 
 def write_study_page(
@@ -269,7 +279,7 @@ def figures_of(data: StudyData, found: Sequence[Finding]) -> list[DrawnFigure]:
     """Draw the figures that there are steps for."""
     from .figures import FIGURES
 
-    sources = "; ".join(f"{one.name}: {one.source}" for one in data.plan.study.references)
+    sources = " ".join(f"{one.name}: {one.source}." for one in data.drawn_references)
     return [
         DrawnFigure(one, behind, one.draw(behind, data, found), sources if one.references else "")
         for one in FIGURES
@@ -309,7 +319,7 @@ def markdown(told: Report, data: StudyData) -> str:
         "",
         f"Means over seeds with their 95% intervals; of fewer than {MIN_VALUES} seeds each seed's score.",
         "",
-        *_score_lines(data.score_summary, study.references),
+        *_score_lines(data.score_summary, data.drawn_references),
         "",
     ]
     if told["warnings"]:
@@ -348,7 +358,8 @@ def _score_lines(summary: pd.DataFrame, references: Sequence[Reference]) -> list
         lines.append(f"| {name} | " + " | ".join(f"{values[task]:.3f}" for task in tasks) + " |")
     for one in references:
         cells = [f"{one.scores[task]:.3f}" if task in one.scores else "" for task in tasks]
-        lines.append(f"| {one.name} ({one.source}) | " + " | ".join(cells) + " |")
+        name = f"{one.name} ({one.source})".replace("|", "\\|")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from models.common.errors import InputError
 from models.common.files import read_json, write_json
@@ -14,13 +14,15 @@ from models.common.pages import short_name
 from models.common.reading import check_fields, file_digest, read_frame
 from models.tasks.task import MISMATCHED
 from patterns.report.summary import MAPS
+from patterns.taxonomy import PATTERNS
 
 from ...ablation.folder import DRAWS, SINGLE
 from ...ablation.folder import GROUPS as ABLATED_GROUPS
-from ...comparison.consistency import kept_frame
+from ...comparison.consistency import kept_frame, subnetwork_in
 from ...search.folder import IMPORTANCE, IMPORTANCE_COLUMNS, SURVIVAL, SURVIVAL_COLUMNS
 from ...search.runs import find_groups
-from ..folder import STUDY, StudyFolder
+from ..config import Reference, Study
+from ..folder import REPORT, STUDY, StudyFolder
 from ..job import plan_in, read_plan
 from ..plan import JOINT, WEIGHTS, Plan, Step, search_step
 from ..records import PrunedStepResult, ScoredResult, TunedResult
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
 TABLES, RECORD = "tables", "study.json"
 """The folder of a report in which they lie, and what says there which study they are of."""
 SEARCH, SEARCH_WEIGHTS = search_step(JOINT), search_step(WEIGHTS)
-_OF_MODEL = {"task": "O", "seed": "iu", "of": "O"}
+FORMAT = 1
+"""Of these tables; a change that headscope cannot read both sides of raises it."""
+_OF_MODEL = {"task": "O", "seed": "iu"}
+_OF_ABLATED = {**_OF_MODEL, "of": "O"}
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "steps": {
         **dict.fromkeys(("path", "metric"), "O"),
@@ -43,14 +48,14 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
     "warnings": {"path": "O", "message": "O"},
     "kept": {**dict.fromkeys(("path", "method", "what"), "O"), "layer": "iu", "head": "iu", "kept": "b"},
     "importance": {
-        **{"task": "O", "seed": "iu"},
+        **_OF_MODEL,
         **{name: of for name, of in IMPORTANCE_COLUMNS.items() if name not in ("iteration", "kept")},
     },
     "kept_weights": {"path": "O", **SURVIVAL_COLUMNS},
     "maps": {"path": "O", "example": "iu", "kind": "O", "layer": "iu", "head": "iu", "label": "O"},
-    "ablation": {**_OF_MODEL, "kind": "O", "sort": "O", "name": "O", "drop": "f"},
-    "ablation_draws": {**_OF_MODEL, **dict.fromkeys(("kind", "sort", "name", "heads"), "O"), "drop": "f"},
-    "ablation_heads": {**_OF_MODEL, "kind": "O", "layer": "iu", "dominant": "O", "drop": "f"},
+    "ablation": {**_OF_ABLATED, "kind": "O", "sort": "O", "name": "O", "drop": "f"},
+    "ablation_draws": {**_OF_ABLATED, **dict.fromkeys(("kind", "sort", "name", "heads"), "O"), "drop": "f"},
+    "ablation_heads": {**_OF_ABLATED, "kind": "O", "layer": "iu", "dominant": "O", "drop": "f"},
 }
 """By table the columns that are read of it, and the kinds of their numpy types."""
 _WHOLE = ("ablation",)
@@ -58,9 +63,22 @@ _WHOLE = ("ablation",)
 
 
 def is_report(folder: Path | str) -> bool:
-    """Whether a folder holds a report rather than a study: tables to make the report of again."""
+    """Whether a folder holds a report rather than a study: tables to make the report of again.
+
+    Raises:
+        InputError: it is that of a study which lies around it, and has more to report; or its tables are a link.
+    """
     folder = Path(folder)
-    return (folder / TABLES / RECORD).is_file() and not (folder / STUDY).exists()
+    if not (folder / TABLES / RECORD).is_file() or (folder / STUDY).exists():
+        return False
+    around = folder.resolve().parent
+    if folder.resolve().name == REPORT and (around / STUDY).is_file():
+        raise InputError(f"{folder} is the report of the study in {around}; give that folder.")
+    if (folder / TABLES).is_symlink():
+        raise InputError(
+            f"{folder / TABLES} is a link, which headscope does not follow; put the tables in its place."
+        )
+    return True
 
 
 def plan_at(folder: Path | str) -> Plan:
@@ -103,6 +121,11 @@ class StudyTables:
         """The finished steps, in the plan's order."""
         return [self.plan.by_path[path] for path in self.steps["path"]]
 
+    def beside(self, references: Sequence[Reference]) -> StudyTables:
+        """Return the same, with these published scores to stand beside the study's."""
+        study = replace(self.plan.study, references=tuple(references))
+        return replace(self, plan=replace(self.plan, study=study))
+
     def save(self, folder: Path) -> None:
         """Write the tables that have rows to a folder of their own, from which :meth:`load` reads them.
 
@@ -116,12 +139,8 @@ class StudyTables:
             if len(table):
                 table.to_parquet(folder / f"{name}.parquet", index=False, write_page_checksum=True)
                 written[name] = file_digest(folder / f"{name}.parquet")
-        study = self.plan.study
-        named = replace(
-            study, model=short_name(study.model), data=study.data and short_name(study.data), output=None
-        )
-        about = {"study": asdict(named), "materials": asdict(self.plan.materials), "tables": written}
-        write_json(folder / RECORD, about)
+        about = {"study": asdict(_without_folders(self.plan.study)), "materials": asdict(self.plan.materials)}
+        write_json(folder / RECORD, {**about, "format": FORMAT, "tables": written})
 
     @classmethod
     def load(cls, folder: Path) -> StudyTables:
@@ -131,8 +150,12 @@ class StudyTables:
             InputError: a table is missing or is not what was written, or a row is of no step of the study.
         """
         file = folder / RECORD
-        plan = plan_in(file)
-        known = check_fields(file, read_json(file, "a study's record"), {"tables": "texts by name"})["tables"]
+        about = check_fields(
+            file, read_json(file, "a study's record"), {"tables": "texts by name", "format": "count"}
+        )
+        if about["format"] > FORMAT:
+            raise InputError(f"{file} is of a newer version of headscope; install that one.")
+        plan, known = plan_in(file), about["tables"]
         if unknown := set(known) - set(COLUMNS):
             raise InputError(f"{file} names {min(unknown)!r}, which is no table of a study's steps.")
         found: dict[str, pd.DataFrame] = {}
@@ -147,9 +170,62 @@ class StudyTables:
                     "run-study report STUDY writes it again from the study's folder."
                 )
             found[name] = read_frame(path, columns, others=name in _WHOLE)
-            if "path" in columns and (strange := set(found[name]["path"]) - set(plan.by_path)):
-                raise InputError(f"{path} has {min(strange)!r}, which is no step of the study in {file}.")
+        _check(found, plan, folder)
         return cls(plan, **found)
+
+
+def _check(tables: Mapping[str, pd.DataFrame], plan: Plan, folder: Path) -> None:
+    """Compare the rows of tables with the steps that they should be of.
+
+    Raises:
+        InputError: a step is there twice or not of the study, or lacks its rows; or a pattern is unknown.
+    """
+    paths = tables["steps"]["path"]
+    if (strange := set(paths) - set(plan.by_path)) or paths.duplicated().any():
+        what = f"has {min(strange)!r}, which is no step of the study" if strange else "has a step twice"
+        raise InputError(f"{folder / 'steps.parquet'} {what} in {folder / RECORD}.")
+    done = [plan.by_path[path] for path in paths]
+    for name, (of, _) in _READ.items():
+        file, keys = (
+            folder / f"{name}.parquet",
+            [key for key in ("path", *_OF_ABLATED) if key in COLUMNS[name]],
+        )
+        wanted = {tuple(_told(step)[key] for key in keys) for step in done if of(step)}
+        there = set(tables[name][keys].itertuples(index=False, name=None))
+        if odd := there - wanted:
+            raise InputError(f"{file} has rows of {_words(odd)}, a step that is not done.")
+        if name not in _PERHAPS and (lost := wanted - there):
+            raise InputError(f"{file} lacks the rows of {_words(lost)}.")
+    if unknown := set(tables["maps"]["label"].dropna()) - {pattern.value for pattern in PATTERNS}:
+        raise InputError(
+            f"{folder / 'maps.parquet'} has {min(unknown)!r}, which is none of the five patterns."
+        )
+    for path, kept in tables["kept"].groupby("path", sort=False):
+        try:
+            subnetwork_in(kept)
+        except InputError as error:
+            raise InputError(f"{folder / 'kept.parquet'}, {path}: {error}") from error
+
+
+def _words(keys: Collection[tuple[object, ...]]) -> str:
+    return ", ".join(map(str, min(keys, key=str)))
+
+
+def _told(step: Step) -> dict[str, Any]:
+    """What tables call a step."""
+    return {"path": step.path, "task": step.task, "seed": step.seed, "of": step.settings.get("of")}
+
+
+def _without_folders(study: Study) -> Study:
+    """Return a study that names model and data without the folders that they lie in."""
+    own = [
+        {**record, "data": short_name(record["data"])} if record.get("data") else record
+        for record in study.own_tasks
+    ]
+    named = replace(
+        study, model=short_name(study.model), data=study.data and short_name(study.data), output=None
+    )
+    return replace(named, own_tasks=tuple(own))
 
 
 def read_steps(home: StudyFolder) -> StudyTables:
@@ -160,15 +236,19 @@ def read_steps(home: StudyFolder) -> StudyTables:
     """
     plan = read_plan(home.path)
     done = [step for step in plan.steps if home.is_done(step)]
-    found = {name: [read(home, step) for step in done if of(step)] for name, (of, read) in _READ.items()}
-    return StudyTables(
-        plan,
-        steps=_frame([_row(home, step, plan) for step in done], "steps"),
-        **{name: _joined(tables, name) for name, tables in found.items()},
-    )
+    found = {
+        name: _joined([read(home, step) for step in done if of(step)], name)
+        for name, (of, read) in _READ.items()
+    }
+    study = plan.study
+    for folder in (study.model, study.data, *(record.get("data") for record in study.own_tasks)):
+        if folder and Path(folder).is_absolute():
+            told = found["warnings"]["message"].map(lambda text, at=folder: text.replace(at, short_name(at)))
+            found["warnings"] = found["warnings"].assign(message=told)
+    return StudyTables(plan, steps=_frame([_row(home, step) for step in done], "steps"), **found)
 
 
-def _row(home: StudyFolder, step: Step, plan: Plan) -> dict[str, object]:
+def _row(home: StudyFolder, step: Step) -> dict[str, object]:
     """What is told of a step, and of the model that it scores if it does."""
     found = home.read(step)
     row: dict[str, object] = {"path": step.path, "below_majority": found.get("testable") is False}
@@ -225,9 +305,9 @@ def _ablated(home: StudyFolder, step: Step) -> pd.DataFrame:
 
 
 def _closed(file: str, table: str, home: StudyFolder, step: Step) -> pd.DataFrame:
-    if file not in home.read(step)["step"]["files"]:  # no head was closed alone
+    if table in _PERHAPS and file not in home.read(step)["step"]["files"]:  # no head was closed alone
         return _frame([], table)
-    columns = {name: of for name, of in COLUMNS[table].items() if name not in _OF_MODEL}
+    columns = {name: of for name, of in COLUMNS[table].items() if name not in _OF_ABLATED}
     return _of_model(step, read_frame(home.file(step, file), columns))
 
 
@@ -239,12 +319,12 @@ def _of_step(step: Step, table: pd.DataFrame) -> pd.DataFrame:
 
 def _of_model(step: Step, table: pd.DataFrame) -> pd.DataFrame:
     """Put task and seed, and which model the heads of an ablation are closed in, before the columns of a table."""
-    told = {"task": step.task, "seed": step.seed}
-    if step.kind == "ablation":
-        told["of"] = str(step.settings["of"])
-    return table.assign(**told)[[*told, *table.columns]]
+    keys = [key for key, told in _told(step).items() if key != "path" and told is not None]
+    return table.assign(**{key: _told(step)[key] for key in keys})[[*keys, *table.columns]]
 
 
+_PERHAPS = ("warnings", "ablation_heads")
+"""Tables that a step may say nothing of."""
 _Reader = Callable[[StudyFolder, Step], "pd.DataFrame"]
 _READ: Mapping[str, tuple[Callable[[Step], bool], _Reader]] = {
     "warnings": (lambda step: step.kind != "fine-tuned", _warnings),
@@ -260,10 +340,17 @@ _READ: Mapping[str, tuple[Callable[[Step], bool], _Reader]] = {
 
 
 def _joined(tables: Sequence[pd.DataFrame], name: str) -> pd.DataFrame:
+    """Return tables below each other, with the types that they have once they were written and read."""
     import pandas as pd
+    import pyarrow as pa
 
     tables = [table for table in tables if len(table)]
-    return pd.concat(tables, ignore_index=True) if tables else _frame([], name)
+    if not tables:
+        return _frame([], name)
+    found: pd.DataFrame = pa.Table.from_pandas(pd.concat(tables), preserve_index=False).to_pandas(
+        ignore_metadata=True
+    )
+    return found
 
 
 _DTYPES = {"iu": "int64", "f": "float64", "b": "bool"}
