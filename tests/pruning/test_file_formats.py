@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from patterns import Pattern
+from pruning.study.report.tables import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -42,7 +43,8 @@ STEPS = {
 }
 """In which step of a study each file of a command lies."""
 REPORTED = ("survivors.parquet", "stability.csv", "patterns.csv", "scores.parquet", "score_summary.parquet",
-            "weight_survival.parquet", "conclusions.parquet")  # fmt: skip
+            "weight_survival.parquet", "importance_summary.parquet", "timings.parquet",
+            "conclusions.parquet")  # fmt: skip
 ANNOTATED = ("maps-*.parquet", "annotations.parquet", "texts.parquet", "predictions.parquet")
 JUDGED = ("labels.parquet", "statistics.csv")
 CLOSED = ("groups.csv", "draws.parquet", "single_heads.parquet")
@@ -52,6 +54,14 @@ COMPARED = ("changes.parquet", "transitions.csv")
 def test_every_table_is_looked_at_below() -> None:
     told = {file for file, columns in TABLES.items() if columns}
     assert told == {*STEPS, *REPORTED, *ANNOTATED, *JUDGED, *CLOSED, *COMPARED}
+
+
+def test_every_table_that_a_study_leaves_is_told_with_its_columns() -> None:
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|.*?\| (.*) \|$", TEXT, re.MULTILINE)
+    told = {name: cells for names, cells in rows for name in re.findall(r"`(\w+)`", names)}
+    assert set(COLUMNS) <= set(told)
+    for table in ("warnings", "kept", "maps"):
+        assert set(re.findall(r"`(\w+)`", told[table])) == set(COLUMNS[table])
 
 
 @pytest.mark.parametrize("file", STEPS)
