@@ -14,11 +14,17 @@ from models.common.files import atomic_file
 
 Arrays = dict[str, npt.NDArray[np.floating]]
 ROOT = Path(__file__).parents[1]
-_SOURCES = ("patterns/classifier/*.py", "patterns/maps/images.py")
+SHIPPED = (*sorted((ROOT / "patterns/classifier").glob("*.py")), ROOT / "patterns/maps/images.py")
+"""The code of the shipped classifiers."""
 
 
 def cached(
-    folder: Path, name: str, settings: object, maps: Sequence[AnnotatedMaps], make: Callable[[], Arrays]
+    folder: Path,
+    name: str,
+    settings: object,
+    code: Sequence[Path],
+    maps: Sequence[AnnotatedMaps],
+    make: Callable[[], Arrays],
 ) -> Arrays:
     """Return what `make` makes, from the folder if it was made before.
 
@@ -26,13 +32,13 @@ def cached(
         folder: of the cache; it is made.
         name: what files begin with.
         settings: whatever the result depends on besides, with a ``repr`` that says it.
-        maps: that it is made from, with their labels. The classifier's own code counts too.
+        code: files by which it is made: another result after a change of one.
+        maps: that it is made from, with their labels.
         make: arrays by name.
     """
     digest = hashlib.sha256(repr(settings).encode())
-    for pattern in _SOURCES:
-        for source in sorted(ROOT.glob(pattern)):
-            digest.update(source.read_bytes())
+    for source in code:
+        digest.update(source.read_bytes())
     for some in maps:
         digest.update("".join(digests(some)).encode() + repr(some.labels).encode())
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,9 @@
 
 Five folds over heads; a map is predicted by a classifier that has seen neither its head nor its input. The same
 folds, for comparison: the published network with the published crops, the same with the padding it was trained
-with, gradient boosting on hand-made features, and one annotator against the majority. Then every base model in
-turn is left out whole; and the shipped recipe is trained on our own maps alone (``--own``), to see what the others
-add. Intervals resample heads. Hours on two cores, most of them for the published network
+with, gradient boosting on hand-made features, and one annotator against the majority. And the shipped recipe is trained
+on our own maps alone (``--own``), to see what the others add. Base models that are left out whole are the business of
+:mod:`left_out`. Intervals resample heads. Hours on two cores, most of them for the published network
 (``--skip published``); every step is kept in ``--cache`` and not done twice.
 Every method's probabilities are calibrated by a temperature that the other folds ask for.
 """
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from baselines import FeatureBoosting, PublishedRecipe
-from caching import cached
+from caching import ROOT, SHIPPED, cached
 from tqdm import tqdm
 
 from annotations.dataset import groups_of, load_labelled
@@ -40,6 +40,8 @@ METHODS = {
     "boosting": "gradient boosting on hand-made features",
     "own_alone": "the shipped recipe, trained on our own maps alone",
 }
+CODE = (ROOT / "benchmarks/baselines.py", Path(__file__))
+"""What the other classifiers are made by."""
 Change = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
 
 
@@ -150,7 +152,10 @@ def evaluate(data: Data, kind: str, options: argparse.Namespace) -> dict[str, An
         found = cached(
             options.cache,
             f"{kind}-{method}",
-            (OTHER_KIND[kind], Training(seed=options.seed), list(CHANGES)),
+            (kind, options.seed)
+            if method == "published"
+            else (OTHER_KIND[kind], Training(seed=options.seed)),
+            CODE if method in ("published", "boosting") else (*SHIPPED, Path(__file__)),
             [data.annotated.select(chosen) for chosen in (seen, unseen)],
             partial(predictions, data, kind, method, seen, unseen, options.seed),
         )

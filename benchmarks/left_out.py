@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from caching import ROOT, Arrays, cached
+from caching import ROOT, SHIPPED, Arrays, cached
 from tqdm import tqdm
 
 from annotations.dataset import AnnotatedMaps, groups_of, load_labelled
@@ -89,7 +89,7 @@ def predicted(kind: str, learned: AnnotatedMaps, tried: AnnotatedMaps, cache: Pa
         return {"said": classifier.predict_proba(tried.maps)}
 
     settings = (kind, Training(seed=seed), OTHER_KIND[kind])
-    return cached(cache, f"{kind}-left-out", settings, (learned, tried), made)["said"]
+    return cached(cache, f"{kind}-left-out", settings, SHIPPED, (learned, tried), made)["said"]
 
 
 def main() -> None:

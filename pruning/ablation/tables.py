@@ -79,7 +79,8 @@ def draws_frame(
                 }
             )
     columns = ["kind", "sort", "name", "draw", "heads", "score", "drop", "loss_increase"]
-    return pd.DataFrame(rows, columns=columns)
+    numbers = {"draw": "int64", **dict.fromkeys(("score", "drop", "loss_increase"), "float64")}
+    return pd.DataFrame(rows, columns=columns).astype(numbers)  # where no group has heads, too
 
 
 def singles_frame(

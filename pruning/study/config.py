@@ -152,7 +152,7 @@ class Reference:
                     f"references.{name} = {text!r}: say in a line what the scores are of, and where they stand."
                 )
         scores = self.scores if isinstance(self.scores, Mapping) else {}
-        known = [isinstance(score, int | float) and math.isfinite(score) for score in scores.values()]
+        known = [type(score) in (int, float) and math.isfinite(score) for score in scores.values()]
         if not known or not all(known):
             raise InputError(
                 f"references.scores = {self.scores!r}: give a score for each task, such as {{ sst2 = 0.9 }}."

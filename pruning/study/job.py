@@ -245,19 +245,22 @@ def read_plan(path: Path) -> Plan:
         InputError: it holds none.
     """
     file = Path(path) / STUDY
-    plan = plan_in(file)
-    if "tables" in read_json(file, "a study's record"):
+    found = read_json(file, "a study's record")
+    if isinstance(found, dict) and "tables" in found:
         raise InputError(f"{path} holds the tables of a report, and no study; give the report's folder.")
-    return plan
+    return plan_in(file, found)
 
 
-def plan_in(file: Path) -> Plan:
+def plan_in(file: Path, found: Any) -> Plan:
     """Return the plan of the study that a file is the record of.
+
+    Args:
+        file: for errors.
+        found: what it holds.
 
     Raises:
         InputError: it is none.
     """
-    found = read_json(file, "a study's record")
     if not isinstance(found, dict) or not {"study", "materials"} <= set(found):
         raise InputError(f"{file} is not a study's record; give the folder of a study.")
     check_fields(

@@ -68,27 +68,31 @@ class StudyData:
 
     def groups(self, search: str = SEARCH) -> list[Group]:
         """Return the finished searches of one name by task; none for those that keep no whole heads."""
-        study = self.plan.study
+        return self._groups.get(search, [])
+
+    @cached_property
+    def _groups(self) -> dict[str, list[Group]]:
+        """The same by the searches' names."""
         kept = dict(iter(self.tables.kept.groupby("path", sort=False)))
-        by_task: dict[str, list[Run]] = {}
+        runs: dict[tuple[str, str], list[Run]] = {}
         for step in self.done:
-            if step.name == search and step.path in kept and step.seed is not None:
+            if step.path in kept and step.seed is not None:
                 part = kept[step.path]
-                by_task.setdefault(step.task, []).append(
-                    Run(
-                        Path(step.path),
-                        subnetwork_in(part),
-                        step.task,
-                        step.seed,
-                        str(part["method"].iloc[0]),
-                        task_definition=study.task(step.task).record(),
-                        untestable=self._below_majority[step.path],
-                    )
+                run = Run(
+                    Path(step.path),
+                    subnetwork_in(part),
+                    step.task,
+                    step.seed,
+                    str(part["method"].iloc[0]),
+                    task_definition=self.plan.study.task(step.task).record(),
+                    untestable=self._below_majority[step.path],
                 )
-        return [
-            Group(task, task, runs[0].method, tuple(sorted(runs, key=lambda run: run.seed)))
-            for task, runs in by_task.items()
-        ]
+                runs.setdefault((step.name, step.task), []).append(run)
+        found: dict[str, list[Group]] = {}
+        for (search, task), of_task in runs.items():
+            by_seed = tuple(sorted(of_task, key=lambda run: run.seed))
+            found.setdefault(search, []).append(Group(task, task, by_seed[0].method, by_seed))
+        return found
 
     @cached_property
     def _below_majority(self) -> dict[str, bool]:
@@ -246,7 +250,7 @@ class StudyData:
         table = self.tables.importance
         rows = []
         for (task, component), part in table.groupby(["task", "component"], sort=False):
-            of_seeds = part.groupby("seed")["normalized"]
+            of_seeds = part.dropna(subset="normalized").groupby("seed")["normalized"]  # of what is there
             low = of_seeds.apply(lambda values: float((values < LOW).mean())).to_numpy()
             told = {"task": task, "component": component, "seeds": len(low)}
             rows.append(told | {"median": of_seeds.median().mean(), "low": low.mean(), "low_std": _std(low)})

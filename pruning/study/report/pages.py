@@ -20,7 +20,7 @@ from ..records import Conclusion, Report, ScoreRow
 from .conclusions import Finding, conclusions, findings_frame, findings_of, in_short
 from .data import MIN_VALUES, StudyData
 from .outcome import StudyReport
-from .tables import COLUMNS, RECORD, TABLES, StudyTables, is_report, read_steps
+from .tables import COLUMNS, RECORD, TABLES, StudyTables, is_report, plan_at, read_steps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +71,7 @@ def write_report(
         folder: the study's, or that of a report.
         how: figures are written, besides PNG and PDF.
         output: where to; the folder ``report`` within the study's, or in the place of the earlier report, if None.
-            What an earlier report left there is replaced.
+            What an earlier report of this study left there is replaced.
         references: published scores to stand beside the study's; those that it was run with if None.
 
     Returns:
@@ -91,6 +91,8 @@ def write_report(
     else:
         report = Output(Path(output), command, True, (home.path / TABLES if again else home.path,))
         report.check()
+        if is_report(output) and not read.of_same_study(plan_at(output)):
+            raise InputError(f"--output {output} holds the report of another study; give another folder.")
     found = findings_of(data)
     tables = tables_of(data) | {_CONCLUSIONS: findings_frame(found)}
     told: Report = {

@@ -87,7 +87,10 @@ def plan_at(folder: Path | str) -> Plan:
     Raises:
         InputError: it holds neither.
     """
-    return plan_in(Path(folder) / TABLES / RECORD) if is_report(folder) else read_plan(Path(folder))
+    if not is_report(folder):
+        return read_plan(Path(folder))
+    file = Path(folder) / TABLES / RECORD
+    return plan_in(file, read_json(file, "a study's record"))
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,11 @@ class StudyTables:
     def done(self) -> list[Step]:
         """The finished steps, in the plan's order."""
         return [self.plan.by_path[path] for path in self.steps["path"]]
+
+    def of_same_study(self, other: Plan) -> bool:
+        """Whether another plan has steps of this study: the same model, data and settings, of more or fewer seeds."""
+        own, others = ({plan.identity(step) for step in plan.steps} for plan in (self.plan, other))
+        return bool(own & others)
 
     def beside(self, references: Sequence[Reference]) -> StudyTables:
         """Return the same, with these published scores to stand beside the study's."""
@@ -155,7 +163,7 @@ class StudyTables:
         )
         if about["format"] > FORMAT:
             raise InputError(f"{file} is of a newer version of headscope; install that one.")
-        plan, known = plan_in(file), about["tables"]
+        plan, known = plan_in(file, about), about["tables"]
         if unknown := set(known) - set(COLUMNS):
             raise InputError(f"{file} names {min(unknown)!r}, which is no table of a study's steps.")
         found: dict[str, pd.DataFrame] = {}
@@ -305,7 +313,7 @@ def _ablated(home: StudyFolder, step: Step) -> pd.DataFrame:
 
 
 def _closed(file: str, table: str, home: StudyFolder, step: Step) -> pd.DataFrame:
-    if table in _PERHAPS and file not in home.read(step)["step"]["files"]:  # no head was closed alone
+    if file == SINGLE and file not in home.read(step)["step"]["files"]:  # no head was closed alone
         return _frame([], table)
     columns = {name: of for name, of in COLUMNS[table].items() if name not in _OF_ABLATED}
     return _of_model(step, read_frame(home.file(step, file), columns))
@@ -323,7 +331,7 @@ def _of_model(step: Step, table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{key: _told(step)[key] for key in keys})[[*keys, *table.columns]]
 
 
-_PERHAPS = ("warnings", "ablation_heads")
+_PERHAPS = ("warnings", "ablation_draws", "ablation_heads")
 """Tables that a step may say nothing of."""
 _Reader = Callable[[StudyFolder, Step], "pd.DataFrame"]
 _READ: Mapping[str, tuple[Callable[[Step], bool], _Reader]] = {

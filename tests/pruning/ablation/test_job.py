@@ -18,7 +18,7 @@ from tiny import snapshot
 import pruning
 from models import InputError, Subnetwork
 from models.checkpoints import Checkpoint, load_checkpoint
-from models.common.reading import json_digest
+from models.common.reading import json_digest, read_frame
 from models.evaluation import examples_of, predict
 from models.tasks.rows import Rows, load_rows, select_rows
 from patterns import HeadPatterns, classify_heads
@@ -28,6 +28,7 @@ from pruning.ablation import job as job_module
 from pruning.ablation.groups import SORTS, Sort, groups_of
 from pruning.ablation.job import AblatePatterns
 from pruning.ablation.records import AblationProvenance, AblationSummary, GroupRecord, SetsLine
+from pruning.ablation.tables import draws_frame
 from pruning.ablation.terminal import print_ablation
 from pruning.cli import ablate_patterns as command
 
@@ -46,7 +47,7 @@ def job(tuned: Path, output: Path, **more: Any) -> AblatePatterns:
     return AblatePatterns(str(tuned / "model"), "qqp", output, str(tuned / "data"), **(given | more))
 
 
-def looked_at(checkpoint: Checkpoint, rows: Rows) -> HeadPatterns:
+def looked_at(checkpoint: Checkpoint, rows: Rows, measure: bool = False) -> HeadPatterns:
     """The heads of a model, by the rows that the ablation looks at."""
     return classify_heads(
         checkpoint.model,
@@ -55,6 +56,7 @@ def looked_at(checkpoint: Checkpoint, rows: Rows) -> HeadPatterns:
         task="qqp",
         kinds=("raw",),
         max_length=32,
+        measure=measure,
     )
 
 
@@ -571,15 +573,7 @@ def test_roles_are_groups_of_the_heads_that_were_measured_to_have_them(tuned: Pa
     ).run()
     checkpoint = load_checkpoint(str(tmp_path / "model"), task="qqp")
     rows = load_rows("qqp", str(tuned / "data"), "validation")
-    frame = classify_heads(
-        checkpoint.model,
-        checkpoint.tokenizer,
-        select_rows(rows.numbered(), "qqp", 6, 0),
-        task="qqp",
-        kinds=("raw",),
-        max_length=32,
-        measure=True,
-    ).to_frame()
+    frame = looked_at(checkpoint, rows, measure=True).to_frame()
     by_sort = {sort: [one for one in summary["found"] if one["sort"] == sort] for sort in ("pattern", "role")}
     assert [len(several) for several in by_sort.values()] == [5, 13]
     for one in by_sort["role"]:
@@ -589,3 +583,10 @@ def test_roles_are_groups_of_the_heads_that_were_measured_to_have_them(tuned: Pa
     assert even["heads"] >= 4
     assert even["together"]["layers"]["0"] == [4, 0]
     assert any("give --draws" in message for message in summary["warnings"])
+
+
+def test_random_sets_are_read_where_no_group_has_heads(tmp_path: Path) -> None:
+    file = tmp_path / "draws.parquet"
+    draws_frame([], {}, {}, 0.0, 0.0).to_parquet(file, index=False)
+    frame = read_frame(file, {"draw": "iu", "score": "f", "drop": "f", "loss_increase": "f", "heads": "O"})
+    assert not len(frame)

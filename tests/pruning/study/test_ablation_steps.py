@@ -120,6 +120,9 @@ def test_the_steps_are_ablations_of_each_seeds_own_models(make_study: Any, tmp_p
     published = StudyTables.load(folder.path / "report" / "tables")
     assert findings_of(StudyData(published)) == findings_of(StudyData(read_steps(folder)))
     published.save(tmp_path / "again")
+    nothing = replace(published, ablation_draws=published.ablation_draws.iloc[:0])  # no group has heads
+    nothing.save(tmp_path / "nothing")
+    assert not len(StudyTables.load(tmp_path / "nothing").ablation_draws)
     for file in (tmp_path / "again").iterdir():
         assert file.read_bytes() == (folder.path / "report" / "tables" / file.name).read_bytes(), file.name
     assert set(zip(table["seed"], table["of"], strict=True)) == {

@@ -766,6 +766,14 @@ def test_a_report_is_made_again_from_its_own_tables(
         run_study, "report", given, "--output", tmp_path / "made"
     )  # its own earlier output
     assert code == 0
+    told = json.loads((given / "tables/study.json").read_text())
+    told["materials"]["model"]["sha256"] = "another"
+    other = shutil.copytree(given, tmp_path / "other")
+    (other / "tables/study.json").write_text(json.dumps(told))
+    before = (tmp_path / "made/report.md").read_bytes()
+    code, _, err = run_command(run_study, "report", other, "--output", tmp_path / "made")
+    assert (code, "holds the report of another study" in err) == (2, True)
+    assert (tmp_path / "made/report.md").read_bytes() == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("mine")
     code, _, err = run_command(run_study, "report", given, "--output", tmp_path / "mine")
@@ -905,6 +913,7 @@ def test_published_scores_change_no_step() -> None:
         (({"name": "a"},), "references.source is missing|source is missing"),
         (({"name": 5, "source": "b", "scores": {"sst2": 0.5}},), "name = 5"),
         (({"name": "a", "source": "b", "scores": {}},), "give a score for each task"),
+        (({"name": "a", "source": "b", "scores": {"sst2": True}},), "scores.sst2 = True: give a number"),
         (({"name": "a", "source": "b", "scores": {"sst2": math.inf}},), "give a score for each task"),
         (({"name": "a", "source": "b", "scores": {"SST-2": 0.5, "sst2": 0.9}},), "sst2 has two"),
     ],
@@ -1109,6 +1118,14 @@ def test_most_heads_matter_little_where_few_matter(finished_study: Path) -> None
     assert table.loc[("sst2", "head"), "low"] == pytest.approx(np.mean(shares))
     assert table.loc[("sst2", "head"), "low_std"] == pytest.approx(np.std(shares, ddof=1))
     assert (table["median"].between(0, 1)).all()
+    tables = read_steps(StudyFolder(finished_study))
+    gone = tables.importance.copy()  # of a model that lacked heads from the beginning
+    gone.loc[gone["layer"] == 0, "normalized"] = np.nan
+    left = StudyData(replace(tables, importance=gone)).importance_summary.set_index(["task", "component"])
+    heads = gone[(gone["task"] == "sst2") & (gone["component"] == "head") & (gone["layer"] > 0)]
+    assert left.loc[("sst2", "head"), "low"] == pytest.approx(
+        heads.groupby("seed")["normalized"].agg(lambda values: (values < 0.2).mean()).mean()
+    )
 
 
 def test_what_can_be_tested_is_told_first_and_what_cannot_in_a_sentence() -> None:
