@@ -251,7 +251,7 @@ def read_steps(home: StudyFolder) -> StudyTables:
     study = plan.study
     for folder in (study.model, study.data, *(record.get("data") for record in study.own_tasks)):
         if folder and Path(folder).is_absolute():
-            told = found["warnings"]["message"].map(lambda text, at=folder: text.replace(at, short_name(at)))
+            told = found["warnings"]["message"].str.replace(folder, short_name(folder), regex=False)
             found["warnings"] = found["warnings"].assign(message=told)
     return StudyTables(plan, steps=_frame([_row(home, step) for step in done], "steps"), **found)
 
