@@ -163,7 +163,7 @@ def test_the_shipped_classifiers_know_their_training_maps(command: Any, shared: 
         scores = json.loads(out)
         assert scores["maps"] == scores["trained_on"] == number
         assert "the score is no estimate for new maps" in err
-        assert scores["accuracy"] > 0.85
+        assert scores["accuracy"] > 0.8  # half of these maps were chosen because they are hard
 
 
 class TestBadInput:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from annotations import AnnotatedMaps
+from models.common.reading import read_json
 from patterns import load_classifier
 from patterns.classifier import left_out as module
 from patterns.classifier.left_out import LeftOut, errors_in_words, left_out
@@ -28,14 +29,36 @@ def test_the_shipped_classifiers_are_those_that_were_tried(kind: str) -> None:
 
 def test_the_figures_are_those_of_the_fair_samples() -> None:
     info = AnnotatedMaps.load(ROOT / "examples" / "annotations-bases").info.dropna(subset="label")
-    measured = json.loads((ROOT / "benchmarks" / "left_out.json").read_text(encoding="utf-8"))["bases"]
+    measured = read_json(ROOT / "benchmarks" / "left_out.json")["bases"]
     said = {(one["base"], one["kind"]): one["said"] for one in measured}
-    assert len({one.base for one in left_out()}) == 6
+    assert len({one.base for one in left_out()}) == 7
     for one in left_out():
         labels = info["label"][(info["base_model"] == one.base) & (info["kind"] == one.kind)]
         assert one.maps == len(labels)
         assert one.true == pytest.approx((labels == "heterogeneous").mean(), abs=1e-4)
         assert one.said == pytest.approx(said[one.base, one.kind], abs=1e-4)
+
+
+def test_the_page_on_trust_says_what_was_measured() -> None:
+    """Every row of its two tables, to the last digit that it shows."""
+    page = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+    measured = read_json(ROOT / "benchmarks" / "left_out.json")["bases"]
+    rows = [
+        f"| {one['base']}{' (causal)' * one['causal']} | {one['kind']} | {one['maps']} | {one['accuracy']:.3f} | "
+        f"{one['macro_f1']:.3f} | {100 * one['true']:.1f}% | {100 * one['said']:.1f}% |"
+        for one in measured
+    ]
+    estimates = read_json(ROOT / "benchmarks" / "estimate_coverage.json")["estimate"]
+    columns = ("true", "classifier", "mean_estimate", "standard_deviation", "labels_alone_standard_deviation")
+    rows += [
+        f"| {one['base']}, {one['kind']} | "
+        + " | ".join(f"{one[column]:.3f}" for column in (*columns, "coverage"))
+        + " |"
+        for one in estimates
+    ]
+    assert len(rows) == 2 * len(measured) == 2 * len(estimates)
+    shown = re.findall(r"^\| [\w-]+(?:,| \(causal\) \|| \|) (?:raw|norm) \|.*$", page, re.MULTILINE)
+    assert sorted(shown) == sorted(rows)
 
 
 def test_one_model_is_named_and_several_have_a_median(monkeypatch: pytest.MonkeyPatch) -> None:
