@@ -6,7 +6,6 @@ import copy
 import gc
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -241,16 +240,11 @@ def tiny_tokenizer() -> Any:
     )
 
 
-@pytest.fixture(scope="module")
-def little_garbage() -> Iterator[None]:
-    """The Trainer collects garbage before each run: half of a test's time, if it looked at all that is imported."""
-    import datasets  # noqa: F401
-    import sklearn.metrics  # noqa: F401
-    import transformers.trainer  # noqa: F401
-
+@pytest.fixture(autouse=True, scope="module")
+def _little_garbage() -> None:
+    """The Trainer and figures collect garbage often: a tenth of all time, if that looked at all that is imported."""
+    gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

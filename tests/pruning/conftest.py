@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tiny import write_rows
 
 from pruning.study.config import read_study
 from pruning.study.job import RunStudy
+from pruning.study.report.pages import write_report
 
 TOML = """
 model = "{home}/model"
@@ -81,6 +83,14 @@ def finished_study(study_materials: Path, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("finished") / "study"
     done = RunStudy(read_study(study_materials / "study.toml"), folder).run()
     assert done["done"] == done["steps"] == 34, done
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reported_study(finished_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished study with its report, which takes seconds to make; copy it before you change it."""
+    folder = shutil.copytree(finished_study, tmp_path_factory.mktemp("reported") / "study")
+    write_report(folder)
     return folder
 
 

@@ -73,16 +73,9 @@ def test_files_of_searches_classifications_and_fine_tunings(file: str, finished_
     assert found - own == TABLES[file] - commands
 
 
-@pytest.fixture(scope="module")
-def report(finished_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import shutil
-
-    from pruning import write_report
-
-    study = tmp_path_factory.mktemp("reported") / "study"
-    shutil.copytree(finished_study, study)
-    write_report(study)
-    return study / "report"
+@pytest.fixture
+def report(reported_study: Path) -> Path:
+    return reported_study / "report"
 
 
 @pytest.mark.parametrize("file", REPORTED)

@@ -34,7 +34,6 @@ from models.weights import WeightMasks, load_masks, prunable_weights
 from pruning.search.subject import Subject
 
 SST2, MNLI, STSB, QQP = (task_named(name) for name in ("sst2", "mnli", "stsb", "qqp"))
-pytestmark = pytest.mark.usefixtures("little_garbage")
 QUICK = FineTuning(epochs=6, learning_rate=3e-3, batch_size=16, seed=1)
 DONE = Course([{"epoch": 1.0, "step": 1, "loss": 0.5, "learning_rate": 0.0, "scores": {"accuracy": 0.5}}])
 

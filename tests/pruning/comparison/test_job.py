@@ -183,7 +183,7 @@ def test_a_head_without_a_share_is_left_out() -> None:
 def test_interval_p_and_verdict_of_several_comparisons_say_the_same() -> None:
     rng = np.random.default_rng(3)
     disagreed = 0
-    for draw in range(10):
+    for draw in range(5):
         tests = []
         for _ in range(4):
             survivors = rng.random((4, 8)) < 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,13 @@ import pandas as pd
 import pytest
 
 from pruning.study.report.figures import FIGURES
-from pruning.study.report.pages import write_report
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("little_garbage")]
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def home(finished_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = shutil.copytree(finished_study, tmp_path_factory.mktemp("reported") / "study")
-    write_report(folder)
-    return folder / "report"
+@pytest.fixture
+def home(reported_study: Path) -> Path:
+    return reported_study / "report"
 
 
 @pytest.fixture

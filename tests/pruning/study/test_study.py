@@ -67,8 +67,6 @@ from pruning.study.report.pages import tables_of, write_report
 from pruning.study.report.tables import StudyTables, read_steps
 from pruning.study.terminal import print_report
 
-pytestmark = pytest.mark.usefixtures("little_garbage")
-
 
 @pytest.fixture
 def study(study_materials: Path) -> Study:
@@ -79,6 +77,12 @@ def study(study_materials: Path) -> Study:
 def copied(finished_study: Path, tmp_path: Path) -> Path:
     """A finished study to do harm to."""
     return shutil.copytree(finished_study, tmp_path / "study")
+
+
+@pytest.fixture
+def published(reported_study: Path, tmp_path: Path) -> Path:
+    """A folder of a report's tables alone to do harm to."""
+    return shutil.copytree(reported_study / "report/tables", tmp_path / "given/tables")
 
 
 @pytest.fixture
@@ -700,9 +704,8 @@ def test_a_report_is_of_finished_steps_alone(copied: Path, run_command: Any) -> 
     assert (copied / "report/figures/4_scores.png").exists()
 
 
-def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(finished_study: Path) -> None:
-    write_report(finished_study)
-    home, figures = finished_study / "report/tables", finished_study / "report/figures"
+def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(reported_study: Path) -> None:
+    home, figures = reported_study / "report/tables", reported_study / "report/figures"
     for name in ("scores", "score_summary", "survivors", "stability", "patterns", "conclusions"):
         frame = pd.read_parquet(home / f"{name}.parquet")
         assert len(frame) == len(pd.read_csv(home / f"{name}.csv"))
@@ -712,11 +715,11 @@ def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(
         assert len(pd.read_csv(figures / f"{name}.csv"))
         for ending in ("png", "pdf"):
             assert (figures / f"{name}.{ending}").stat().st_size > 1000
-    assert "What these data support" in (finished_study / "report/report.md").read_text()
-    page = (finished_study / "report/report.html").read_text()
+    assert "What these data support" in (reported_study / "report/report.md").read_text()
+    page = (reported_study / "report/report.html").read_text()
     assert len(page) < 5_000_000
     assert page.count("data:image/png;base64,") == len(
-        list((finished_study / "report/figures").glob("*.png"))
+        list((reported_study / "report/figures").glob("*.png"))
     )
     assert 'src="http' not in page
     start, end = page.index('id="in-short"'), page.index("Good, random and bad subnetworks")
@@ -737,13 +740,11 @@ def test_a_report_has_every_table_in_three_forms_and_every_figure_with_its_data(
 
 
 def test_a_report_is_made_again_from_its_own_tables(
-    finished_study: Path, run_command: Any, tmp_path: Path
+    reported_study: Path, published: Path, run_command: Any, tmp_path: Path
 ) -> None:
     """As somebody has them who was given the tables: without the study, and elsewhere."""
-    write_report(finished_study)
-    first, given = finished_study / "report", tmp_path / "given"
-    shutil.copytree(first / "tables", given / "tables")
-    assert not folders_in(given / "tables", finished_study.parent.parent)
+    first, given = reported_study / "report", published.parent
+    assert not folders_in(published, reported_study.parent.parent)
     code, _, err = run_command(run_study, "report", given, "--output", tmp_path / "made")
     assert code == 0
     assert str(tmp_path / "made") in err
@@ -757,15 +758,12 @@ def test_a_report_is_made_again_from_its_own_tables(
     assert f"run-study report {given}" in page
     assert "Head by head" not in page
 
-    code, _, err = run_command(run_study, "report", given)  # in its place
-    assert code == 0
-    assert (given / "report.html").is_file()
+    made = shutil.copytree(tmp_path / "made", tmp_path / "moved")
+    (made / "report.html").write_text("an earlier one")
+    assert run_command(run_study, "report", made)[0] == 0  # in its place, over its own earlier output
+    assert f"run-study report {made}" in (made / "report.html").read_text()
     code, _, err = run_command(run_study, "report", given, "--output", given / "tables/inside")
     assert (code, "which is read" in err) == (2, True)
-    code, _, _ = run_command(
-        run_study, "report", given, "--output", tmp_path / "made"
-    )  # its own earlier output
-    assert code == 0
     told = json.loads((given / "tables/study.json").read_text())
     told["materials"]["model"]["sha256"] = "another"
     other = shutil.copytree(given, tmp_path / "other")
@@ -816,13 +814,11 @@ def test_published_tables_name_no_folder_of_a_machine(copied: Path, tmp_path: Pa
 
 
 def test_a_folder_that_is_part_of_something_else_is_refused(
-    finished_study: Path, run_command: Any, tmp_path: Path
+    reported_study: Path, published: Path, run_command: Any, tmp_path: Path
 ) -> None:
-    write_report(finished_study)
-    code, _, err = run_command(run_study, "report", finished_study / "report")
+    code, _, err = run_command(run_study, "report", reported_study / "report")
     assert (code, "is the report of the study in" in err) == (2, True)
-    given = tmp_path / "given"
-    shutil.copytree(finished_study / "report/tables", given / "tables")
+    given = published.parent
     for words in (("report", given / "tables"), (given / "tables",)):
         code, _, err = run_command(run_study, *words)
         assert (code, "holds the tables of a report, and no study" in err) == (2, True)
@@ -839,12 +835,11 @@ def test_a_folder_that_is_part_of_something_else_is_refused(
 
 
 def test_a_report_of_a_studys_file_takes_its_references_and_goes_where_it_is_told(
-    copied: Path, study_materials: Path, run_command: Any, tmp_path: Path
+    reported_study: Path, study_materials: Path, run_command: Any, tmp_path: Path
 ) -> None:
-    file = tmp_path / "study.toml"
+    copied, file = shutil.copytree(reported_study, tmp_path / "study"), tmp_path / "study.toml"
     top = (study_materials / "study.toml").read_text()
     file.write_text(f'output = "{copied}"\n{top}{REFERENCES}')
-    write_report(copied)
     before = (copied / "report/report.md").read_text()
     code, _, err = run_command(run_study, "report", file, "--output", tmp_path / "elsewhere")
     assert code == 0, err
@@ -854,19 +849,16 @@ def test_a_report_of_a_studys_file_takes_its_references_and_goes_where_it_is_tol
 
 @pytest.mark.parametrize("name", ["steps", "kept", "maps", "kept_weights", "importance"])
 def test_a_published_table_that_is_not_what_was_written_is_refused(
-    finished_study: Path, run_command: Any, tmp_path: Path, name: str
+    published: Path, run_command: Any, name: str
 ) -> None:
-    write_report(finished_study)
-    home = tmp_path / "given/tables"
-    shutil.copytree(finished_study / "report/tables", home)
-    file = home / f"{name}.parquet"
+    file = published / f"{name}.parquet"
     frame = pd.read_parquet(file)
     frame.iloc[1:].to_parquet(file, index=False)
-    code, out, err = run_command(run_study, "report", tmp_path / "given")
+    code, out, err = run_command(run_study, "report", published.parent)
     assert (code, out) == (2, "")
     assert f"{file} is not what was written there" in err
     file.unlink()
-    code, _, err = run_command(run_study, "report", tmp_path / "given")
+    code, _, err = run_command(run_study, "report", published.parent)
     assert (code, f"{file} is missing" in err) == (2, True)
 
 
@@ -984,13 +976,11 @@ def again(home: Path, name: str, change: Any) -> None:
     ],
 )
 def test_tables_that_are_not_of_the_steps_are_refused(
-    finished_study: Path, tmp_path: Path, name: str, change: Any, message: str
+    published: Path, name: str, change: Any, message: str
 ) -> None:
-    write_report(finished_study)
-    home = shutil.copytree(finished_study / "report/tables", tmp_path / "tables")
-    again(home, name, change)
+    again(published, name, change)
     with pytest.raises(InputError, match=message):
-        StudyTables.load(home)
+        StudyTables.load(published)
 
 
 @pytest.mark.parametrize(
@@ -1003,20 +993,18 @@ def test_tables_that_are_not_of_the_steps_are_refused(
     ],
 )
 def test_a_record_of_tables_that_cannot_be_meant_is_refused(
-    finished_study: Path, tmp_path: Path, key: str, value: Any, message: str
+    published: Path, key: str, value: Any, message: str
 ) -> None:
-    write_report(finished_study)
-    home = shutil.copytree(finished_study / "report/tables", tmp_path / "tables")
-    told = json.loads((home / "study.json").read_text())
+    told = json.loads((published / "study.json").read_text())
     if isinstance(value, dict) and value:
         told[key] |= value
     elif value == {}:
         told[key] = {name: digest for name, digest in told[key].items() if name != "kept"}
     else:
         told[key] = value
-    (home / "study.json").write_text(json.dumps(told))
+    (published / "study.json").write_text(json.dumps(told))
     with pytest.raises(InputError, match=message):
-        StudyTables.load(home)
+        StudyTables.load(published)
 
 
 RESULTS = {
