@@ -11,9 +11,10 @@ import pytest
 import torch
 from tiny import write_rows
 
+import pruning
 from pruning.study.config import read_study
 from pruning.study.job import RunStudy
-from pruning.study.report.pages import write_report
+from pruning.study.report.outcome import StudyReport
 
 TOML = """
 model = "{home}/model"
@@ -87,11 +88,16 @@ def finished_study(study_materials: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def reported_study(finished_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the finished study with its report, which takes seconds to make; copy it before you change it."""
+def study_report(finished_study: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyReport:
+    """The report of a copy of the finished study; it takes seconds to make."""
     folder = shutil.copytree(finished_study, tmp_path_factory.mktemp("reported") / "study")
-    write_report(folder)
-    return folder
+    return pruning.write_report(folder)
+
+
+@pytest.fixture(scope="session")
+def reported_study(study_report: StudyReport) -> Path:
+    """The finished study with its report; copy it before you change it."""
+    return study_report.place.parent
 
 
 def words(number: int, seed: int) -> list[str]:

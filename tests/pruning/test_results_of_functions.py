@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from models.common.results import PROVENANCE, Result, Tabular, marks_of
 from models.evaluation import examples_of
 from models.tasks.rows import load_rows
 from models.tasks.task import task_named
+from pruning.study.report.outcome import StudyReport
 
 ROOMS = (models, patterns, annotations, pruning)
 
@@ -376,11 +378,12 @@ def test_what_came_of_a_server_has_them_too(
     check(result, one_row(*(key for key in found if isinstance(found[key], int)), "project.id")(found))
 
 
-def test_a_finished_study_and_its_report_have_the_scores(finished_study: Path) -> None:
-    done = pruning.run_study(finished_study)
-    report = pruning.write_report(finished_study)
-    assert report["scores"]
-    check(report, report["scores"])
+def test_a_finished_study_and_its_report_have_the_scores(
+    reported_study: Path, study_report: StudyReport, tmp_path: Path
+) -> None:
+    done = pruning.run_study(shutil.copytree(reported_study, tmp_path / "study"))
+    assert study_report["scores"]
+    check(study_report, study_report["scores"])
     check(done, done["report"]["scores"])
 
 

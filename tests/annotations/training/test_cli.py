@@ -64,12 +64,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_scored_used_and_evaluated(
     command: Any, folder: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "classifier"
-    words = ["--annotations", folder, "--maps", "norm", "--epochs", 40, "--folds", 2, "--output", output]
-    words += ["--trees", 50, "--note", "Labelled by nobody."]
+    words = ["--annotations", folder, "--maps", "norm", "--epochs", 60, "--folds", 2, "--output", output]
+    words += ["--note", "Labelled by nobody."]
     code, out, err = command(cli.train_classifier, *words)
     assert code == 0, err
     assert "trained on 60 raw and 45 norm maps of 28 heads" in out

@@ -319,6 +319,7 @@ def test_the_libraries_are_told_to_be_quiet(run: Any) -> None:
         assert os.environ[f"{library}_VERBOSITY"] == "error"
 
 
+@pytest.mark.slow
 def test_the_libraries_add_nothing_to_the_sentence(tmp_path: Path, tiny_bert: Any) -> None:
     """In a process of its own: loading weights that lack a layer, of which transformers prints a table."""
     tiny_bert.save_pretrained(tmp_path)

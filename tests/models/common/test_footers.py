@@ -49,6 +49,7 @@ def test_no_flipped_bit_of_a_footer_ends_the_process(tmp_path: Path) -> None:
     assert refused > 300
 
 
+@pytest.mark.slow
 def test_a_row_of_absurd_size_is_refused_before_it_is_read(tmp_path: Path) -> None:
     n, m = 8200, 8192
     rows = pa.ListArray.from_arrays(np.arange(0, n * m + 1, m, np.int32), np.zeros(n * m, np.float16))

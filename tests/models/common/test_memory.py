@@ -43,11 +43,13 @@ def run(how: str, **environment: str) -> tuple[bool, bool]:
     return told, mapped
 
 
+@pytest.mark.slow
 def test_freed_memory_is_kept() -> None:
     assert run("leave") == (False, False)
     assert run("keep") == (True, True)
 
 
+@pytest.mark.slow
 def test_what_the_user_has_tuned_is_left_alone() -> None:
     assert run("keep", MALLOC_ARENA_MAX="2") == (False, False)
     assert run("keep", GLIBC_TUNABLES="glibc.malloc.arena_max=2") == (False, False)

@@ -52,6 +52,7 @@ def test_a_quota_that_does_not_bind_leaves_the_number_to_the_libraries(
     assert "OMP_NUM_THREADS" not in os.environ
 
 
+@pytest.mark.slow
 def test_a_command_sets_it_before_anything_loads_torch() -> None:
     code = (
         "import sys\n"

@@ -237,7 +237,7 @@ def test_a_finished_search_is_not_done_again(
     assert result_of("prune-heads", searched["prune-heads"]) == before
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["prune-heads", pytest.param("prune-weights", marks=pytest.mark.slow)])
 def test_a_search_that_was_killed_ends_as_if_it_had_not_been(
     command: str, tuned: Path, searched: Any, tmp_path: Path
 ) -> None:

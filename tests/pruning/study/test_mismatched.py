@@ -68,6 +68,7 @@ def test_a_study_without_the_rows_that_it_asks_for_is_refused(make_study: Any, t
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.slow
 def test_scores_on_them_stand_beside_the_others_and_no_comparison_counts_them(
     make_study: Any, tmp_path: Path
 ) -> None:
