@@ -65,7 +65,9 @@ def test_of_a_compacted_model_the_same_heads_are_left(minilm: Any) -> None:
     assert Subnetwork.full(redrawn(smaller)) == Subnetwork.full(smaller)
 
 
-@pytest.mark.parametrize("mode", ["", "select", "gate", "compact"])
+@pytest.mark.parametrize(
+    "mode", ["", "gate", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("select", "compact"))]
+)
 def test_the_control_is_of_the_same_heads_on_the_same_rows(
     minilm: Any, tmp_path: Path, run_command: Any, mode: str
 ) -> None:

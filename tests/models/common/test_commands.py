@@ -132,7 +132,7 @@ class TestWhereNobodyReads:
         assert printing(PRINTING, how, to="full", note="full") == (code, "")
 
     @pytest.mark.parametrize("script", SCRIPTS)
-    @pytest.mark.parametrize("words", [["--help"], []])
+    @pytest.mark.parametrize("words", [["--help"], pytest.param([], marks=pytest.mark.slow)])
     def test_every_command(self, script: str, words: list[str]) -> None:
         room, name = SCRIPTS[script].split(":")
         start = f"import sys; sys.argv[0] = {script!r}; from {room} import {name}; {name}()"

@@ -429,7 +429,7 @@ class TestStoppedInTheMiddle:
 
         return stop_at
 
-    @pytest.mark.parametrize("grouped", [True, False])
+    @pytest.mark.parametrize("grouped", [True, pytest.param(False, marks=pytest.mark.slow)])
     def test_the_second_run_ends_as_if_nothing_had_happened(
         self, save_tiny: Any, tmp_path: Path, stop_at: Any, grouped: bool
     ) -> None:
@@ -456,6 +456,7 @@ class TestStoppedInTheMiddle:
         resumed = json.loads((out / "metrics.json").read_text())["training"]["resumed_at_steps"]
         assert resumed == [2, 5, 8, 10][: len(resumed)] or resumed[-1] == 10
 
+    @pytest.mark.slow
     def test_what_is_left_after_cutting_out_goes_on_too(
         self, save_tiny: Any, tmp_path: Path, stop_at: Any
     ) -> None:
@@ -473,6 +474,7 @@ class TestStoppedInTheMiddle:
         there, here = (load_file(f / "headscope.safetensors") for f in (tmp_path / "whole", out))
         assert all(torch.equal(tensor, here[name]) for name, tensor in there.items())
 
+    @pytest.mark.slow
     def test_a_checkpoint_that_is_not_whole_is_passed_over(
         self, save_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: Any
     ) -> None:
@@ -502,6 +504,7 @@ class TestStoppedInTheMiddle:
         stop_at(None)
         assert self.result(base, out) == whole
 
+    @pytest.mark.slow
     def test_stopped_after_the_last_step_it_only_scores(
         self, save_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: Any
     ) -> None:
@@ -560,6 +563,7 @@ class TestStoppedInTheMiddle:
         assert self.result(base, out, overwrite=True)["seed"] == 5
         assert not (tmp_path / "out.partial").exists()
 
+    @pytest.mark.slow
     def test_the_best_epochs_model_survives_a_stop(
         self, save_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: Any
     ) -> None:

@@ -649,6 +649,7 @@ def test_a_dry_run_says_what_is_left_and_for_how_long(copied: Path, command: Any
     assert set(told.values()) == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_folder_says_itself_which_study_to_go_on_with_or_repeat(
     copied: Path, run_command: Any, tmp_path: Path
 ) -> None:
@@ -833,6 +834,7 @@ def test_a_folder_that_is_part_of_something_else_is_refused(
     assert [file.name for file in linked.iterdir()] == ["tables"]
 
 
+@pytest.mark.slow
 def test_a_report_of_a_studys_file_takes_its_references_and_goes_where_it_is_told(
     reported_study: Path, study_materials: Path, run_command: Any, tmp_path: Path
 ) -> None:
