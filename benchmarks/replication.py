@@ -166,6 +166,12 @@ def shared(study: Study) -> str:
     return markdown(["tasks", *columns, *(f"{PAPER}: {name}" for name in columns)], rows)
 
 
+def _mean(one: pd.Series) -> str:
+    """Return a mean over seeds with its interval, where it has one."""
+    interval = "" if pd.isna(one["low"]) else f" [{number(one['low'])}, {number(one['high'])}]"
+    return number(one["mean"]) + interval
+
+
 def scores(study: Study, method: str) -> str:
     """Means over seeds with their 95% intervals, and below each the paper's mean and standard deviation."""
     found = study.table("score_summary").fillna({"method": ""})
@@ -180,12 +186,7 @@ def scores(study: Study, method: str) -> str:
         if not len(here):
             continue
         by_task = here.set_index("task")
-        ours = [
-            number(one["mean"])
-            if pd.isna(one["low"])
-            else f"{number(one['mean'])} [{number(one['low'])}, {number(one['high'])}]"
-            for one in (by_task.loc[task] for task in study.tasks)
-        ]
+        ours = [_mean(by_task.loc[task]) if task in by_task.index else "–" for task in study.tasks]
         what = f"{of} {subnetwork} {state}" if of else "full"
         theirs = [study.of_paper("score", task, what) for task in study.tasks]
         rows.append([f"{subnetwork}, {state}" if of else "full model", *ours])

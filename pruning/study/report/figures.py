@@ -252,7 +252,8 @@ def scores(summary: pd.DataFrame, by_seed: pd.DataFrame, references: Sequence[Re
         for kind in STRUCTURED
         if ((summary["method"] == method) & (summary["subnetwork"] == kind)).any()
     ]
-    left, right, panel_h, between, below, above = 0.62, 0.82, 1.15, 0.26, 0.85, 0.25
+    lines = 1 + max((kind.count("-") for _, kind in kinds), default=0)  # of the names below
+    left, right, panel_h, between, below, above = 0.62, 0.82, 1.15, 0.26, 0.57 + 0.14 * lines, 0.25
     right = max([right, *(0.12 + text_width(one.name, SMALL - 1) for one in references)])
     width = page_width(min(_WIDTH, max(3.6, left + right + 0.62 * len(kinds))))
     width = max(width, left + right + 0.155 * len(kinds), 3.2)
