@@ -18,7 +18,7 @@ FUZZ ?= 5000
 
 help:
 	@echo "make demo         set up, then show the attention pattern of every head of a real pretrained model"
-	@echo "make test         set up, then lint, type check and default tests (about 6 minutes on 2 cores)"
+	@echo "make test         set up, then lint, type check and default tests (about 5 minutes on 2 cores)"
 	@echo "make test-all     make test and make docs, then the slow tests and those that start Label Studio (1 GB) and Chromium"
 	@echo "make docs         the pages of docs/, with every command's options and the Python API, in build/docs"
 	@echo "make fuzz         $(FUZZ) damaged files for every reader (FUZZ=20000: so many)"

@@ -3,8 +3,9 @@
     python benchmarks/replication.py docs/replication
 
 The folder holds the tables of the study's report (``tables/``), figures of the paper (``paper.csv``: what it prints,
-and what follows from its released masks; BERT-base, all of GLUE), and ``README.md``. Between each ``<!-- NAME -->`` and
-``<!-- end -->`` of that page goes the table of that name, so that no number in them is written by hand.
+and what follows from its released masks; BERT-base, eight tasks of GLUE; STS-B by the mean of Pearson's and Spearman's
+correlation, as studies score it, and without its random baseline), and ``README.md``. Between each ``<!-- NAME -->``
+and ``<!-- end -->`` of that page goes the table of that name, so that no number in them is written by hand.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ class Study:
     """The folder that holds them."""
 
     def table(self, name: str) -> pd.DataFrame:
-        """Return a table of the study's report."""
+        """Return a table of the study's report.
+
+        Raises:
+            FileNotFoundError: no step is done that it is made of.
+        """
         return pd.read_parquet(self.home / "tables" / f"{name}.parquet")
 
     @property
@@ -78,6 +83,10 @@ def number(value: float | None, decimals: int = 2) -> str:
     return "–" if value is None or pd.isna(value) else f"{value:.{decimals}f}"
 
 
+def _ratio(value: float, chance: float) -> str:
+    return number(value / chance if chance else None)
+
+
 def p_value(p: float | None) -> str:
     return (
         "" if p is None or pd.isna(p) else "; p < .001" if p < 0.001 else f"; p = {p:.3f}".replace("0.", ".")
@@ -102,20 +111,21 @@ def stability(study: Study) -> str:
     for statistic, what, words, decimals in _STABILITY:
         ours, theirs = [], []
         for task in study.tasks:
-            (one,) = found[
+            here = found[
                 (found["task"] == task) & (found["what"] == what) & (found["statistic"] == statistic)
-            ].to_dict("records")
+            ]
+            paper = study.of_paper(statistic, task, what)
+            chance = "" if paper is None or pd.isna(paper["chance"]) else f" ({number(paper['chance'], 1)})"
+            theirs.append("–" if paper is None else number(paper["value"], decimals) + chance)
+            if not len(here):  # of one search nothing is known by chance
+                ours.append("–")
+                continue
+            one = here.iloc[0]
             chance = number(one["chance"], max(decimals, 1))
             low, high = (number(one[f"chance_{end}"], decimals) for end in ("low", "high"))
             ours.append(
                 f"{number(one['value'], decimals)} ({chance} [{low}, {high}]{p_value(one['chance_p'])})"
             )
-            paper = study.of_paper(statistic, task, what)
-            if paper is None:
-                theirs.append("–")
-            else:
-                chance = "" if pd.isna(paper["chance"]) else f" ({number(paper['chance'], 1)})"
-                theirs.append(number(paper["value"], decimals) + chance)
         many = f", of {study.components(what)}" if not decimals else ""
         rows += [
             [words + many, *ours],
@@ -152,14 +162,14 @@ def shared(study: Study) -> str:
         chance = (
             f"{number(one['chance'], 1)} [{number(one['chance_low'], 1)}, {number(one['chance_high'], 1)}]"
         )
-        cells = [number(one["value"], 1), chance, number(one["value"] / one["chance"])]
+        cells = [number(one["value"], 1), chance, _ratio(one["value"], one["chance"])]
         if paper is None:
             cells += ["–", "–", "–"]
         else:
             cells += [
                 number(paper["value"], 1),
                 number(paper["chance"], 1),
-                number(paper["value"] / paper["chance"]),
+                _ratio(paper["value"], paper["chance"]),
             ]
         rows.append([f"{one['task']}, {one['other']}", *cells])
     columns = ["shared", "by chance", "ratio"]
@@ -204,12 +214,16 @@ def scores(study: Study, method: str) -> str:
 def comparisons(study: Study, *questions: str) -> str:
     """What was tested over all runs and over tasks, adjusted by Holm within a question."""
     found = study.table("conclusions")
-    found = found[found["question"].isin(questions) & ~found["of"].isin(study.tasks)]
+    found = found[found["question"].isin(questions)]
+    single = found["of"].isin(study.tasks)
+    # What is below the commonest label's score counts in no overall comparison, and neither does it in the paper's.
+    there = found[single & found["effect"].notna() & ~found["verdict"].str.contains("commonest label")]
+    counted = {name: list(there[there["comparison"] == name]["of"]) for name in found["comparison"]}
     rows = []
-    for one in found.to_dict("records"):
+    for one in found[~single].to_dict("records"):
         between = "–" if pd.isna(one["low"]) else f"[{number(one['low'], 3)}, {number(one['high'], 3)}]"
         p = "–" if pd.isna(one["p_holm"]) else f"{one['p_holm']:.3f}"
-        theirs = _difference(study, one["comparison"])
+        theirs = _difference(study, one["comparison"], counted[one["comparison"]])
         rows.append(
             [
                 one["comparison"],
@@ -224,22 +238,31 @@ def comparisons(study: Study, *questions: str) -> str:
     return markdown(["comparison", "over", "difference", "95% interval", "p (Holm)", "verdict", PAPER], rows)
 
 
-def _difference(study: Study, comparison: str) -> str:
-    """The paper's mean difference over the study's tasks, of a comparison such as ``structured: good - random``."""
+def _difference(study: Study, comparison: str, tasks: Sequence[str]) -> str:
+    """The paper's mean difference over these tasks, of a comparison such as ``structured: good - random``.
+
+    Where it lacks a score of some of them, over how many it is stands behind.
+    """
     place, _, sides = comparison.partition(": ")
     named = {"full model": "full", "commonest label": "majority"}
-    means = []
-    for side in sides.split(" - "):
-        what = named.get(side, f"{place} {side} fine-tuned")
-        each = [study.of_paper("score", task, what) for task in study.tasks]
-        if any(one is None for one in each):
-            return "–"
-        means.append(sum(float(one["value"]) for one in each if one is not None) / len(each))
-    return number(means[0] - means[1], 3) if len(means) == 2 else "–"
+    differences = []
+    for task in tasks:
+        one, other = (
+            study.of_paper("score", task, named.get(side, f"{place} {side} fine-tuned"))
+            for side in sides.split(" - ")
+        )
+        if one is not None and other is not None:
+            differences.append(float(one["value"]) - float(other["value"]))
+    if not differences:
+        return "–"
+    short = f" ({len(differences)} tasks)" if len(differences) < len(tasks) else ""
+    return number(sum(differences) / len(differences), 3) + short
 
 
 def patterns(study: Study) -> str:
     """The interpretable ratio of super-survivors and of all heads, and the test of the former against others."""
+    if not (study.home / "tables" / "patterns.parquet").is_file():
+        return "No step of patterns is done.\n"
     shares = study.table("patterns")
     shares = shares[shares["pattern"] == "heterogeneous"].set_index(["task", "kind", "heads"])["share"]
     tested = study.table("conclusions").set_index(["comparison", "of"])

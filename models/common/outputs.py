@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -54,16 +54,13 @@ class Output:
     option: str = "--output"
     """What an error calls the path."""
 
-    def check(self, files: Iterable[str] = ()) -> None:
+    def check(self) -> None:
         """Refuse what may not be written to, before any work is done.
-
-        Args:
-            files: names that will be written in any case, if some are known before.
 
         Raises:
             InputError: the path is a file; a folder that is not empty, unless `overwrite` is true and the same
-                command wrote it; a folder that cannot be renamed as a whole; it is, holds or lies in an input; one of
-                `files` is there that the command did not write; or it cannot be looked at.
+                command wrote it; a folder that cannot be renamed as a whole; it is, holds or lies in an input; or
+                it cannot be looked at.
         """
         with looked_at(self.path):
             path = _resolved(self.path)
@@ -83,19 +80,10 @@ class Output:
                     f"{self.option} {self.path} is not empty; give a new folder, or --overwrite to replace what "
                     f"{self.command} wrote there."
                 )
-            written = _marked(path, self.command)
-            if written is None:
+            if _marked(path, self.command) is None:
                 raise InputError(
                     f"{self.option} {self.path} is not replaced, since it is no earlier output of {self.command}: it "
                     f"has no {MARKER} that says so. Give a new folder, or delete this one yourself."
-                )
-            foreign = sorted(
-                name for name in files if os.path.lexists(path / name) and not _owned(name, set(written))
-            )
-            if foreign:
-                raise InputError(
-                    f"{self.option} {self.path} holds {foreign[0]}, which {self.command} did not write; move it away "
-                    "first."
                 )
 
     @contextmanager
@@ -125,8 +113,7 @@ class Output:
                     parent.rmdir()
 
     def _publish(self, new: Path, path: Path) -> None:
-        ours = set(_files(new))
-        self.check(ours)
+        self.check()
         if is_free(path, self.command):
             if path.is_dir():
                 _clear(path, [MARKER, LOCK])
@@ -142,7 +129,13 @@ class Output:
                     "replaced."
                 ) from error
             return
-        self._exchange(new, path, set(_marked(path, self.command) or ()), ours)
+        old, ours = set(_marked(path, self.command) or ()), set(_files(new))
+        foreign = sorted(name for name in ours if os.path.lexists(path / name) and not _owned(name, old))
+        if foreign:
+            raise InputError(
+                f"{self.option} {self.path} holds {foreign[0]}, which {self.command} did not write; move it away first."
+            )
+        self._exchange(new, path, old, ours)
         left = sorted(
             one.name
             for one in path.iterdir()

@@ -85,20 +85,16 @@ def write_report(
     data = StudyData(read if references is None else read.beside(references))
     if not data.done:
         raise InputError(f"{folder}: no step of this study is done, so there is nothing to report.")
-    command, how = "run-study report", how or Figures()
-    formats = tuple(dict.fromkeys((*_FORMATS, *how.figure_format)))
-    tables = tables_of(data)
+    command = "run-study report"
     if output is None:
         report = Output(home.path if again else home.path / REPORT, command, True, (), "The report's folder")
-        # Where there are tables alone, whatever lies beside them may be somebody's own.
-        report.adopt(_names((*COLUMNS, *tables, _CONCLUSIONS), () if again else formats))
     else:
         report = Output(Path(output), command, True, (home.path / TABLES if again else home.path,))
-    report.check((FILE, PAGE))
-    if output is not None and is_report(output) and not read.of_same_study(plan_at(output)):
-        raise InputError(f"--output {output} holds the report of another study; give another folder.")
+        report.check()
+        if is_report(output) and not read.of_same_study(plan_at(output)):
+            raise InputError(f"--output {output} holds the report of another study; give another folder.")
     found = findings_of(data)
-    tables |= {_CONCLUSIONS: findings_frame(found)}
+    tables = tables_of(data) | {_CONCLUSIONS: findings_frame(found)}
     told: Report = {
         "steps": len(data.plan.steps),
         "done": len(data.done),
@@ -107,7 +103,16 @@ def write_report(
         "conclusions": conclusions(found),
         "warnings": data.warnings,
     }
+    how = how or Figures()
+    formats = tuple(dict.fromkeys((*_FORMATS, *how.figure_format)))
     figures = how.drawn(lambda: figures_of(data, found))
+    if output is None:
+        ours = [RECORD, *_files(COLUMNS, ("parquet",)), *_files(tables, ("parquet", "csv", "tex"))]
+        adopted = [f"{TABLES}/{name}" for name in ours]
+        if not again:  # where there are tables alone, whatever lies beside them may be somebody's own
+            drawn = _files([one.about.name for one in figures], (*formats, "csv", "tex"))
+            adopted += [FILE, PAGE, *(f"figures/{name}" for name in drawn)]
+        report.adopt(adopted)
     with report.making() as made:
         for name, table in tables.items():
             write_table(table, made / TABLES / name)
@@ -125,16 +130,8 @@ def write_report(
     return StudyReport(told, report.path, data)
 
 
-def _names(tables: Iterable[str], formats: Iterable[str]) -> list[str]:
-    """Return what the files of a report are called: of its tables and, if they have a format, of its figures."""
-    from .figures import FIGURES
-
-    written = {TABLES: tables, "figures": [one.name for one in FIGURES] if formats else ()}
-    endings = {TABLES: ("parquet", "csv", "tex"), "figures": (*formats, "csv", "tex")}
-    files = [
-        f"{home}/{name}.{end}" for home, names in written.items() for name in names for end in endings[home]
-    ]
-    return [f"{TABLES}/{RECORD}", *files, *((FILE, PAGE) if formats else ())]
+def _files(names: Iterable[str], endings: Iterable[str]) -> list[str]:
+    return [f"{name}.{ending}" for name in names for ending in endings]
 
 
 def write_study_page(

@@ -48,7 +48,33 @@ def test_what_survives_stands_beside_chance_and_the_papers(benchmark: Any, study
     found = cells(table, "heads that every seed keeps, of 12")
     assert [cell.split(" ")[0] for cell in found] == [str(supers[task]) for task in ("sst2", "mrpc")]
     assert "the paper, of 144 | 19 (2.8) | 28 (13.0) |" in table
-    assert cells(table, "Fleiss' kappa of heads")[0].startswith("0.11 (")
+    told = study.table("stability").query(
+        "what == 'heads' and statistic == 'fleiss_kappa' and null == 'size'"
+    )
+    kappas = told.set_index("task")["value"]
+    found = cells(table, "Fleiss' kappa of heads")
+    assert [cell.split(" ")[0] for cell in found] == [f"{kappas[task]:.2f}" for task in ("sst2", "mrpc")]
+
+
+def test_a_study_that_is_not_finished_has_dashes(benchmark: Any, study: Any) -> None:
+    (study.home / "tables/patterns.parquet").unlink()
+    told = study.table("stability")
+    of_mrpc = (told["task"] == "mrpc") & (told["statistic"] == "fleiss_kappa")
+    told[~of_mrpc].to_parquet(study.home / "tables/stability.parquet")
+    assert benchmark.patterns(study) == "No step of patterns is done.\n"
+    assert cells(benchmark.stability(study), "Fleiss' kappa of heads")[1] == "–"
+
+
+def test_shared_heads_and_ratios_stand_under_their_names(benchmark: Any, study: Any) -> None:
+    told = study.table("stability").query("statistic == 'shared, same-seed pairs' and null == 'size'").iloc[0]
+    shared = cells(benchmark.shared(study), "sst2, mrpc")
+    assert shared[0] == f"{told['value']:.1f}"
+    assert shared[2:] == [f"{told['value'] / told['chance']:.2f}", "43.4", "41.2", "1.05"]
+    shares = study.table("patterns").query("pattern == 'heterogeneous' and kind == 'raw'")
+    shares = shares.set_index(["task", "heads"])["share"]
+    found = cells(benchmark.patterns(study), "raw, fine-tuned, sst2")
+    ours = [f"{100 * shares['sst2 fine-tuned', heads]:.1f}%" for heads in ("super_survivors", "all")]
+    assert [*found[:2], *found[3:]] == [*ours, "34.9%", "22.8%"]
 
 
 def test_scores_are_means_over_seeds_and_the_papers_below(benchmark: Any, study: Any) -> None:

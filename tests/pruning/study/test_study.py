@@ -759,10 +759,10 @@ def test_a_report_is_made_again_from_its_own_tables(
     assert f"run-study report {given}" in page
     assert "Head by head" not in page
 
-    made = shutil.copytree(tmp_path / "made", tmp_path / "moved")
-    (made / "report.html").write_text("an earlier one")
-    assert run_command(run_study, "report", made)[0] == 0  # in its place, over its own earlier output
-    assert f"run-study report {made}" in (made / "report.html").read_text()
+    (given / "tables/maps.csv").write_text("mine")  # of this table only Parquet is written
+    assert run_command(run_study, "report", given)[0] == 0  # in its place
+    assert f"run-study report {given}" in (given / "report.html").read_text()
+    assert (given / "tables/maps.csv").read_text() == "mine"
     code, _, err = run_command(run_study, "report", given, "--output", given / "tables/inside")
     assert (code, "which is read" in err) == (2, True)
     told = json.loads((given / "tables/study.json").read_text())
