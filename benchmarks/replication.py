@@ -14,7 +14,7 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
@@ -45,12 +45,12 @@ class Study:
         """
         return pd.read_parquet(self.home / "tables" / f"{name}.parquet")
 
-    @property
+    @cached_property
     def tasks(self) -> list[str]:
         """The study's tasks, in its order."""
         return list(dict.fromkeys(self.table("stability")["task"]))
 
-    @property
+    @cached_property
     def paper(self) -> pd.DataFrame:
         """The paper's figures: ``value`` and ``std`` over five seeds, or ``value`` and that expected by ``chance``."""
         return pd.read_csv(self.home / "paper.csv", keep_default_na=False, na_values=[""]).fillna(
