@@ -265,7 +265,7 @@ class StudyData:
         """
         import pandas as pd
 
-        steps = self.tables.steps.assign(
+        steps = self.tables.times.assign(
             wave=[step.wave for step in self.done],
             step=[step.alike for step in self.done],
             task=[step.task for step in self.done],

@@ -40,11 +40,12 @@ _OF_ABLATED = {**_OF_MODEL, "of": "O"}
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "steps": {
         **dict.fromkeys(("path", "metric"), "O"),
-        **dict.fromkeys(("seconds", "cpu_seconds", "score", "mismatched_score"), "f"),
+        **dict.fromkeys(("score", "mismatched_score"), "f"),
         **dict.fromkeys(("majority", "guessing", "mismatched_majority", "mismatched_guessing"), "f"),
         **dict.fromkeys(("encoder_share", "heads", "mlps", "topped_up_heads", "topped_up_mlps"), "f"),
         "below_majority": "b",
     },
+    "times": {"path": "O", "seconds": "f", "cpu_seconds": "f"},
     "warnings": {"path": "O", "message": "O"},
     "kept": {**dict.fromkeys(("path", "method", "what"), "O"), "layer": "iu", "head": "iu", "kept": "b"},
     "importance": {
@@ -102,7 +103,9 @@ class StudyTables:
 
     plan: Plan
     steps: pd.DataFrame
-    """Every finished step: seconds, and of one that scores a model its score and what is left of that model."""
+    """Every finished step, and of one that scores a model its score and what is left of that model."""
+    times: pd.DataFrame
+    """How long each took: the one table that is another one whenever the study is done anew."""
     warnings: pd.DataFrame
     kept: pd.DataFrame
     """Every head and MLP of every search for these: whether it is kept."""
@@ -261,7 +264,6 @@ def _row(home: StudyFolder, step: Step) -> dict[str, object]:
     found = home.read(step)
     row: dict[str, object] = {"path": step.path, "below_majority": found.get("testable") is False}
     row["metric"] = found.get("metric", "")
-    row |= {name: found["step"].get(name) for name in ("seconds", "cpu_seconds")}
     if step.kind not in ("fine-tune", "pruned", "fine-tuned"):
         return row
     scored = cast("ScoredResult", found)  # by its kind, it was looked at when it was read
@@ -281,6 +283,10 @@ def _row(home: StudyFolder, step: Step) -> dict[str, object]:
         row |= {"heads": about["heads"]["kept"] if "heads" in about else None}
         row |= {"mlps": about["mlps"]["kept"] if "mlps" in about else None}
     return row
+
+
+def _times(home: StudyFolder, step: Step) -> pd.DataFrame:
+    return _frame([{"path": step.path, **home.read(step)["step"]}], "times")
 
 
 def _warnings(home: StudyFolder, step: Step) -> pd.DataFrame:
@@ -335,6 +341,7 @@ _PERHAPS = ("warnings", "ablation_draws", "ablation_heads")
 """Tables that a step may say nothing of."""
 _Reader = Callable[[StudyFolder, Step], "pd.DataFrame"]
 _READ: Mapping[str, tuple[Callable[[Step], bool], _Reader]] = {
+    "times": (lambda step: True, _times),
     "warnings": (lambda step: step.kind != "fine-tuned", _warnings),
     "kept": (lambda step: step.kind == "search", _kept),
     "importance": (lambda step: step.name == SEARCH, _importance),

@@ -15,16 +15,18 @@ from typing import Any
 import psutil
 import pytest
 
+from models.common.files import read_json
 from pruning.study.backends import workers
 from pruning.study.config import Study, read_study
 from pruning.study.folder import METRICS, StudyFolder
 from pruning.study.job import RunStudy, read_plan
 from pruning.study.report.pages import write_report
+from pruning.study.report.tables import RECORD, TABLES
 from pruning.study.worker import STARTS, Job
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
-TABLES = """
+SETTINGS = """
 [magnitude]
 fraction = 0.3
 
@@ -38,7 +40,7 @@ COMMAND = [sys.executable, "-c", "from pruning.study.cli import run_study; run_s
 @pytest.fixture(scope="module")
 def home(make_study: Any) -> Path:
     """A folder with a tiny model, rows of one task, and ``study.toml`` for the whole grid."""
-    folder: Path = make_study(TABLES, "sst2")
+    folder: Path = make_study(SETTINGS, "sst2")
     return folder
 
 
@@ -58,14 +60,18 @@ def serial(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_same(folder: Path, serial: Path) -> None:
-    """Every table and figure to the byte, and every model."""
+    """Every table and figure to the byte, and every model; what was on the clock stands apart."""
     write_report(folder)
     # The page tells its time and its folder besides.
     of_report = sorted(
         f.relative_to(serial)
         for f in (serial / "report").rglob("*")
-        if f.is_file() and f.name != "report.html"
+        if f.is_file() and f.name not in ("report.html", RECORD) and f.stem not in ("times", "timings")
     )
+    records = [read_json(one / "report" / TABLES / RECORD, "a study's record") for one in (folder, serial)]
+    for record in records:
+        assert record["tables"].pop("times")
+    assert records[0] == records[1]
     models = sorted(f.relative_to(serial) for f in serial.rglob("*.safetensors"))
     assert len(of_report) > 20
     assert len([path for path in models if path.name == "model.safetensors"]) == 2
