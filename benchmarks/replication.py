@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from models.common.files import atomic_file
+from models.common.words import markdown_table
+from pruning.permutation import HIGHER, LOWER
+from pruning.study.report.conclusions import ACROSS_RUNS as RUNS
 
 PAPER = "the paper"
 STATES = ("pruned", "fine-tuned")
@@ -27,6 +31,10 @@ SUBNETWORKS = {
     "structured": ("good", "random", "bad", "super-good", "super-random", "super-bad"),
     "magnitude": ("good", "random", "bad"),
 }
+AKIN = (frozenset({"mrpc", "qqp", "stsb"}), frozenset({"mnli", "qnli", "rte"}))
+"""Tasks that ask the same of two sentences: whether they mean the same, and whether one follows from the other."""
+Row = tuple[str, str, str]
+"""What the paper found, what the study found, and whether that is the same."""
 _BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -64,6 +72,62 @@ class Study:
             paper = paper[paper[name] == value]
         return paper.iloc[0] if len(paper) else None
 
+    def papers(self, quantity: str, what: str) -> pd.DataFrame:
+        """Return one of them of all the study's tasks that it has it of."""
+        paper = self.paper
+        return paper[
+            (paper["quantity"] == quantity) & (paper["what"] == what) & paper["task"].isin(self.tasks)
+        ]
+
+    def of_paper_pair(self, one: str, other: str) -> pd.Series | None:
+        """Return how many heads two tasks share in the paper, whichever stands first."""
+        there = self.of_paper("shared", one, "heads", other)
+        return self.of_paper("shared", other, "heads", one) if there is None else there
+
+    def stable(self, statistic: str, what: str = "heads") -> pd.DataFrame:
+        """Return a statistic of agreement over seeds, a row a task, beside random subnetworks of the same sizes."""
+        found = self.table("stability")
+        found = found[found["other"].fillna("").eq("") & found["null"].eq("size")]
+        return found[(found["what"] == what) & (found["statistic"] == statistic)].set_index("task")
+
+    def pairs(self, what: str = "heads") -> list[dict[str, Any]]:
+        """Return how many heads each two tasks share, seed by seed, beside random subnetworks of the same sizes."""
+        found = self.table("stability")
+        found = found[found["statistic"].eq("shared, same-seed pairs") & found["null"].eq("size")]
+        return [
+            {str(key): value for key, value in row.items()}
+            for row in found[found["what"] == what].to_dict("records")
+        ]
+
+    def counted(self, comparison: str) -> list[str]:
+        """Return the tasks that count in an overall comparison.
+
+        What is below the commonest label's score does not, and neither does it in the paper's.
+        """
+        found = self.table("conclusions")
+        there = found[found["of"].isin(self.tasks) & found["comparison"].eq(comparison)]
+        there = there[there["effect"].notna() & ~there["verdict"].str.contains("commonest label")]
+        return list(there["of"])
+
+    def difference(self, comparison: str, tasks: Sequence[str]) -> float | None:
+        """The paper's mean difference over these tasks, of a comparison such as ``structured: good - random``."""
+        differences = self.differences(comparison, tasks)
+        return sum(differences) / len(differences) if differences else None
+
+    def differences(self, comparison: str, tasks: Sequence[str]) -> list[float]:
+        """The same of each task that the paper has both scores of."""
+        place, _, sides = comparison.partition(": ")
+        named = {"full model": "full", "commonest label": "majority"}
+        found = []
+        for task in tasks:
+            one, other = (
+                self.of_paper("score", task, named.get(side, f"{place} {side} fine-tuned"))
+                for side in sides.split(" - ")
+            )
+            if one is not None and other is not None:
+                found.append(float(one["value"]) - float(other["value"]))
+        return found
+
     def components(self, what: str) -> int:
         """How many heads or MLPs the model has."""
         survivors = self.table("survivors")
@@ -72,15 +136,9 @@ class Study:
         )
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose first column is words and whose others are figures."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def number(value: float | None, decimals: int = 2) -> str:
+def number(value: float | None, decimals: int = 2, signed: bool = False) -> str:
     """Return a number, or a dash for none."""
-    return "–" if value is None or pd.isna(value) else f"{value:.{decimals}f}"
+    return "–" if value is None or pd.isna(value) else f"{value:{'+' if signed else ''}.{decimals}f}"
 
 
 def _ratio(value: float, chance: float) -> str:
@@ -105,22 +163,18 @@ _STABILITY = (
 
 def stability(study: Study) -> str:
     """What survives over seeds, beside random subnetworks of the same sizes (their 95% range in brackets)."""
-    found = study.table("stability")
-    found = found[found["other"].fillna("").eq("") & found["null"].eq("size")]
     rows = []
     for statistic, what, words, decimals in _STABILITY:
+        found = study.stable(statistic, what)
         ours, theirs = [], []
         for task in study.tasks:
-            here = found[
-                (found["task"] == task) & (found["what"] == what) & (found["statistic"] == statistic)
-            ]
             paper = study.of_paper(statistic, task, what)
             chance = "" if paper is None or pd.isna(paper["chance"]) else f" ({number(paper['chance'], 1)})"
             theirs.append("–" if paper is None else number(paper["value"], decimals) + chance)
-            if not len(here):  # of one search nothing is known by chance
+            if task not in found.index:  # of one search nothing is known by chance
                 ours.append("–")
                 continue
-            one = here.iloc[0]
+            one = found.loc[task]
             chance = number(one["chance"], max(decimals, 1))
             low, high = (number(one[f"chance_{end}"], decimals) for end in ("low", "high"))
             ours.append(
@@ -131,34 +185,39 @@ def stability(study: Study) -> str:
             [words + many, *ours],
             [f"{PAPER}{', of 144' if what == 'heads' else ', of 12'}" if many else PAPER, *theirs],
         ]
-    return markdown(["", *study.tasks], rows)
+    return markdown_table(["", *study.tasks], rows)
 
 
 def importance(study: Study) -> str:
-    """How many heads and MLPs of the full models matter little."""
+    """How many heads and MLPs of the full models matter little, beside those of the masks that the paper released."""
     found = study.table("importance_summary").set_index(["task", "component"])
     rows = []
     for component, words in (("head", "heads"), ("mlp", "MLPs")):
         each = [found.loc[(task, component)] for task in study.tasks]
-        rows.append([f"median importance of {words}", *(number(one["median"]) for one in each)])
-        rows.append(
+        paper = [study.of_paper("importance_low", task, words.lower()) for task in study.tasks]
+        medians = [study.of_paper("importance_median", task, words.lower()) for task in study.tasks]
+        rows += [
+            [f"median importance of {words}", *(number(one["median"]) for one in each)],
+            [PAPER, *("–" if one is None else number(one["value"]) for one in medians)],
             [
                 f"share of {words} below .2",
                 *(f"{number(one['low'])} ± {number(one['low_std'])}" for one in each),
-            ]
-        )
-    return markdown(["", *study.tasks], rows)
+            ],
+            [PAPER, *map(_spread, paper)],
+        ]
+    return markdown_table(["", *study.tasks], rows)
+
+
+def _spread(one: pd.Series | None) -> str:
+    """Return the mean and standard deviation of one of the paper's figures over its seeds."""
+    return "–" if one is None else f"{number(one['value'])} ± {number(one['std'])}"
 
 
 def shared(study: Study) -> str:
     """Heads that the subnetworks of two tasks share, seed by seed, over what is expected of random ones."""
-    found = study.table("stability")
-    found = found[found["statistic"].eq("shared, same-seed pairs") & found["null"].eq("size")]
     rows = []
-    for one in found[found["what"] == "heads"].to_dict("records"):
-        paper = study.of_paper("shared", one["task"], "heads", one["other"])
-        if paper is None:
-            paper = study.of_paper("shared", one["other"], "heads", one["task"])
+    for one in study.pairs():
+        paper = study.of_paper_pair(one["task"], one["other"])
         chance = (
             f"{number(one['chance'], 1)} [{number(one['chance_low'], 1)}, {number(one['chance_high'], 1)}]"
         )
@@ -173,7 +232,7 @@ def shared(study: Study) -> str:
             ]
         rows.append([f"{one['task']}, {one['other']}", *cells])
     columns = ["shared", "by chance", "ratio"]
-    return markdown(["tasks", *columns, *(f"{PAPER}: {name}" for name in columns)], rows)
+    return markdown_table(["tasks", *columns, *(f"{PAPER}: {name}" for name in columns)], rows)
 
 
 def _mean(one: pd.Series) -> str:
@@ -200,15 +259,10 @@ def scores(study: Study, method: str) -> str:
         what = f"{of} {subnetwork} {state}" if of else "full"
         theirs = [study.of_paper("score", task, what) for task in study.tasks]
         rows.append([f"{subnetwork}, {state}" if of else "full model", *ours])
-        rows.append(
-            [
-                PAPER,
-                *("–" if one is None else f"{number(one['value'])} ± {number(one['std'])}" for one in theirs),
-            ]
-        )
+        rows.append([PAPER, *map(_spread, theirs)])
     commonest = found[found["state"] == "full"].set_index("task")["majority"]
     rows.append(["commonest label", *(number(commonest[task]) for task in study.tasks)])
-    return markdown(["", *study.tasks], rows)
+    return markdown_table(["", *study.tasks], rows)
 
 
 def comparisons(study: Study, *questions: str) -> str:
@@ -216,14 +270,11 @@ def comparisons(study: Study, *questions: str) -> str:
     found = study.table("conclusions")
     found = found[found["question"].isin(questions)]
     single = found["of"].isin(study.tasks)
-    # What is below the commonest label's score counts in no overall comparison, and neither does it in the paper's.
-    there = found[single & found["effect"].notna() & ~found["verdict"].str.contains("commonest label")]
-    counted = {name: list(there[there["comparison"] == name]["of"]) for name in found["comparison"]}
     rows = []
     for one in found[~single].to_dict("records"):
         between = "–" if pd.isna(one["low"]) else f"[{number(one['low'], 3)}, {number(one['high'], 3)}]"
         p = "–" if pd.isna(one["p_holm"]) else f"{one['p_holm']:.3f}"
-        theirs = _difference(study, one["comparison"], counted[one["comparison"]])
+        theirs = _difference(study, one["comparison"])
         rows.append(
             [
                 one["comparison"],
@@ -235,28 +286,17 @@ def comparisons(study: Study, *questions: str) -> str:
                 theirs,
             ]
         )
-    return markdown(["comparison", "over", "difference", "95% interval", "p (Holm)", "verdict", PAPER], rows)
+    return markdown_table(
+        ["comparison", "over", "difference", "95% interval", "p (Holm)", "verdict", PAPER], rows
+    )
 
 
-def _difference(study: Study, comparison: str, tasks: Sequence[str]) -> str:
-    """The paper's mean difference over these tasks, of a comparison such as ``structured: good - random``.
-
-    Where it lacks a score of some of them, over how many it is stands behind.
-    """
-    place, _, sides = comparison.partition(": ")
-    named = {"full model": "full", "commonest label": "majority"}
-    differences = []
-    for task in tasks:
-        one, other = (
-            study.of_paper("score", task, named.get(side, f"{place} {side} fine-tuned"))
-            for side in sides.split(" - ")
-        )
-        if one is not None and other is not None:
-            differences.append(float(one["value"]) - float(other["value"]))
-    if not differences:
-        return "–"
-    short = f" ({len(differences)} tasks)" if len(differences) < len(tasks) else ""
-    return number(sum(differences) / len(differences), 3) + short
+def _difference(study: Study, comparison: str) -> str:
+    """The paper's mean difference; where it lacks a score of some tasks, over how many it is stands behind."""
+    tasks = study.counted(comparison)
+    told = study.differences(comparison, tasks)
+    short = f" ({len(told)} tasks)" if 0 < len(told) < len(tasks) else ""
+    return number(study.difference(comparison, tasks), 3) + short
 
 
 def patterns(study: Study) -> str:
@@ -296,10 +336,181 @@ def patterns(study: Study) -> str:
         f"{PAPER}: super-survivors",
         f"{PAPER}: all",
     ]
-    return markdown(["maps", *columns], rows)
+    return markdown_table(["maps", *columns], rows)
+
+
+def _spans(values: Sequence[float], decimals: int = 2) -> str:
+    """`0.19 to 0.32`."""
+    low, high = number(min(values), decimals), number(max(values), decimals)
+    return low if low == high else f"{low} to {high}"
+
+
+def _where(holds: Mapping[str, bool]) -> str:
+    """In which tasks something is so."""
+    there = [task for task, so in holds.items() if so]
+    return "yes" if len(there) == len(holds) else f"in {', '.join(there)} only" if there else "no"
+
+
+def _survive(study: Study) -> Row:
+    found, paper = study.stable("super_survivors"), study.papers("super_survivors", "heads")
+    return (
+        f"{_spans(list(paper['value']), 0)} of 144 heads, {_spans(list(paper['chance']), 1)} by chance",
+        f"{_spans(list(found['value']), 0)} of {study.components('heads')} heads, {_spans(list(found['chance']), 1)} "
+        f"by chance, which reaches {_spans(list(found['chance_high']), 0)} (95%)",
+        _where(dict(found["value"] > found["chance_high"])),
+    )
+
+
+def _unstable(study: Study) -> Row:
+    found, paper = study.stable("unstable_share"), study.papers("unstable_share", "heads")
+    return (
+        f"{_spans(list(paper['value']))} of the heads",
+        f"{_spans(list(found['value']))}, {_spans(list(found['chance']))} by chance",
+        _where(dict(found["value"] > 0.5)),
+    )
+
+
+def _agree_weakly(study: Study) -> Row:
+    found, paper = study.stable("fleiss_kappa"), study.papers("fleiss_kappa", "heads")
+    low, high = round(paper["value"].min(), 1), round(paper["value"].max(), 1)
+    return (
+        _spans(list(paper["value"])),
+        f"{_spans(list(found['value']))}; by chance {_spans(list(found['chance_low']))} to "
+        f"{_spans(list(found['chance_high']))} (95%)",
+        _where(dict(found["value"].between(low - 0.05, high + 0.05))),
+    )
+
+
+def _matter_little(study: Study) -> Row:
+    found = study.table("importance_summary").query("component == 'head'").set_index("task")
+    found, paper = found.loc[study.tasks], study.papers("importance_low", "heads")
+    return (
+        f"{_spans(list(paper['value']))} of the heads below .2",
+        f"{_spans(list(found['low']))} (standard deviation over seeds at most {number(found['low_std'].max())})",
+        _where(dict(found["low"] > 0.5)),
+    )
+
+
+def _kinship(study: Study) -> Row:
+    theirs, ours = {}, {}
+    for one in study.pairs():
+        pair = one["task"], one["other"]
+        ours[pair] = one["value"] / one["chance"]
+        if (paper := study.of_paper_pair(*pair)) is not None:
+            theirs[pair] = paper["value"] / paper["chance"]
+
+    def told(ratios: Mapping[tuple[str, str], float]) -> tuple[str, bool | None]:
+        akin = {pair: ratio for pair, ratio in ratios.items() if any(set(pair) <= kin for kin in AKIN)}
+        others = [ratio for pair, ratio in ratios.items() if pair not in akin]
+        if not akin or not others:
+            return "no pairs of both sorts", None
+        return (
+            f"shared over chance {_spans(list(akin.values()))} ({', '.join('–'.join(pair) for pair in akin)}, akin), "
+            f"{_spans(others)} (the other pairs)",
+            max(akin.values()) < max(others),
+        )
+
+    (paper_words, _), (words, follows_not) = told(theirs), told(ours)
+    return paper_words, words, "–" if follows_not is None else "yes" if follows_not else "no"
+
+
+def _compared(study: Study, comparison: str, near: float | None = None) -> Row:
+    """A comparison over all runs; `near`: it is claimed that there is no more than this between the two."""
+    found = study.table("conclusions")
+    one = found[(found["comparison"] == comparison) & (found["of"] == RUNS)]
+    if not len(one):
+        return "–", "–", "–"
+    row = one.iloc[0]
+    theirs = study.difference(comparison, study.counted(comparison))
+    between = (
+        "" if pd.isna(row["low"]) else f" [{number(row['low'], 3, True)}, {number(row['high'], 3, True)}]"
+    )
+    ours = f"{number(row['effect'], 3, True)}{between} ({row['n']:.0f} runs)"
+    if near is not None:
+        alike = "yes" if abs(row["effect"]) <= near else "no"
+        within = not pd.isna(row["low"]) and max(abs(row["low"]), abs(row["high"])) <= near
+        alike += "" if within or alike == "no" else f", though not surely within {near:g}"
+    elif str(row["verdict"]) in (HIGHER, LOWER):
+        alike = "yes" if theirs is None or row["effect"] * theirs > 0 else "no"
+    else:
+        alike = str(row["verdict"]).split(":")[0]
+    return "–" if theirs is None else number(theirs, 3, True), ours, alike
+
+
+def _not_more_heterogeneous(study: Study, kind: str) -> Row:
+    """Of fine-tuned models."""
+    shares = study.table("patterns")
+    shares = shares[shares["pattern"] == "heterogeneous"].set_index(["task", "kind", "heads"])["share"]
+    paper, plain, within, higher = [], [], [], {}
+    tested = study.table("conclusions").set_index(["comparison", "of"])
+    for task in study.tasks:
+        supers, all_heads = (
+            study.of_paper("heterogeneous", task, f"{heads} fine-tuned {kind}")
+            for heads in ("super_survivors", "all")
+        )
+        if supers is not None and all_heads is not None:
+            paper.append(100 * (supers["value"] - all_heads["value"]))
+        where = (f"{task} fine-tuned", kind)
+        if (*where, "super_survivors") not in shares.index:
+            continue
+        plain.append(100 * (shares[(*where, "super_survivors")] - shares[(*where, "all")]))
+        one = tested.loc[(f"{kind} maps, fine-tuned: super-survivors - others", task)]
+        within.append(100 * one["effect"])
+        higher[task] = str(one["verdict"]) == HIGHER
+    if not plain:
+        return "–", "–", "–"
+    raised = [task for task, so in higher.items() if so]
+    return (
+        f"{_spans_signed(paper)} points (no test)" if paper else "–",
+        f"{_spans_signed(plain)} points; within layers {_spans_signed(within)}, surely more in {len(raised)} of "
+        f"{len(higher)} tasks",
+        _where({task: not so for task, so in higher.items()}),
+    )
+
+
+def _spans_signed(values: Sequence[float]) -> str:
+    return f"{min(values):+.0f} to {max(values):+.0f}"
+
+
+CLAIMS: Mapping[str, Callable[[Study], Row]] = {
+    "Some heads survive under every seed (super-survivors)": _survive,
+    "About 70% of the heads are unstable: kept under some seeds only": _unstable,
+    "Seeds agree weakly: Fleiss' kappa of .1 to .3": _agree_weakly,
+    "Most heads are of equally low importance": _matter_little,
+    "Which heads two tasks share does not follow their kinship": _kinship,
+    "Magnitude: good subnetworks train to the full score (good - full model)": partial(
+        _compared, comparison="magnitude: good - full model", near=0.02
+    ),
+    "Magnitude: random ones to less (good - random)": partial(
+        _compared, comparison="magnitude: good - random"
+    ),
+    "Magnitude: bad ones to least (random - bad)": partial(_compared, comparison="magnitude: random - bad"),
+    "Structured: random ones train nearly as well as good ones (good - random)": partial(
+        _compared, comparison="structured: good - random", near=0.02
+    ),
+    "Structured: even bad ones train (bad - commonest label)": partial(
+        _compared, comparison="structured: bad - commonest label"
+    ),
+    "Super-survivors are not more often heterogeneous, raw maps": partial(
+        _not_more_heterogeneous, kind="raw"
+    ),
+    "Super-survivors are not more often heterogeneous, norm maps": partial(
+        _not_more_heterogeneous, kind="norm"
+    ),
+}
+"""The paper's claims, and what speaks for each there and here."""
+
+
+def claims(study: Study) -> str:
+    """Every claim of the paper with its figures, those of the study, and whether they say the same."""
+    return markdown_table(
+        ["claim", PAPER, "this study", "the same here"],
+        [[words, *of(study)] for words, of in CLAIMS.items()],
+    )
 
 
 TABLES: dict[str, Callable[[Study], str]] = {
+    "claims": claims,
     "stability": stability,
     "importance": importance,
     "shared": shared,

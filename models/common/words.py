@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+
+_BAR = "\\|"  # as it stands in a cell
 
 
 def percent(share: float) -> str:
@@ -34,3 +37,9 @@ def p_equals(p: float | None) -> str:
     """`= .032`, or `< .001`."""
     words = p_words(p)
     return f"< {words[1:]}" if words.startswith("<") else f"= {words}"
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, with a line break at its end, whose first column is words and whose others are figures."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', _BAR) for cell in line)} |\n" for line in lines)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from models.common.pages import short_name
 from models.common.provenance import headscope_version
-from models.common.words import interval, percent
+from models.common.words import interval, markdown_table, percent
 
 from ..distribution import COVERS
 from ..result import HeadPatterns, bars_frame, errors_elsewhere, estimate_sentences
@@ -73,8 +73,7 @@ def _shares(bars: pd.DataFrame) -> str:
         ]
         for bar in bars.to_dict(orient="records")
     ]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return markdown_table(head, rows).rstrip()
 
 
 def write_card(

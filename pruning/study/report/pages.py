@@ -12,6 +12,7 @@ from models.common.outputs import Output
 from models.common.pages import FigureBlock, Section, TableBlock, command_line, short_name, write_page
 from models.common.papers import Figures, write_latex
 from models.common.provenance import provenance
+from models.common.words import markdown_table
 from patterns.report.summary import REPORT as MODEL_PAGE
 
 from ..config import Reference
@@ -321,8 +322,7 @@ def markdown(told: Report, data: StudyData) -> str:
         "",
         f"Means over seeds with their 95% intervals; of fewer than {MIN_VALUES} seeds each seed's score.",
         "",
-        *_score_lines(data.score_summary, data.drawn_references),
-        "",
+        _score_table(data.score_summary, data.drawn_references),
     ]
     if told["warnings"]:
         lines += ["## Warnings", "", *(f"- {message}" for message in told["warnings"]), ""]
@@ -336,10 +336,10 @@ def _selection(data: StudyData) -> str:
     return "Searches and scores use the same dev rows, as published: what is found by a search is an upper bound."
 
 
-def _score_lines(summary: pd.DataFrame, references: Sequence[Reference]) -> list[str]:
+def _score_table(summary: pd.DataFrame, references: Sequence[Reference]) -> str:
     """A Markdown table: a row a subnetwork and state, a column a task."""
     tasks = list(dict.fromkeys(summary["task"]))
-    lines = ["| | " + " | ".join(tasks) + " |", "| --- |" + " ---: |" * len(tasks)]
+    rows = []
     for names, part in summary.groupby(["method", "subnetwork", "state"], sort=False):
         cells = []
         for task in tasks:
@@ -354,15 +354,14 @@ def _score_lines(summary: pd.DataFrame, references: Sequence[Reference]) -> list
             bounds = "" if low != low else f" [{low:.3f}, {high:.3f}]"
             cells.append(f"{row['mean'].item():.3f}{bounds}")
         words = ", ".join(dict.fromkeys(str(name) for name in names if name))
-        lines.append(f"| {words} | " + " | ".join(cells) + " |")
+        rows.append([words, *cells])
     for name in ("majority", "guessing"):
         values = summary.groupby("task", sort=False)[name].mean()
-        lines.append(f"| {name} | " + " | ".join(f"{values[task]:.3f}" for task in tasks) + " |")
+        rows.append([name, *(f"{values[task]:.3f}" for task in tasks)])
     for one in references:
         cells = [f"{one.scores[task]:.3f}" if task in one.scores else "" for task in tasks]
-        name = f"{one.name} ({one.source})".replace("|", "\\|")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
+        rows.append([f"{one.name} ({one.source})", *cells])
+    return markdown_table(["", *tasks], rows)
 
 
 def _records(table: pd.DataFrame) -> list[ScoreRow]:

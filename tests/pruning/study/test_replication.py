@@ -77,6 +77,17 @@ def test_shared_heads_and_ratios_stand_under_their_names(benchmark: Any, study: 
     assert [*found[:2], *found[3:]] == [*ours, "34.9%", "22.8%"]
 
 
+def test_importance_of_the_full_models_stands_beside_that_of_the_papers_masks(
+    benchmark: Any, study: Any
+) -> None:
+    told = study.table("importance").query("task == 'sst2' and component == 'head'")
+    low = told.groupby("seed")["normalized"].apply(lambda values: (values < 0.2).mean())
+    table = benchmark.importance(study)
+    share = cells(table, "share of heads below .2")[0]
+    assert share == f"{low.mean():.2f} ± {low.std():.2f}"
+    assert "| the paper | 0.51 ± 0.06 | 0.62 ± 0.04 |" in table  # of SST-2 and MRPC
+
+
 def test_scores_are_means_over_seeds_and_the_papers_below(benchmark: Any, study: Any) -> None:
     scores = study.table("scores")
     table = benchmark.scores(study, "structured")
@@ -98,6 +109,102 @@ def test_differences_are_the_reports_and_those_of_the_papers_means(benchmark: An
     means = paper.groupby("what")["value"].mean()
     assert found[0] == f"{one['effect']:.3f}"
     assert found[-1] == f"{means['structured good fine-tuned'] - means['full']:.3f}"
+
+
+def claims(benchmark: Any, study: Any) -> dict[str, list[str]]:
+    lines = benchmark.claims(study).splitlines()[2:]
+    return {
+        line.split(" | ")[0].removeprefix("| "): line.removesuffix(" |").split(" | ")[1:] for line in lines
+    }
+
+
+def test_each_claim_stands_with_the_papers_figure_the_studys_and_whether_they_agree(
+    benchmark: Any, study: Any
+) -> None:
+    found = claims(benchmark, study)
+    assert list(found) == list(benchmark.CLAIMS)
+    told = study.table("stability").query("other == '' and what == 'heads' and null == 'size'")
+    counts = told[told["statistic"] == "super_survivors"].set_index("task")
+    paper, ours, same = found["Some heads survive under every seed (super-survivors)"]
+    assert paper == "19 to 28 of 144 heads, 2.8 to 13.0 by chance"
+    low, high = counts["value"].min(), counts["value"].max()
+    assert ours.startswith(
+        f"{low:.0f} of 12 heads" if low == high else f"{low:.0f} to {high:.0f} of 12 heads"
+    )
+    above = [task for task, one in counts.iterrows() if one["value"] > one["chance_high"]]
+    assert same == {0: "no", 1: f"in {above[0]} only" if above else "", 2: "yes"}[len(above)]
+    shares = study.table("patterns").query("pattern == 'heterogeneous' and kind == 'raw'")
+    shares = 100 * shares.set_index(["task", "heads"])["share"]
+    gaps = [
+        shares[f"{task} fine-tuned", "super_survivors"] - shares[f"{task} fine-tuned", "all"]
+        for task in ("sst2", "mrpc")
+    ]
+    raw = found["Super-survivors are not more often heterogeneous, raw maps"]
+    assert raw[1].startswith(f"{min(gaps):+.0f} to {max(gaps):+.0f} points")
+
+
+def compare(study: Any, comparison: str, *of_runs: Any) -> None:
+    """Give a study one more comparison, of these values over all runs."""
+    told = study.table("conclusions")
+    rows = told[told["comparison"].eq("structured: good - random")].assign(comparison=comparison)
+    runs = rows["of"].eq("all tasks' runs")
+    assert runs.sum() == 1
+    for name, value in zip(("effect", "low", "high", "verdict"), of_runs, strict=True):
+        rows[name] = rows[name].where(~runs, value)
+    pd.concat([told, rows]).to_parquet(study.home / "tables/conclusions.parquet")
+
+
+@pytest.mark.parametrize(
+    ("effect", "low", "high", "verdict", "same"),
+    [
+        (0.05, 0.01, 0.09, "higher", "yes"),
+        (-0.05, -0.09, -0.01, "lower", "no"),
+        (0.05, -0.01, 0.11, "no difference shown", "no difference shown"),
+        (0.05, None, None, "not testable: too few seeds", "not testable"),
+    ],
+)
+def test_a_difference_is_the_papers_if_it_is_shown_and_has_its_sign(
+    effect: float, low: float | None, high: float | None, verdict: str, same: str, benchmark: Any, study: Any
+) -> None:
+    compare(study, "magnitude: good - random", effect, low, high, verdict)
+    paper, ours, alike = claims(benchmark, study)["Magnitude: random ones to less (good - random)"]
+    assert paper == f"{(0.9154 - 0.8291 + 0.8402 - 0.7034) / 2:+.3f}"
+    assert ours.startswith(f"{effect:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if low is not None else " ("))
+    assert alike == same
+
+
+@pytest.mark.parametrize(
+    ("effect", "low", "high", "same"),
+    [
+        (-0.005, -0.015, 0.005, "yes"),
+        (-0.015, -0.03, 0.0, "yes, though not surely within 0.02"),
+        (-0.04, -0.05, -0.03, "no"),
+    ],
+)
+def test_two_are_alike_if_little_is_between_them(
+    effect: float, low: float, high: float, same: str, benchmark: Any, study: Any
+) -> None:
+    compare(study, "magnitude: good - full model", effect, low, high, "lower")
+    row = claims(benchmark, study)["Magnitude: good subnetworks train to the full score (good - full model)"]
+    assert row[2] == same
+
+
+def test_kinship_is_of_the_pairs_that_share_most(benchmark: Any, study: Any) -> None:
+    words = "Which heads two tasks share does not follow their kinship"
+    assert claims(benchmark, study)[words] == ["no pairs of both sorts", "no pairs of both sorts", "–"]
+    told = study.table("stability")
+    one = told[told["statistic"].eq("shared, same-seed pairs") & told["what"].eq("heads")].query(
+        "null == 'size'"
+    )
+    pairs = [("qqp", "stsb", 1.5), ("sst2", "qqp", 1.2), ("qqp", "rte", 1.6)]
+    for ratio in (1.5, 1.7):
+        pairs[0] = ("qqp", "stsb", ratio)
+        rows = [one.assign(task=a, other=b, chance=10.0, value=10 * by) for a, b, by in pairs]
+        pd.concat([told[told["other"].eq("")], *rows]).to_parquet(study.home / "tables/stability.parquet")
+        paper, ours, alike = claims(benchmark, study)[words]
+        assert paper.startswith("shared over chance 1.12 (qqp–stsb, akin), 1.06 to 1.07")
+        assert ours == f"shared over chance {ratio:.2f} (qqp–stsb, akin), 1.20 to 1.60 (the other pairs)"
+        assert alike == ("yes" if ratio < 1.6 else "no")
 
 
 def test_a_page_is_filled_between_its_marks_alone(benchmark: Any, study: Any) -> None:
