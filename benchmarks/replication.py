@@ -11,6 +11,7 @@ and ``<!-- end -->`` of that page goes the table of that name, so that no number
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from typing import Any
 import pandas as pd
 
 from models.common.files import atomic_file
-from models.common.words import markdown_table
-from pruning.permutation import HIGHER, LOWER
+from models.common.words import markdown_table, p_words
+from pruning.permutation import HIGHER, LOWER, UNTESTABLE
 from pruning.study.report.conclusions import ACROSS_RUNS as RUNS
 
 PAPER = "the paper"
@@ -33,6 +34,8 @@ SUBNETWORKS = {
 }
 AKIN = (frozenset({"mrpc", "qqp", "stsb"}), frozenset({"mnli", "qnli", "rte"}))
 """Tasks that ask the same of two sentences: whether they mean the same, and whether one follows from the other."""
+NEAR = 0.02
+"""Scores that differ by no more are taken for equally good."""
 Row = tuple[str, str, str]
 """What the paper found, what the study found, and whether that is the same."""
 _BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -52,6 +55,11 @@ class Study:
             FileNotFoundError: no step is done that it is made of.
         """
         return pd.read_parquet(self.home / "tables" / f"{name}.parquet")
+
+    @property
+    def looked_at_patterns(self) -> bool:
+        """Whether steps of patterns are done."""
+        return (self.home / "tables" / "patterns.parquet").is_file()
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -138,7 +146,7 @@ class Study:
 
 def number(value: float | None, decimals: int = 2, signed: bool = False) -> str:
     """Return a number, or a dash for none."""
-    return "–" if value is None or pd.isna(value) else f"{value:{'+' if signed else ''}.{decimals}f}"
+    return "–" if value is None or pd.isna(value) else f"{value:{'+' if signed else ''}z.{decimals}f}"
 
 
 def _ratio(value: float, chance: float) -> str:
@@ -269,21 +277,22 @@ def comparisons(study: Study, *questions: str) -> str:
     """What was tested over all runs and over tasks, adjusted by Holm within a question."""
     found = study.table("conclusions")
     found = found[found["question"].isin(questions)]
-    single = found["of"].isin(study.tasks)
     rows = []
-    for one in found[~single].to_dict("records"):
-        between = "–" if pd.isna(one["low"]) else f"[{number(one['low'], 3)}, {number(one['high'], 3)}]"
-        p = "–" if pd.isna(one["p_holm"]) else f"{one['p_holm']:.3f}"
-        theirs = _difference(study, one["comparison"])
+    for one in found[~found["of"].isin(study.tasks)].to_dict("records"):
+        if one["of"] != RUNS and str(one["verdict"]).startswith(UNTESTABLE):
+            continue
+        between = (
+            "–" if pd.isna(one["low"]) else f"[{number(one['low'], 3, True)}, {number(one['high'], 3, True)}]"
+        )
         rows.append(
             [
                 one["comparison"],
                 f"{one['of']} ({one['n']:.0f})",
-                number(one["effect"], 3),
+                number(one["effect"], 3, True),
                 between,
-                p,
+                "–" if pd.isna(one["p_holm"]) else p_words(one["p_holm"]),
                 str(one["verdict"]),
-                theirs,
+                _difference(study, one["comparison"]),
             ]
         )
     return markdown_table(
@@ -296,12 +305,12 @@ def _difference(study: Study, comparison: str) -> str:
     tasks = study.counted(comparison)
     told = study.differences(comparison, tasks)
     short = f" ({len(told)} tasks)" if 0 < len(told) < len(tasks) else ""
-    return number(study.difference(comparison, tasks), 3) + short
+    return number(study.difference(comparison, tasks), 3, True) + short
 
 
 def patterns(study: Study) -> str:
     """The interpretable ratio of super-survivors and of all heads, and the test of the former against others."""
-    if not (study.home / "tables" / "patterns.parquet").is_file():
+    if not study.looked_at_patterns:
         return "No step of patterns is done.\n"
     shares = study.table("patterns")
     shares = shares[shares["pattern"] == "heterogeneous"].set_index(["task", "kind", "heads"])["share"]
@@ -375,8 +384,8 @@ def _agree_weakly(study: Study) -> Row:
     low, high = round(paper["value"].min(), 1), round(paper["value"].max(), 1)
     return (
         _spans(list(paper["value"])),
-        f"{_spans(list(found['value']))}; by chance {_spans(list(found['chance_low']))} to "
-        f"{_spans(list(found['chance_high']))} (95%)",
+        f"{_spans(list(found['value']))}; by chance "
+        f"{_spans([found['chance_low'].min(), found['chance_high'].max()])} (95%)",
         _where(dict(found["value"].between(low - 0.05, high + 0.05))),
     )
 
@@ -414,31 +423,31 @@ def _kinship(study: Study) -> Row:
     return paper_words, words, "–" if follows_not is None else "yes" if follows_not else "no"
 
 
-def _compared(study: Study, comparison: str, near: float | None = None) -> Row:
-    """A comparison over all runs; `near`: it is claimed that there is no more than this between the two."""
-    found = study.table("conclusions")
-    one = found[(found["comparison"] == comparison) & (found["of"] == RUNS)]
-    if not len(one):
+def _compared(study: Study, comparison: str, between: tuple[float, float] | None = None) -> Row:
+    """A comparison over all runs; `between`: it is claimed that in each task the difference lies between these."""
+    found = study.table("conclusions").query("comparison == @comparison")
+    overall = found[found["of"] == RUNS]
+    if not len(overall):
         return "–", "–", "–"
-    row = one.iloc[0]
-    theirs = study.difference(comparison, study.counted(comparison))
-    between = (
-        "" if pd.isna(row["low"]) else f" [{number(row['low'], 3, True)}, {number(row['high'], 3, True)}]"
-    )
-    ours = f"{number(row['effect'], 3, True)}{between} ({row['n']:.0f} runs)"
-    if near is not None:
-        alike = "yes" if abs(row["effect"]) <= near else "no"
-        within = not pd.isna(row["low"]) and max(abs(row["low"]), abs(row["high"])) <= near
-        alike += "" if within or alike == "no" else f", though not surely within {near:g}"
-    elif str(row["verdict"]) in (HIGHER, LOWER):
-        alike = "yes" if theirs is None or row["effect"] * theirs > 0 else "no"
+    one = overall.iloc[0]
+    effects = found[found["of"].isin(study.tasks)].set_index("of")["effect"]
+    paper = study.difference(comparison, study.counted(comparison))
+    ends = "" if pd.isna(one["low"]) else f" [{number(one['low'], 3, True)}, {number(one['high'], 3, True)}]"
+    tasks = ", ".join(f"{task} {number(effect, 2, True)}" for task, effect in effects.items())
+    ours = f"{number(one['effect'], 3, True)}{ends} over {one['n']:.0f} runs ({tasks})"
+    if between is not None:
+        alike = _where(dict(effects.between(*between)))
+    elif str(one["verdict"]) in (HIGHER, LOWER):
+        alike = "yes" if paper is None or one["effect"] * paper > 0 else "no"
     else:
-        alike = str(row["verdict"]).split(":")[0]
-    return "–" if theirs is None else number(theirs, 3, True), ours, alike
+        alike = str(one["verdict"]).split(":")[0]
+    return number(paper, 3, True), ours, alike
 
 
 def _not_more_heterogeneous(study: Study, kind: str) -> Row:
     """Of fine-tuned models."""
+    if not study.looked_at_patterns:
+        return "–", "–", "–"
     shares = study.table("patterns")
     shares = shares[shares["pattern"] == "heterogeneous"].set_index(["task", "kind", "heads"])["share"]
     paper, plain, within, higher = [], [], [], {}
@@ -479,14 +488,14 @@ CLAIMS: Mapping[str, Callable[[Study], Row]] = {
     "Most heads are of equally low importance": _matter_little,
     "Which heads two tasks share does not follow their kinship": _kinship,
     "Magnitude: good subnetworks train to the full score (good - full model)": partial(
-        _compared, comparison="magnitude: good - full model", near=0.02
+        _compared, comparison="magnitude: good - full model", between=(-NEAR, math.inf)
     ),
     "Magnitude: random ones to less (good - random)": partial(
         _compared, comparison="magnitude: good - random"
     ),
     "Magnitude: bad ones to least (random - bad)": partial(_compared, comparison="magnitude: random - bad"),
     "Structured: random ones train nearly as well as good ones (good - random)": partial(
-        _compared, comparison="structured: good - random", near=0.02
+        _compared, comparison="structured: good - random", between=(-math.inf, NEAR)
     ),
     "Structured: even bad ones train (bad - commonest label)": partial(
         _compared, comparison="structured: bad - commonest label"
@@ -506,6 +515,7 @@ def claims(study: Study) -> str:
     return markdown_table(
         ["claim", PAPER, "this study", "the same here"],
         [[words, *of(study)] for words, of in CLAIMS.items()],
+        figures=False,
     )
 
 

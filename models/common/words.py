@@ -39,7 +39,13 @@ def p_equals(p: float | None) -> str:
     return f"< {words[1:]}" if words.startswith("<") else f"= {words}"
 
 
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, with a line break at its end, whose first column is words and whose others are figures."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], figures: bool = True) -> str:
+    """A table in Markdown, with a line break at its end, whose first column is words.
+
+    Args:
+        columns: their names.
+        rows: a text for each column.
+        figures: whether the other columns are figures, which stand to the right.
+    """
+    lines = [columns, ["---", *["---:" if figures else "---"] * (len(columns) - 1)], *rows]
     return "".join(f"| {' | '.join(cell.replace('|', _BAR) for cell in line)} |\n" for line in lines)
