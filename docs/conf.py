@@ -18,7 +18,7 @@ extensions = [
     *("command_pages", "docstrings", "repository_links"),  # of the folder _extensions
 ]
 root_doc = "index"
-exclude_patterns = ["_extensions"]
+exclude_patterns = ["_extensions", "replication/report.md"]
 
 # Anchors of headings are those of code forges, so that a link works there too.
 myst_heading_anchors = 4

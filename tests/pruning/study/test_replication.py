@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shutil
 import sys
@@ -12,6 +13,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+
+from pruning.study.report.pages import write_report
+from pruning.study.report.tables import StudyTables
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "benchmarks" / "replication.py"
@@ -223,11 +227,43 @@ def test_a_page_is_filled_between_its_marks_alone(benchmark: Any, study: Any) ->
 
 
 def test_the_papers_figures_agree_with_its_masks(benchmark: Any, study: Any, shared: Path) -> None:
-    import json
-
     told = json.loads((shared / "reference" / "prasanna2020_expected.json").read_text())["heads_mlps"]
     for task, name in (("sst2", "SST-2"), ("qnli", "QNLI")):
         for what in ("heads", "mlps"):
             one = study.of_paper("super_survivors", task, what)
             assert one["value"] == told[what][name]["super_survivors"]
             assert one["chance"] == pytest.approx(told[what][name]["chance_super_survivors"], abs=1e-4)
+
+
+HOME = ROOT / "docs" / "replication"
+
+
+def test_the_published_page_is_what_its_tables_say(benchmark: Any) -> None:
+    page = (HOME / "README.md").read_text(encoding="utf-8")
+    assert benchmark.filled(page, benchmark.Study(HOME)) == page
+
+
+def test_the_published_tables_are_of_a_whole_study_and_name_no_folder(benchmark: Any) -> None:
+    about = json.loads((HOME / "tables" / "study.json").read_text(encoding="utf-8"))
+    published = StudyTables.load(HOME / "tables")
+    assert len(published.done) == len(published.plan.steps) == 484
+    assert not [text for text in strings(about) if text.startswith(("/", "~"))]
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from strings(one)
+
+
+@pytest.mark.slow
+def test_the_published_report_is_made_again_of_its_tables(tmp_path: Path) -> None:
+    write_report(HOME, output=tmp_path / "again")
+    there = sorted(path.name for path in (HOME / "tables").glob("*.csv"))
+    assert len(there) > 8
+    for name in there:
+        published, again = (pd.read_csv(home / "tables" / name) for home in (HOME, tmp_path / "again"))
+        pd.testing.assert_frame_equal(published, again, rtol=1e-6, obj=name)
+    assert (tmp_path / "again" / "report.html").is_file()
