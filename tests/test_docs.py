@@ -24,7 +24,7 @@ GUIDES = [path for path in PAGES if path.is_relative_to(ROOT / "docs") or path.n
 """What is written for users."""
 LANGUAGES = ("sh", "console", "text", "python", "toml", "json")
 DIRECTIVES = ("{toctree}", "{include}", "{eval-rst}", "{command-pages}")
-OTHERS = ("cd", "label-studio", "make", "pip", "pipx", "python3", "uv")
+OTHERS = ("cd", "label-studio", "make", "pip", "pipx", "python", "python3", "uv")
 """Words that an example may begin with besides our commands."""
 _FENCE = re.compile(r"^```(\S+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILES = re.compile(r"(?<![\w./-])(?:examples|benchmarks|docs|locks|tests|patterns)/[\w./-]*\w")
@@ -146,6 +146,7 @@ def test_a_command_that_is_shown_can_be_given(where: str, line: str) -> None:
     words = words_of(line)
     if words[0] in OTHERS:
         assert words[0] != "make" or set(words[1:]) <= targets(), f"{where}: {line}"
+        assert words[0] != "python" or (ROOT / words[1]).is_file(), f"{where}: {line}"
         return
     name, given = command_in(words)
     # Exactly as the command parses them: unknown options, missing ones and values of another type are errors.

@@ -1551,6 +1551,8 @@ def test_nine_tasks_are_whole_on_sixty_columns(
 def test_steps_are_known_by_what_they_were_known_by_in_0_1(name: str, steps: int, known: str) -> None:
     """Else a finished study would be done again: digests of all paths and identities, as 0.1 gave them."""
     study = read_study(Path(__file__).parents[3] / "examples" / "studies" / f"{name}.toml")
+    if name == "minilm":  # as its file was then
+        study = replace(study, fine_tuning=replace(study.fine_tuning, max_examples=2000, precision="fp32"))
     data = {task: {"train": "1" * 64, "validation": "2" * 64} for task in study.tasks}
     plan = plan_of(study, Materials({"sha256": "0" * 64}, data))
     told = "".join(f"{step.path} {plan.identity(step)}\n" for step in plan.steps)
