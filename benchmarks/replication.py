@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from models.common.files import atomic_file
-from models.common.words import markdown_table, p_words
+from models.common.words import markdown_table, p_equals, p_words
 from pruning.permutation import HIGHER, LOWER, NO_DIFFERENCE, UNTESTABLE
 from pruning.study.report.conclusions import ACROSS_RUNS as RUNS
 
@@ -98,6 +98,14 @@ class Study:
         found = found[found["other"].fillna("").eq("") & found["null"].eq("size")]
         return found[(found["what"] == what) & (found["statistic"] == statistic)].set_index("task")
 
+    def judged(self, statistic: str) -> pd.DataFrame:
+        """The same of heads, without tasks whose threshold lies below the commonest label's score."""
+        told = self.table("conclusions")
+        structured = ~told["comparison"].str.startswith("magnitude: ")
+        vain = told[structured & told["verdict"].str.contains("commonest label's score")]["of"]
+        found = self.stable(statistic)
+        return found[~found.index.isin(vain)]
+
     def pairs(self, what: str = "heads") -> list[dict[str, Any]]:
         """Return how many heads each two tasks share, seed by seed, beside random subnetworks of the same sizes."""
         found = self.table("stability")
@@ -153,10 +161,8 @@ def _ratio(value: float, chance: float) -> str:
     return number(value / chance if chance else None)
 
 
-def p_value(p: float | None) -> str:
-    return (
-        "" if p is None or pd.isna(p) else "; p < .001" if p < 0.001 else f"; p = {p:.3f}".replace("0.", ".")
-    )
+def _p(p: float) -> str:
+    return "" if pd.isna(p) else f"; p {p_equals(p)}"
 
 
 _STABILITY = (
@@ -185,9 +191,7 @@ def stability(study: Study) -> str:
             one = found.loc[task]
             chance = number(one["chance"], max(decimals, 1))
             low, high = (number(one[f"chance_{end}"], decimals) for end in ("low", "high"))
-            ours.append(
-                f"{number(one['value'], decimals)} ({chance} [{low}, {high}]{p_value(one['chance_p'])})"
-            )
+            ours.append(f"{number(one['value'], decimals)} ({chance} [{low}, {high}]{_p(one['chance_p'])})")
         many = f", of {study.components(what)}" if not decimals else ""
         rows += [
             [words + many, *ours],
@@ -349,19 +353,23 @@ def patterns(study: Study) -> str:
 
 
 def _spans(values: Sequence[float], decimals: int = 2) -> str:
-    """`0.19 to 0.32`."""
+    """`0.19 to 0.32`; a dash where there are none."""
+    if not len(values):
+        return "–"
     low, high = number(min(values), decimals), number(max(values), decimals)
     return low if low == high else f"{low} to {high}"
 
 
 def _where(holds: Mapping[str, bool]) -> str:
-    """In which tasks something is so."""
+    """In which tasks something is so; a dash where it is known of none."""
+    if not holds:
+        return "–"
     there = [task for task, so in holds.items() if so]
     return "yes" if len(there) == len(holds) else f"in {', '.join(there)} only" if there else "no"
 
 
 def _survive(study: Study) -> Row:
-    found, paper = study.stable("super_survivors"), study.papers("super_survivors", "heads")
+    found, paper = study.judged("super_survivors"), study.papers("super_survivors", "heads")
     return (
         f"{_spans(list(paper['value']), 0)} of 144 heads, {_spans(list(paper['chance']), 1)} by chance",
         f"{_spans(list(found['value']), 0)} of {study.components('heads')} heads, {_spans(list(found['chance']), 1)} "
@@ -371,7 +379,7 @@ def _survive(study: Study) -> Row:
 
 
 def _unstable(study: Study) -> Row:
-    found, paper = study.stable("unstable_share"), study.papers("unstable_share", "heads")
+    found, paper = study.judged("unstable_share"), study.papers("unstable_share", "heads")
     return (
         f"{_spans(list(paper['value']))} of the heads",
         f"{_spans(list(found['value']))}, {_spans(list(found['chance']))} by chance",
@@ -380,13 +388,12 @@ def _unstable(study: Study) -> Row:
 
 
 def _agree_weakly(study: Study) -> Row:
-    found, paper = study.stable("fleiss_kappa"), study.papers("fleiss_kappa", "heads")
-    low, high = round(paper["value"].min(), 1), round(paper["value"].max(), 1)
+    found, paper = study.judged("fleiss_kappa"), study.papers("fleiss_kappa", "heads")
     return (
         _spans(list(paper["value"])),
         f"{_spans(list(found['value']))}; by chance "
         f"{_spans([found['chance_low'].min(), found['chance_high'].max()])} (95%)",
-        _where(dict(found["value"].between(low - 0.05, high + 0.05))),
+        _where(dict(found["value"].round(1).between(0.1, 0.3))),
     )
 
 
@@ -404,7 +411,8 @@ def _kinship(study: Study) -> Row:
     theirs, ours = {}, {}
     for one in study.pairs():
         pair = one["task"], one["other"]
-        ours[pair] = one["value"] / one["chance"]
+        if one["chance"]:  # none where a search leaves no head
+            ours[pair] = one["value"] / one["chance"]
         if (paper := study.of_paper_pair(*pair)) is not None:
             theirs[pair] = paper["value"] / paper["chance"]
 
@@ -430,8 +438,9 @@ def _compared(study: Study, comparison: str, between: tuple[float, float] | None
     if not len(overall):
         return "–", "–", "–"
     one = overall.iloc[0]
-    effects = found[found["of"].isin(study.tasks)].set_index("of")["effect"]
-    paper = study.difference(comparison, study.counted(comparison))
+    counted = study.counted(comparison)
+    effects = found[found["of"].isin(counted)].set_index("of")["effect"]
+    paper = study.difference(comparison, counted)
     ends = "" if pd.isna(one["low"]) else f" [{number(one['low'], 3, True)}, {number(one['high'], 3, True)}]"
     tasks = ", ".join(f"{task} {number(effect, 2, True)}" for task, effect in effects.items())
     ours = f"{number(one['effect'], 3, True)}{ends} over {one['n']:.0f} runs ({tasks})"
@@ -469,7 +478,8 @@ def _not_more_heterogeneous(study: Study, kind: str) -> Row:
     if not plain:
         return "–", "–", "–"
     # That nothing is shown is no proof of the claim.
-    alike = "no" if HIGHER in verdicts else "yes" if set(verdicts) == {LOWER} else NO_DIFFERENCE
+    order = {HIGHER: "no", NO_DIFFERENCE: NO_DIFFERENCE, LOWER: "yes"}
+    alike = next((words for outcome, words in order.items() if outcome in verdicts), UNTESTABLE)
     return (
         f"{_spans_signed(paper)} points, not tested" if paper else "–",
         f"{_spans_signed(plain)} points; within layers {_spans_signed(within)} (intervals below)",
